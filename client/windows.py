@@ -1,0 +1,63 @@
+"""A person's windows on the device: a folder of ``.npy`` files, read in place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PersonWindows:
+    """One person's windows.
+
+    Attributes
+    ----------
+    train : (windows, time, channels)
+        Training windows, in the order of time.
+    labels : (windows,), int64
+        Their classes; −1 where the person gave no label.
+    test, test_labels
+        The later part, for evaluation only.
+    """
+
+    train: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    test: NDArray[np.floating]
+    test_labels: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path) -> "PersonWindows":
+        """Map a person's folder into memory.
+
+        Raises
+        ------
+        ValueError
+            Where a file is missing, has another rank or counts that do not match.
+        """
+        parts = {}
+        for name in ("train", "labels", "test", "test_labels"):
+            path = folder / f"{name}.npy"
+            try:
+                parts[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path}: not a readable .npy file: {error}") from error
+        windows = cls(**parts)
+        for x, y in ((windows.train, windows.labels), (windows.test, windows.test_labels)):
+            if x.ndim != 3 or y.shape != x.shape[:1]:
+                raise ValueError(
+                    f"{folder}: windows of shape {x.shape} with labels of shape {y.shape}; "
+                    "expected (windows, time, channels) and (windows,)"
+                )
+        return windows
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that ``open`` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("train", "labels", "test", "test_labels"):
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @property
+    def labelled(self) -> NDArray[np.intp]:
+        """Indices of the training windows that carry a label."""
+        return np.flatnonzero(self.labels >= 0)

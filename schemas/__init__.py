@@ -1,0 +1,1 @@
+"""What crosses a border: simulation files, plans, summaries. Import a module by its name."""

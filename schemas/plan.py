@@ -1,0 +1,91 @@
+"""What the server asks of a device: stages that run graphs over one flat vector of weights.
+
+A device knows nothing of networks or algorithms. It has windows, a vector of weights and graphs
+named by their SHA-256; a plan says which graph runs on which of its windows, how often, and what
+goes back. A new algorithm is a new plan, not a new daemon.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Strict
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+Part = Literal["labelled", "unlabelled"]
+
+
+class Train(Strict):
+    """Run a training-step graph on batches of the person's windows."""
+
+    kind: Literal["train"] = "train"
+    graph: Digest
+    part: Part = Field(description="'unlabelled' is every training window, its label unread.")
+    epochs: int = Field(0, ge=0, le=10_000, description="Passes; more where steps asks for more.")
+    steps: int = Field(0, ge=0, le=1_000_000, description="Least number of optimizer steps.")
+    batch_size: int = Field(32, ge=1, le=65_536)
+    learning_rate: float = Field(gt=0, le=10)
+    cosine: bool = Field(False, description="Let the learning rate fall to 0 along a cosine.")
+    proximal: float = Field(0.0, ge=0, description="μ of μ/2‖w − w₀‖², w₀ the stage's start.")
+    trainable: tuple[Range, ...] | None = Field(
+        None, description="Ranges of the vector that learn; all if left out."
+    )
+
+
+class Adapt(Strict):
+    """Set the batch norms' running statistics from the person's windows (AdaBN)."""
+
+    kind: Literal["adapt"] = "adapt"
+    graph: Digest
+    mix: float = Field(0.5, ge=0, le=1, description="Share of the person's own statistics.")
+    windows: int = Field(512, ge=1, le=65_536, description="Windows used, evenly spread.")
+
+
+Stage = Annotated[Train | Adapt, Field(discriminator="kind")]
+
+
+class Plan(Strict):
+    """Stages, one after the other, on one flat vector of weights.
+
+    Attributes
+    ----------
+    length
+        Entries of the weights vector; a payload of another length is refused.
+    personal
+        Ranges that never leave the device: they are kept there between rounds (FedPer's head,
+        FedBN's norms) and start from the server's values the first time.
+    stages
+        What to run.
+    predict
+        The graph that maps weights and windows to logits; needed to evaluate.
+    report
+        Graphs run at the end on training windows, by the name under which their output goes
+        back; an output holds no window (a loss a window, a mean, a covariance).
+    """
+
+    length: int = Field(ge=1, le=1_000_000_000)
+    statistics: Digest = Field(description="Graph: windows → the person's input mean and deviation.")
+    stages: tuple[Stage, ...] = ()
+    personal: tuple[Range, ...] = ()
+    predict: Digest | None = None
+    report: dict[str, Digest] = Field(default_factory=dict)
+    encoding: Literal["int8", "float32"] = "float32"
+    seed: int = Field(0, ge=0, description="With the round and the node's id: the batches' order.")
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> "Plan":
+        ranges = list(self.personal)
+        for stage in self.stages:
+            if isinstance(stage, Train):
+                ranges += stage.trainable or ()
+        for start, stop in ranges:
+            if not start < stop <= self.length:
+                raise ValueError(f"range {start}:{stop} does not lie in 0:{self.length}")
+        return self
+
+    def graphs(self) -> set[str]:
+        """Digests of all graphs that the plan runs."""
+        predict = {self.predict} if self.predict else set()
+        stages = {stage.graph for stage in self.stages}
+        return {self.statistics, *stages, *predict, *self.report.values()}

@@ -1,0 +1,134 @@
+"""The simulation file: what ``flwr-sim run FILE`` reads.
+
+Tables of parameters a strategy (``[strategies.NAME]``) are checked by the strategy itself, so that
+a new strategy brings its own keys: see ``simulations.config``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Strict
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Data(Strict):
+    """Which recordings, how they are cut, and who plays which part."""
+
+    kind: str = Field(
+        "watch", description="The data source: watch, npz, uci-har, wisdm51 or an installed one."
+    )
+    path: str | None = Field(
+        None,
+        description="File or folder of the recordings, relative to the simulation file; sources "
+        "that bring their own data need none.",
+    )
+    window_seconds: float = Field(
+        3.0, gt=0, le=60, description="Length of a window, where the source cuts them itself."
+    )
+    overlap: float = Field(
+        0.5, ge=0, lt=1, description="Share of a window that it has in common with the next one."
+    )
+    train_fraction: float = Field(
+        0.7,
+        gt=0,
+        lt=1,
+        description="Share of each person's and class's time that is training; the rest, after a "
+        "gap of one window, is test.",
+    )
+    label_fraction: Fraction = Field(
+        0.05,
+        description="Share of a client's training windows that carry a label: the first of each "
+        "class, at least one where it is above 0.",
+    )
+    source_persons: int = Field(
+        3, ge=1, le=100_000, description="Volunteers whose labelled windows the server holds."
+    )
+    unseen_persons: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Persons kept out of all training; they meet the result, without labels.",
+    )
+
+
+class Model(Strict):
+    """The network that every device runs."""
+
+    width: int = Field(32, ge=4, le=256, description="Channels of the first convolution.")
+    latent: int = Field(64, ge=4, le=512, description="Length of a window's latent vector.")
+
+
+class Source(Strict):
+    """Training on the volunteers' windows, at the server, before the first round."""
+
+    steps: int = Field(2000, ge=0, le=1_000_000, description="Optimizer steps.")
+    persons_per_step: int = Field(8, ge=1, le=256, description="Virtual users in a batch.")
+    windows_per_person: int = Field(16, ge=2, le=1024, description="Windows of each of them.")
+    learning_rate: float = Field(1.5e-3, gt=0, le=1, description="AdamW's, cosine to 0.")
+    virtual_users: bool = Field(
+        True, description="Turn each drawn person as a worn sensor may be turned."
+    )
+
+
+class Cohort(Strict):
+    """Who takes part in a round, and how long the server waits."""
+
+    size: int | None = Field(
+        None, ge=1, le=100_000, description="Clients a round; all of them if left out."
+    )
+    timeout_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="A client that takes longer is left out of the round."
+    )
+
+
+class Upload(Strict):
+    """How a device's change travels to the server."""
+
+    encoding: Literal["int8", "float32"] = Field(
+        "int8", description="int8 keeps the rounding error on the device and adds it next time."
+    )
+    max_norm: float = Field(
+        1e4, gt=0, description="A change with a larger L2 norm is refused at the server."
+    )
+
+
+class Engine(Strict):
+    """How the simulation runs on this machine."""
+
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="Worker processes; one a core if left out."
+    )
+
+
+class Simulation(Strict):
+    """A simulation file."""
+
+    name: Name = Field(description="Names the run's folder.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of persons' parts, initial weights, batches.")
+    rounds: int = Field(20, ge=0, le=1_000_000, description="Federated rounds.")
+    evaluate_every: int = Field(
+        5, ge=1, le=1_000_000, description="Rounds between two points of the learning curve."
+    )
+    strategy: Name = Field("semipfl", description="The strategy that the run is about.")
+    baselines: tuple[Name, ...] = Field(
+        (), description="Strategies run beside it, on the same data, for the table."
+    )
+    data: Data = Field(default_factory=lambda: Data())
+    model: Model = Field(default_factory=lambda: Model())
+    source: Source = Field(default_factory=lambda: Source())
+    cohort: Cohort = Field(default_factory=lambda: Cohort())
+    upload: Upload = Field(default_factory=lambda: Upload())
+    engine: Engine = Field(default_factory=lambda: Engine())
+    strategies: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Parameters by strategy: [strategies.fedavg] …"
+    )
+
+    @model_validator(mode="after")
+    def _no_strategy_twice(self) -> "Simulation":
+        methods = (self.strategy, *self.baselines)
+        if len(set(methods)) < len(methods):
+            raise ValueError(f"a strategy stands twice in strategy and baselines: {methods}")
+        return self

@@ -1,0 +1,55 @@
+"""``summary.json``: what a run came to."""
+
+from pydantic import Field
+
+from schemas.base import Strict
+
+
+class MacroF1(Strict):
+    """Macro-F1 over persons, 0 to 1."""
+
+    mean: float = Field(description="Mean over the clients.")
+    worst_decile: float = Field(description="Mean over the worst tenth of the clients.")
+    unseen: float | None = Field(
+        None, description="Mean over persons never seen in training, without labels."
+    )
+
+
+class Bytes(Strict):
+    """Bytes of weights that one participation moves, mean over all of them."""
+
+    down: float
+    up: float
+
+
+class MethodSummary(Strict):
+    """One strategy's result."""
+
+    strategy: str
+    rounds: int
+    macro_f1: MacroF1
+    client_updates: int = Field(description="Finished trainings, all rounds.")
+    failures: dict[str, list[str]] = Field(
+        default_factory=dict, description="Clients left out of a round, and why, by person."
+    )
+    wall_seconds: float
+    client_updates_per_second: float
+    bytes_per_participation: Bytes
+    device_seconds: float = Field(description="Mean time a client's training took on one core.")
+
+
+class Summary(MethodSummary):
+    """A run: its main strategy's figures, and its baselines' beside them."""
+
+    format: int = 1
+    name: str
+    dataset: str
+    seed: int
+    label_fraction: float
+    persons: list[str] = Field(description="The clients, by name.")
+    unseen_persons: list[str] = Field(default_factory=list)
+    classes: list[str]
+    baselines: list[MethodSummary] = Field(default_factory=list)
+    notes: list[str] = Field(
+        default_factory=list, description="What a reader must know of the data set or the run."
+    )

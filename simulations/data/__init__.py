@@ -1,0 +1,1 @@
+"""Windows by person: the sources, the honest split, and the folders that devices read."""
