@@ -55,7 +55,12 @@ class PersonWindows:
         """Write the folder that ``open`` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("train", "labels", "test", "test_labels"):
-            np.save(folder / f"{name}.npy", getattr(self, name))
+            # Through Python's own file: numpy's writer is silent when a full disk cuts it short.
+            with (folder / f"{name}.npy").open("wb") as file:
+                array = np.ascontiguousarray(getattr(self, name))
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.data.cast("B") if array.size else b"")
 
     @property
     def labelled(self) -> NDArray[np.intp]:

@@ -31,6 +31,12 @@ class Train(Strict):
     trainable: tuple[Range, ...] | None = Field(
         None, description="Ranges of the vector that learn; all if left out."
     )
+    at_least: int = Field(1, ge=1, description="Skipped by a person with fewer such windows.")
+    at_most: int | None = Field(None, ge=1, description="Skipped by a person with more of them.")
+
+    def suits(self, windows: int) -> bool:
+        """Whether a person with so many windows of the part runs the stage."""
+        return self.at_least <= windows and (self.at_most is None or windows <= self.at_most)
 
 
 class Adapt(Strict):
@@ -56,19 +62,24 @@ class Plan(Strict):
         Ranges that never leave the device: they are kept there between rounds (FedPer's head,
         FedBN's norms) and start from the server's values the first time.
     stages
-        What to run.
+        What to run; the change that these make goes back.
+    own
+        Stages on a second vector that the device keeps for itself and predicts with, its
+        proximal term anchored at the weights received (Ditto's personal model).
     predict
         The graph that maps weights and windows to logits; needed to evaluate.
     report
         Graphs run at the end on training windows, by the name under which their output goes
-        back; an output holds no window (a loss a window, a mean, a covariance).
+        back; an output is a summary and holds no window (quantiles, means).
     """
 
     length: int = Field(ge=1, le=1_000_000_000)
     statistics: Digest = Field(description="Graph: windows → the person's input mean and deviation.")
     stages: tuple[Stage, ...] = ()
+    own: tuple[Stage, ...] = ()
     personal: tuple[Range, ...] = ()
     predict: Digest | None = None
+    predict_own: bool = Field(False, description="Evaluate the device's second vector.")
     report: dict[str, Digest] = Field(default_factory=dict)
     encoding: Literal["int8", "float32"] = "float32"
     seed: int = Field(0, ge=0, description="With the round and the node's id: the batches' order.")
@@ -76,7 +87,7 @@ class Plan(Strict):
     @model_validator(mode="after")
     def _ranges_fit(self) -> "Plan":
         ranges = list(self.personal)
-        for stage in self.stages:
+        for stage in (*self.stages, *self.own):
             if isinstance(stage, Train):
                 ranges += stage.trainable or ()
         for start, stop in ranges:
@@ -84,8 +95,16 @@ class Plan(Strict):
                 raise ValueError(f"range {start}:{stop} does not lie in 0:{self.length}")
         return self
 
+    def with_proximal(self, proximal: float) -> "Plan":
+        """The plan with another μ in every training stage (Flower's FedProx sends one)."""
+        stages = tuple(
+            stage.model_copy(update={"proximal": proximal}) if isinstance(stage, Train) else stage
+            for stage in self.stages
+        )
+        return self.model_copy(update={"stages": stages})
+
     def graphs(self) -> set[str]:
         """Digests of all graphs that the plan runs."""
         predict = {self.predict} if self.predict else set()
-        stages = {stage.graph for stage in self.stages}
+        stages = {stage.graph for stage in (*self.stages, *self.own)}
         return {self.statistics, *stages, *predict, *self.report.values()}

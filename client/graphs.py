@@ -1,0 +1,92 @@
+"""Graphs on the device: files named by their SHA-256, and sessions made from them once."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import onnxruntime as ort
+
+MAX_BYTES: Final = 256 * 2**20
+
+
+class GraphError(ValueError):
+    """A graph that is missing, altered or not one."""
+
+
+def default_folder() -> Path:
+    """``$FLWR_EDGE_CACHE``, or the user's cache folder."""
+    chosen = os.environ.get("FLWR_EDGE_CACHE")
+    if chosen:
+        return Path(chosen) / "graphs"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "flwr-edge" / "graphs"
+
+
+class GraphStore:
+    """A folder of ONNX graphs named by their digest.
+
+    Parameters
+    ----------
+    folder : Path
+        Shared by all clients of a machine.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def has(self, digest: str) -> bool:
+        """Whether the graph lies here."""
+        return digest in self._sessions or self._path(digest).is_file()
+
+    def put(self, graph: bytes) -> str:
+        """Store a graph, whole or not at all; return its digest.
+
+        Raises
+        ------
+        GraphError
+            Where it is larger than any graph may be.
+        """
+        if len(graph) > MAX_BYTES:
+            raise GraphError(f"a graph of {len(graph)} bytes; at most {MAX_BYTES} are taken")
+        digest = hashlib.sha256(graph).hexdigest()
+        if not self._path(digest).is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+                file.write(graph)
+            Path(file.name).replace(self._path(digest))
+        return digest
+
+    def session(self, digest: str) -> ort.InferenceSession:
+        """The graph's session, one thread, made at its first use.
+
+        Raises
+        ------
+        GraphError
+            Where the graph is missing, its bytes do not match its name or it does not load.
+        """
+        if digest not in self._sessions:
+            self._sessions[digest] = _load(self._path(digest), digest)
+        return self._sessions[digest]
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.onnx"
+
+
+def _load(path: Path, digest: str) -> ort.InferenceSession:
+    try:
+        graph = path.read_bytes()
+    except OSError as error:
+        raise GraphError(f"graph {digest[:12]} is not on this device: {error}") from error
+    if hashlib.sha256(graph).hexdigest() != digest:
+        path.unlink(missing_ok=True)  # so that the next plan brings it whole
+        raise GraphError(f"graph {digest[:12]}: its bytes do not match its name; removed")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no public base
+        raise GraphError(f"graph {digest[:12]} does not load: {error}") from error

@@ -1,0 +1,251 @@
+"""The learner: runs a plan's stages over one flat vector of weights, in ONNX Runtime.
+
+There is no second implementation: what is simulated is what is deployed.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.graphs import GraphStore
+from client.windows import PersonWindows
+from schemas.plan import Adapt, Plan, Range, Stage, Train
+
+Floats = NDArray[np.float32]
+_PREDICT_BATCH = 256
+
+
+class LearnerError(ValueError):
+    """A plan that does not fit this device's windows or the weights that came with it."""
+
+
+@dataclass
+class Fitted:
+    """What learning came to.
+
+    Attributes
+    ----------
+    weights : (length,)
+        After all stages.
+    own : (length,) or None
+        The device's second vector, where the plan has one.
+    loss : float
+        Mean of the last training stage's last pass.
+    examples : int
+        Windows of its part.
+    seconds : float
+    report : dict[str, array]
+    """
+
+    weights: Floats
+    own: Floats | None
+    loss: float = 0.0
+    examples: int = 0
+    seconds: float = 0.0
+    report: dict[str, Floats] = field(default_factory=dict)
+
+
+class Learner:
+    """Learns on one person's windows.
+
+    Parameters
+    ----------
+    windows : PersonWindows
+    graphs : GraphStore
+        Holds every graph that a plan names.
+    """
+
+    def __init__(self, windows: PersonWindows, graphs: GraphStore) -> None:
+        self.windows = windows
+        self.graphs = graphs
+        self._statistics: dict[str, dict[str, Floats]] = {}
+
+    def fit(
+        self, plan: Plan, weights: Floats, own: Floats | None = None, *, salt: int = 0
+    ) -> Fitted:
+        """Run the plan's stages from the received weights.
+
+        Parameters
+        ----------
+        plan : Plan
+        weights : (plan.length,)
+        own : (plan.length,), optional
+            The device's second vector from the last time.
+        salt : int
+            Round and node: with the plan's seed it orders the batches.
+
+        Raises
+        ------
+        LearnerError, GraphError
+            Where weights, windows or graphs do not fit the plan.
+        """
+        self._check(plan, weights)
+        started = time.perf_counter()
+        rng = np.random.default_rng([plan.seed, salt])
+        result = Fitted(weights=weights, own=None)
+        for stage in plan.stages:
+            result.weights = self._run(stage, plan, result.weights, result.weights, rng, result)
+        if plan.own:
+            result.own = weights if own is None else own
+            for stage in plan.own:
+                result.own = self._run(stage, plan, result.own, weights, rng, result)
+        result.report = {
+            name: self._report(digest, plan, result.weights)
+            for name, digest in plan.report.items()
+        }
+        result.seconds = time.perf_counter() - started
+        return result
+
+    def predict(self, plan: Plan, weights: Floats, x: NDArray[np.floating]) -> Floats:
+        """Logits (windows, classes) of windows (windows, time, channels)."""
+        if plan.predict is None:
+            raise LearnerError("the plan names no graph to predict with")
+        session = self.graphs.session(plan.predict)
+        inputs = {"weights": weights, **self.statistics(plan)}
+        parts = [
+            session.run(None, {"windows": _float(x[i : i + _PREDICT_BATCH]), **inputs})[0]
+            for i in range(0, len(x), _PREDICT_BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def evaluate(self, plan: Plan, weights: Floats) -> NDArray[np.int64]:
+        """Confusion counts (classes, classes) on the test windows; a row is a true class."""
+        logits = self.predict(plan, weights, self.windows.test)
+        confusion = np.zeros((logits.shape[1],) * 2, np.int64)
+        np.add.at(confusion, (self.windows.test_labels, logits.argmax(1)), 1)
+        return confusion
+
+    def statistics(self, plan: Plan) -> dict[str, Floats]:
+        """The person's input mean and deviation, from all training windows, labels unread."""
+        if plan.statistics not in self._statistics:
+            session = self.graphs.session(plan.statistics)
+            outputs = session.run(None, {"windows": _float(self.windows.train)})
+            names = ("input_mean", "input_deviation")
+            self._statistics[plan.statistics] = dict(zip(names, outputs, strict=True))
+        return self._statistics[plan.statistics]
+
+    def _check(self, plan: Plan, weights: Floats) -> None:
+        if weights.shape != (plan.length,) or weights.dtype != np.float32:
+            raise LearnerError(
+                f"weights are {weights.dtype}{list(weights.shape)}; the plan says "
+                f"float32[{plan.length}]"
+            )
+        if not np.isfinite(weights).all():
+            raise LearnerError("the weights received hold NaN or infinity")
+
+    def _run(
+        self,
+        stage: Stage,
+        plan: Plan,
+        weights: Floats,
+        anchor: Floats,
+        rng: np.random.Generator,
+        result: Fitted,
+    ) -> Floats:
+        if isinstance(stage, Adapt):
+            return self._adapt(stage, plan, weights)
+        part = self._part(stage)
+        if not stage.suits(part.size):
+            return weights
+        result.examples = int(part.size)
+        weights, result.loss = self._train(stage, plan, weights, anchor, part, rng)
+        return weights
+
+    def _adapt(self, stage: Adapt, plan: Plan, weights: Floats) -> Floats:
+        inputs = {
+            "windows": _float(_spread(self.windows.train, stage.windows)),
+            "weights": weights,
+            "mix": np.array(stage.mix, np.float32),
+            **self.statistics(plan),
+        }
+        adapted: Floats = self.graphs.session(stage.graph).run(None, inputs)[0]
+        return adapted
+
+    def _train(
+        self,
+        stage: Train,
+        plan: Plan,
+        weights: Floats,
+        anchor: Floats,
+        part: NDArray[np.intp],
+        rng: np.random.Generator,
+    ) -> tuple[Floats, float]:
+        session = self.graphs.session(stage.graph)
+        shapes = {value.name: value.shape for value in session.get_inputs()}
+        trainable = shapes["mask"][0]
+        state = np.zeros(shapes["state"], np.float32)
+        fixed: dict[str, Any] = {
+            "mask": _mask(stage.trainable, trainable),
+            "anchor": anchor[:trainable],
+            "proximal": np.array(stage.proximal, np.float32),
+            **self.statistics(plan),
+        }
+        per_pass = -(-part.size // stage.batch_size)
+        steps = max(stage.steps, stage.epochs * per_pass)
+        losses = []
+        for step, chosen in enumerate(_batches(part, stage.batch_size, steps, rng)):
+            inputs = {**fixed, "windows": _float(self.windows.train[chosen])}
+            if "labels" in shapes:
+                inputs["labels"] = self.windows.labels[chosen].astype(np.int64)
+            inputs["learning_rate"] = np.array(_rate(stage, step, steps), np.float32)
+            loss, weights, state = session.run(
+                None, {**inputs, "weights": weights, "state": state}
+            )
+            losses.append(float(loss))
+        return weights, float(np.mean(losses[-per_pass:])) if losses else 0.0
+
+    def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
+        inputs = {"windows": _float(_spread(self.windows.train, 512)), "weights": weights}
+        output: Floats = self.graphs.session(digest).run(
+            None, {**inputs, **self.statistics(plan)}
+        )[0]
+        return output
+
+    def _part(self, stage: Train) -> NDArray[np.intp]:
+        if stage.part == "labelled":
+            return self.windows.labelled
+        return np.arange(len(self.windows.train))
+
+
+def _batches(
+    part: NDArray[np.intp], size: int, steps: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.intp]]:
+    """Batches of shuffled passes; a pass's last batch may be smaller. Sorted: files like it."""
+    done = 0
+    while done < steps:
+        order = rng.permutation(part)
+        for start in range(0, part.size, size):
+            if done == steps:
+                return
+            yield np.sort(order[start : start + size])
+            done += 1
+
+
+def _rate(stage: Train, step: int, steps: int) -> float:
+    if not stage.cosine:
+        return stage.learning_rate
+    return stage.learning_rate * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+
+def _mask(ranges: tuple[Range, ...] | None, length: int) -> Floats:
+    if ranges is None:
+        return np.ones(length, np.float32)
+    mask = np.zeros(length, np.float32)
+    for start, stop in ranges:
+        mask[start:stop] = 1
+    return mask
+
+
+def _spread(x: NDArray[np.floating], most: int) -> NDArray[np.floating]:
+    """At most so many windows, evenly spread over time."""
+    if len(x) <= most:
+        return x
+    return x[np.linspace(0, len(x) - 1, most).astype(np.intp)]
+
+
+def _float(x: NDArray[np.floating]) -> Floats:
+    return np.ascontiguousarray(x, dtype=np.float32)

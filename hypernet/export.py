@@ -1,0 +1,229 @@
+"""Training steps, predictions and statistics as ONNX graphs over one flat weights vector.
+
+A step is traced functionally in weights and optimizer state (``torch.func`` under ``make_fx``), so
+that an ordinary inference session of ONNX Runtime trains. All graphs take windows in batches of
+any size, and the person's input statistics.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hypernet.decompositions import TABLE
+from hypernet.networks.inputs import InputSpec
+from hypernet.networks.norm import norms
+from hypernet.parameters import ParameterSpec, vector_of
+
+Optimizer = Literal["sgd", "adam"]
+MOMENTUM: Final = 0.9
+BETAS: Final = (0.9, 0.999)
+EPSILON: Final = 1e-8
+_ONE_THREAD_EXAMPLE: Final = 5  # windows in the traced example; the exported axis is free
+
+
+class _Call(nn.Module):
+    """A network's method as a module's ``forward``, so that ``functional_call`` reaches it."""
+
+    def __init__(self, network: nn.Module, method: str) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(self, *args: Tensor) -> Tensor:
+        result: Tensor = getattr(self.network, self.method)(*args)
+        return result
+
+
+def step_graph(
+    network: nn.Module,
+    loss: str,
+    optimizer: Optimizer = "sgd",
+    *,
+    labels: bool,
+    batch_norm: Literal["batch", "frozen"] = "frozen",
+) -> bytes:
+    """Export one optimizer step.
+
+    Inputs: ``windows``, ``labels`` (where the loss reads them), ``input_mean``,
+    ``input_deviation``, ``learning_rate``, ``proximal``, ``anchor`` and ``mask`` (trainable,),
+    ``weights`` (length,), ``state``. Outputs: loss, weights, state. The gradient is that of
+    loss + proximal/2 ‖w − anchor‖², times the mask.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With ``spec`` (InputSpec).
+    loss : str
+        Its method that gives a scalar.
+    optimizer : {"sgd", "adam"}
+        SGD with momentum 0.9, or Adam; the state starts at zero.
+    labels : bool
+        Whether the loss reads labels.
+    batch_norm : {"batch", "frozen"}
+        Normalise by the batch and move the running statistics, or use these as they are.
+    """
+    call = _Call(network, loss).train(batch_norm == "batch")
+    spec = ParameterSpec.of(call)
+    names = spec.names[: spec.trainable]
+    size = spec.trainable_length
+
+    def step(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *data, rate, proximal, anchor, mask, weights, state = inputs
+        tensors = spec.unflatten(weights)
+        learned = {name: tensors[name] for name in names}
+        rest = {name: tensor for name, tensor in tensors.items() if name not in learned}
+
+        def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            called = {**parameters, **rest}
+            value = functional_call(call, called, tuple(data))
+            return value, {name: called[name] for name in rest}
+
+        gradients, (value, moved) = grad_and_value(objective, has_aux=True)(learned)
+        gradient = torch.cat([gradients[name].reshape(-1) for name in names])
+        vector = weights[:size]
+        gradient = mask * (gradient + proximal * (vector - anchor))
+        update, state = _UPDATES[optimizer](gradient, state)
+        buffers = [moved[name].reshape(-1) for name in rest]
+        return value, torch.cat([vector - rate * mask * update, *buffers]), state
+
+    data = _example(network.spec, labels=labels)  # type: ignore[arg-type]
+    scalars = {"learning_rate": torch.tensor(0.1), "proximal": torch.tensor(0.0)}
+    vectors = {"anchor": torch.zeros(size), "mask": torch.ones(size), "weights": vector_of(call)}
+    state = {"state": torch.zeros(2 * size + 1 if optimizer == "adam" else size)}
+    outputs = ["loss", "new_weights", "new_state"]
+    return _export(step, {**data, **scalars, **vectors, **state}, outputs)
+
+
+def forward_graph(network: nn.Module, method: str) -> bytes:
+    """Export a method of windows and statistics that needs no labels: logits, errors, a report.
+
+    Inputs: ``windows``, ``input_mean``, ``input_deviation``, ``weights``. One output.
+    """
+    call = _Call(network, method).eval()
+    spec = ParameterSpec.of(call)
+
+    def forward(x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
+        result: Tensor = functional_call(call, spec.unflatten(weights), (x, mean, deviation))
+        return result
+
+    inputs = {**_example(network.spec, labels=False), "weights": vector_of(call)}  # type: ignore[arg-type]
+    return _export(forward, inputs, ["output"])
+
+
+def adapt_graph(network: nn.Module, method: str = "encode") -> bytes:
+    """Export AdaBN: running statistics become a mix of theirs and the windows'.
+
+    Inputs: ``windows``, ``input_mean``, ``input_deviation``, ``weights``, ``mix`` (the share of
+    the windows' own). Output: the new weights; only batch norms' buffers differ.
+    """
+    call = _Call(network, method).eval()
+    spec = ParameterSpec.of(call)
+
+    def adapt(
+        x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor, mix: Tensor
+    ) -> Tensor:
+        tensors = spec.unflatten(weights)
+        for norm in norms(call):
+            norm.adapting = mix
+        try:
+            functional_call(call, tensors, (x, mean, deviation))
+        finally:
+            for norm in norms(call):
+                norm.adapting = None
+        return spec.flatten(tensors)
+
+    inputs = {**_example(network.spec, labels=False), "weights": vector_of(call)}  # type: ignore[arg-type]
+    return _export(adapt, {**inputs, "mix": torch.tensor(0.5)}, ["adapted"])
+
+
+def statistics_graph(spec: InputSpec) -> bytes:
+    """Export the personal input statistics: ``windows`` → mean, deviation (features,) each."""
+    example = {"windows": torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels)}
+
+    def measure(x: Tensor) -> tuple[Tensor, Tensor]:  # make_fx cannot trace a bound method
+        return spec.statistics(x)
+
+    return _export(measure, example, ["mean_of_inputs", "deviation_of_inputs"])
+
+
+def _sgd(gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    velocity = MOMENTUM * state + gradient
+    return velocity, velocity
+
+
+def _adam(gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    size = gradient.shape[0]
+    first = BETAS[0] * state[:size] + (1 - BETAS[0]) * gradient
+    second = BETAS[1] * state[size : 2 * size] + (1 - BETAS[1]) * gradient.square()
+    count = state[2 * size :] + 1
+    unbiased = first / (1 - BETAS[0] ** count)
+    scale = (second / (1 - BETAS[1] ** count)).sqrt() + EPSILON
+    return unbiased / scale, torch.cat([first, second, count])
+
+
+_UPDATES: Final[dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+}
+
+
+def _example(spec: InputSpec, *, labels: bool) -> dict[str, Tensor]:
+    x = torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels)
+    mean, deviation = spec.statistics(x)
+    inputs = {"windows": x}
+    if labels:
+        inputs["labels"] = torch.zeros(_ONE_THREAD_EXAMPLE, dtype=torch.int64)
+    return {**inputs, "input_mean": mean, "input_deviation": deviation}
+
+
+def _export(
+    function: Callable[..., Any], inputs: dict[str, Tensor], outputs: list[str]
+) -> bytes:
+    arguments = tuple(inputs.values())
+    batch = torch.export.Dim("batch", min=1)
+    free = tuple({0: batch} if name in ("windows", "labels") else None for name in inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            traced = make_fx(function, decomposition_table=TABLE, tracing_mode="symbolic")(
+                *arguments
+            )
+            program = torch.onnx.export(
+                traced,
+                arguments,
+                dynamo=True,
+                verbose=False,
+                optimize=False,  # its rules fold "+ 1e-8" away as "+ 0"; ONNX Runtime has its own
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_shapes=free,
+            )
+        finally:
+            logging.disable(quiet)
+    if program is None:
+        raise RuntimeError("the exporter gave no program")
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return _bare(buffer.getvalue())
+
+
+def _bare(graph: bytes) -> bytes:
+    """Drop what a session does not read: traces, names of sources and of machines."""
+    model = onnx.load_from_string(graph)
+    model.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    return model.SerializeToString(deterministic=True)

@@ -1,0 +1,81 @@
+"""Batch norm whose statistics are part of the weights vector."""
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over (windows, channels[, time]), with statistics by person.
+
+    Source training draws several persons a batch; each is normalised by its own statistics
+    (``groups`` persons, equally many windows each), so that a person's own statistics are what
+    the network expects at test (AdaBN, arXiv:1603.04779). Running statistics are plain buffers,
+    replaced and not written in place, so that ``torch.func.functional_call`` returns them.
+
+    Modes: ``eval()`` uses the running statistics; ``train()`` those of the batch, and moves the
+    running ones by ``momentum``; with ``adapting`` set, a mix of both that becomes the new
+    running statistics.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+        self.momentum = momentum
+        self.eps = eps
+        self.groups = 1
+        self.adapting: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (windows, channels) or (windows, channels, time)."""
+        if self.training and self.groups > 1:
+            return self._by_group(x)
+        mean, var = self.mean, self.var
+        if self.training or self.adapting is not None:
+            axes = (0, 2) if x.ndim == 3 else (0,)
+            mean = x.mean(axes)
+            var = (x - _spread(mean, x.ndim)).square().mean(axes)
+            if self.adapting is not None:
+                mean = torch.lerp(self.mean, mean, self.adapting)
+                var = torch.lerp(self.var, var, self.adapting)
+            self._keep(mean, var)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return x * _spread(scale, x.ndim) + _spread(self.bias - mean * scale, x.ndim)
+
+    def _keep(self, mean: Tensor, var: Tensor) -> None:
+        if self.adapting is not None:
+            self.mean, self.var = mean, var
+        else:
+            self.mean = self.mean + self.momentum * (mean.detach() - self.mean)
+            self.var = self.var + self.momentum * (var.detach() - self.var)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        grouped = x.reshape(self.groups, -1, *x.shape[1:])
+        axes = (1, 3) if x.ndim == 3 else (1,)
+        mean = grouped.mean(axes, keepdim=True)
+        var = (grouped - mean).square().mean(axes, keepdim=True)
+        self._keep(mean.mean(0).flatten(), var.mean(0).flatten())
+        normal = ((grouped - mean) * torch.rsqrt(var + self.eps)).reshape(x.shape)
+        return normal * _spread(self.weight, x.ndim) + _spread(self.bias, x.ndim)
+
+
+def _spread(vector: Tensor, ndim: int) -> Tensor:
+    return vector[:, None] if ndim == 3 else vector
+
+
+def norms(module: nn.Module) -> list[BatchNorm]:
+    """All batch norms of a network."""
+    return [child for child in module.modules() if isinstance(child, BatchNorm)]
+
+
+def set_groups(module: nn.Module, groups: int) -> None:
+    """Tell every batch norm how many persons a batch holds."""
+    for norm in norms(module):
+        norm.groups = groups

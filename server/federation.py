@@ -1,0 +1,53 @@
+"""What a strategy knows of the federation that it runs: never a client's window."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypernet.networks.classifier import Classifier
+from hypernet.networks.inputs import InputSpec
+from hypernet.sources import Sources
+from schemas.simulation import Simulation
+from server.graphs import GraphBook
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Handed to every strategy.
+
+    Attributes
+    ----------
+    config : Simulation
+    sources : Sources
+        The volunteers' labelled windows.
+    clients : tuple[int, ...]
+        Node ids that take part in training.
+    graphs : GraphBook
+    source_model : callable
+        Gives the network trained on the sources; trained at its first call, shared by all
+        strategies of a run.
+    report : callable
+        Takes a line for whoever watches the run.
+    """
+
+    config: Simulation
+    sources: Sources
+    clients: tuple[int, ...]
+    graphs: GraphBook
+    source_model: Callable[[], Classifier]
+    report: Callable[[str], None] = field(default=lambda _: None)
+
+    @property
+    def spec(self) -> InputSpec:
+        """What a window looks like."""
+        return self.sources.spec
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.sources.classes
+
+    @property
+    def cohort(self) -> int:
+        """Clients a round."""
+        size = self.config.cohort.size
+        return len(self.clients) if size is None else size

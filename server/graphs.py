@@ -1,0 +1,114 @@
+"""Graphs that the server exports: made once, kept by digest, cached on disk."""
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import hypernet
+from hypernet.export import Optimizer, adapt_graph, forward_graph, statistics_graph, step_graph
+from hypernet.networks.inputs import InputSpec
+
+
+class GraphBook:
+    """Every graph that a run's plans name.
+
+    An export takes seconds, so a graph is cached under what it was made from: the network's
+    layout, the kind of graph, this package's code and torch's version.
+
+    Parameters
+    ----------
+    cache : Path, optional
+        Folder of exported graphs; none is kept without it.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
+        self.graphs: dict[str, bytes] = {}
+        self._made: dict[str, str] = {}
+
+    def step(
+        self,
+        network: nn.Module,
+        loss: str,
+        optimizer: Optimizer,
+        *,
+        labels: bool = True,
+        batch: bool = False,
+    ) -> str:
+        """Digest of a training step; ``batch`` normalises by the batch (see ``step_graph``)."""
+        mode = "batch" if batch else "frozen"
+        key = f"step {loss} {optimizer} {labels} {mode}"
+        return self._get(
+            network,
+            key,
+            lambda: step_graph(network, loss, optimizer, labels=labels, batch_norm=mode),
+        )
+
+    def forward(self, network: nn.Module, method: str = "forward") -> str:
+        """Digest of a method of windows: logits, or a report."""
+        return self._get(network, f"forward {method}", lambda: forward_graph(network, method))
+
+    def adapt(self, network: nn.Module, method: str = "encode") -> str:
+        """Digest of AdaBN."""
+        return self._get(network, f"adapt {method}", lambda: adapt_graph(network, method))
+
+    def statistics(self, spec: InputSpec) -> str:
+        """Digest of the input statistics."""
+        return self._get(spec, "statistics", lambda: statistics_graph(spec))
+
+    def _get(self, of: object, kind: str, make: Callable[[], bytes]) -> str:
+        key = _key(of, kind)
+        if key not in self._made:
+            graph = self._cached(key) or make()
+            self._save(key, graph)
+            digest = hashlib.sha256(graph).hexdigest()
+            self.graphs[digest] = graph
+            self._made[key] = digest
+        return self._made[key]
+
+    def _cached(self, key: str) -> bytes | None:
+        if self.cache is None:
+            return None
+        path = self.cache / f"{key}.onnx"
+        return path.read_bytes() if path.is_file() else None
+
+    def _save(self, key: str, graph: bytes) -> None:
+        if self.cache is None or (self.cache / f"{key}.onnx").is_file():
+            return
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.cache, delete=False) as file:
+            file.write(graph)
+        Path(file.name).replace(self.cache / f"{key}.onnx")
+
+
+def default_cache() -> Path:
+    """Where exported graphs and source models are kept between runs."""
+    base = os.environ.get("FLWR_EDGE_CACHE")
+    if base:
+        return Path(base) / "server"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flwr-edge" / "server"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest of this package's network code: what it made is stale when it changes."""
+    folder = Path(str(hypernet.__file__)).parent
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _key(of: object, kind: str) -> str:
+    spec = getattr(of, "spec", "")
+    shapes = ""
+    if isinstance(of, nn.Module):
+        shapes = str([(name, tuple(p.shape)) for name, p in of.state_dict().items()])
+    text = f"{code_digest()} {kind} {type(of).__name__} {of!r} {spec!r} {shapes}"
+    return hashlib.sha256(text.encode()).hexdigest()

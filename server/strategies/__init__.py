@@ -1,0 +1,1 @@
+"""What is learned: one strategy a file, found by entry point (``flwr_edge.strategy``)."""

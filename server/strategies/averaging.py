@@ -1,0 +1,94 @@
+"""FedAvg and FedProx as Flower has them, on the devices' plans.
+
+FedAvg: McMahan et al., arXiv:1602.05629. FedProx: Li et al., arXiv:1812.06127.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+from pydantic import Field
+
+from schemas.base import Strict
+from server.federation import Federation
+from server.strategies.base import (
+    EdgeStrategy,
+    Finetune,
+    Local,
+    classifier_plans,
+    config_of,
+    start_vector,
+)
+
+
+class FedAvg(flower.FedAvg, EdgeStrategy):
+    """Average the cohort's models, weighted by labelled windows (``flwr``'s own FedAvg)."""
+
+    class Parameters(Local, Finetune):
+        """``[strategies.fedavg]``."""
+
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        assert isinstance(parameters, self.Parameters)
+        self.federation, self.parameters = federation, parameters
+        super().__init__(**_sampling(federation))
+        self.plans = classifier_plans(federation)
+
+    def initial(self) -> ArrayRecord:
+        """The classifier."""
+        return start_vector(self.federation, self.parameters.start)
+
+    def train_config(self) -> ConfigRecord:
+        """Learn on the labelled windows."""
+        return config_of(self.plans.plan(stages=(self.plans.local(self.parameters),)))
+
+    def evaluate_config(self) -> ConfigRecord:
+        """Personalise, as the parameters say."""
+        return config_of(self.plans.evaluation(self.parameters))
+
+    def summary(self) -> None:
+        """Say nothing: the run's own report does."""
+
+
+class FinetunedFedAvg(FedAvg):
+    """FedAvg, then every device learns on from the average."""
+
+    class Parameters(FedAvg.Parameters):
+        """``[strategies.fedavg-finetune]``."""
+
+        finetune: bool = True
+
+
+class FedProx(flower.FedProx, FedAvg):
+    """FedAvg with a pull towards the received model (``flwr``'s own FedProx)."""
+
+    class Parameters(FedAvg.Parameters):
+        """``[strategies.fedprox]``."""
+
+        mu: float = Field(0.1, gt=0, le=100, description="Strength of the pull.")
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        FedAvg.__init__(self, federation, parameters)
+        assert isinstance(parameters, self.Parameters)
+        self.proximal_mu = parameters.mu
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send μ along, as Flower's FedProx does."""
+        return flower.FedProx.configure_train(self, server_round, arrays, config, grid)
+
+
+def _sampling(federation: Federation) -> dict[str, float | int]:
+    """Flower's words for: so many a round, evaluate all, wait for nobody."""
+    cohort, clients = federation.cohort, len(federation.clients)
+    return {
+        "fraction_train": cohort / clients,
+        "fraction_evaluate": 1.0,
+        "min_train_nodes": cohort,
+        "min_evaluate_nodes": 1,
+        "min_available_nodes": 1,
+    }

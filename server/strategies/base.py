@@ -1,0 +1,210 @@
+"""A strategy whose devices run plans, and the plans that all classifiers share."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+from pydantic import Field
+
+from hypernet.export import Optimizer
+from hypernet.networks.classifier import Classifier
+from hypernet.parameters import ParameterSpec, vector_of
+from hypernet.source_training import new_classifier
+from schemas.base import Strict
+from schemas.plan import Adapt, Plan, Stage, Train
+from server.border import weights_record
+from server.federation import Federation
+
+State = dict[str, NDArray[Any]]
+
+
+class Local(Strict):
+    """A device's training in one round."""
+
+    start: Literal["source", "random"] = Field(
+        "source", description="Where the model starts: trained on the sources, or untrained."
+    )
+    epochs: int = Field(1, ge=0, le=1000, description="Passes over the labelled windows.")
+    steps: int = Field(10, ge=0, le=100_000, description="Least number of steps.")
+    batch_size: int = Field(32, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    optimizer: Literal["sgd", "adam"] = "adam"
+
+
+class Finetune(Strict):
+    """The device's last step: from the weights that it received to its own model."""
+
+    adapt: bool = Field(True, description="AdaBN on the person's unlabelled windows, first.")
+    finetune: bool = Field(False, description="Then learn on the person's labelled windows.")
+    few: int = Field(
+        90, ge=0, description="With at most so many labelled windows the head alone learns."
+    )
+    head_steps: int = Field(40, ge=0, le=100_000, description="Steps of the head alone.")
+    body_steps: int = Field(150, ge=0, le=100_000, description="Steps of the whole network.")
+    body_epochs: int = Field(5, ge=0, le=1000, description="And at least so many passes.")
+    tune_rate: float = Field(1e-3, gt=0, le=10, description="Adam's learning rate, cosine.")
+
+
+class EdgeStrategy(Strategy):
+    """A Flower strategy that can be checkpointed, and whose devices run plans.
+
+    Parameters
+    ----------
+    federation : Federation
+    parameters : Strict
+        An instance of the class's ``Parameters``: the table ``[strategies.NAME]``.
+    """
+
+    Parameters: ClassVar[type[Strict]]
+    needs_labels: ClassVar[bool] = False
+    """Whether it is of no use where the clients have no label at all."""
+
+    federation: Federation
+
+    @abstractmethod
+    def initial(self) -> ArrayRecord:
+        """Arrays before the first round (one flat vector, ``weights``)."""
+
+    def train_config(self) -> ConfigRecord:
+        """What every device is told in a training round."""
+        return ConfigRecord()
+
+    def evaluate_config(self) -> ConfigRecord:
+        """What every device is told in an evaluation."""
+        return ConfigRecord()
+
+    def join(self, nodes: Iterable[int], grid: Grid) -> None:
+        """Take in persons that training has not seen. By default they get what is shared."""
+
+    def state(self) -> State:
+        """What a checkpoint must hold besides the arrays."""
+        return {}
+
+    def load(self, state: State) -> None:
+        """Go on from ``state``."""
+
+    def summary(self) -> None:
+        """Say nothing: the run's own report does."""
+
+
+class Plans:
+    """Plans for a classifier: the same stages serve every baseline.
+
+    Parameters
+    ----------
+    federation : Federation
+    network : Classifier
+        Only its layout matters.
+    """
+
+    def __init__(self, federation: Federation, network: Classifier) -> None:
+        self.federation = federation
+        self.network = network
+        self.spec = ParameterSpec.of(network)
+        self.book = federation.graphs
+        self.head = self.spec.ranges(lambda name: name.startswith("head"))
+        self.body = self.spec.ranges(
+            lambda name: name.startswith("encoder") and not name.endswith((".mean", ".var"))
+        )
+        self.norms = self.spec.ranges(lambda name: ".norm" in name)
+
+    def step(self, optimizer: Optimizer, *, batch: bool) -> str:
+        """Digest of the classification step."""
+        return self.book.step(self.network, "classification_loss", optimizer, batch=batch)
+
+    def plan(self, **fields: Any) -> Plan:
+        """Build a plan on this network's vector."""
+        config = self.federation.config
+        return Plan(
+            length=self.spec.length,
+            statistics=self.book.statistics(self.network.spec),
+            seed=config.seed,
+            encoding=config.upload.encoding,
+            **fields,
+        )
+
+    def local(self, local: Local, **fields: Any) -> Train:
+        """A round's training on labelled windows, normalised by the batch."""
+        return Train(
+            graph=self.step(local.optimizer, batch=True),
+            part="labelled",
+            epochs=local.epochs,
+            steps=local.steps,
+            batch_size=local.batch_size,
+            learning_rate=local.learning_rate,
+            **fields,
+        )
+
+    def personal(self, tuning: Finetune) -> tuple[Stage, ...]:
+        """AdaBN, then the head alone or the whole network, by how many labels there are."""
+        stages: list[Stage] = []
+        if tuning.adapt:
+            stages.append(Adapt(graph=self.book.adapt(self.network)))
+        if tuning.finetune:
+            common: dict[str, Any] = {
+                "graph": self.step("adam", batch=False),
+                "part": "labelled",
+                "learning_rate": tuning.tune_rate,
+                "cosine": True,
+            }
+            if tuning.few:
+                stages.append(
+                    Train(
+                        **common, steps=tuning.head_steps, trainable=self.head, at_most=tuning.few
+                    )
+                )
+            stages.append(
+                Train(
+                    **common,
+                    steps=tuning.body_steps,
+                    epochs=tuning.body_epochs,
+                    at_least=tuning.few + 1,
+                )
+            )
+        return tuple(stages)
+
+    def evaluation(self, tuning: Finetune, **fields: Any) -> Plan:
+        """Personalise as told, then predict."""
+        return self.plan(
+            stages=self.personal(tuning), predict=self.book.forward(self.network), **fields
+        )
+
+
+def start_vector(federation: Federation, start: Literal["source", "random"]) -> ArrayRecord:
+    """The classifier's vector: trained on the sources, or untrained."""
+    if start == "source":
+        return weights_record(vector_of(federation.source_model()).numpy())
+    network = new_classifier(federation.sources, federation.config.model, federation.config.seed)
+    return weights_record(vector_of(network).numpy())
+
+
+def classifier_plans(federation: Federation) -> Plans:
+    """Plans for the classifier of the simulation file."""
+    config = federation.config
+    return Plans(federation, new_classifier(federation.sources, config.model, config.seed))
+
+
+def config_of(plan: Plan) -> ConfigRecord:
+    """A message's configuration that carries a plan."""
+    return ConfigRecord({"plan": plan.model_dump_json(exclude_none=True)})
+
+
+def request(
+    node: int, kind: str, arrays: ArrayRecord, config: Mapping[str, object], round_number: int
+) -> Message:
+    """One device's own message; no record is shared with another's."""
+    own = ConfigRecord(cast(Any, dict(config)))
+    own["server-round"] = round_number
+    content = RecordDict({"arrays": ArrayRecord(dict(arrays)), "config": own})
+    return Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
+
+
+def sample(nodes: list[int], count: int, seed: int, round_number: int) -> list[int]:
+    """Draw a cohort without replacement; the same one for the same seed and round."""
+    rng = np.random.default_rng([seed, round_number])
+    return sorted(int(node) for node in rng.permutation(sorted(nodes))[: min(count, len(nodes))])

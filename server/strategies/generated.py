@@ -1,0 +1,175 @@
+"""Strategies whose weights come from a generator: one device, one vector."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from pydantic import Field
+from torch import Tensor
+
+from hypernet.generators.base import WeightGenerator
+from hypernet.generators.hypernetwork import Hypernetwork
+from schemas.base import Strict
+from server.border import weights_of, weights_record
+from server.federation import Federation
+from server.strategies.base import EdgeStrategy, State, request, sample
+
+
+class Generating(Strict):
+    """The generator and its learning."""
+
+    embedding: int = Field(16, ge=1, le=1024, description="Length of a person's embedding v.")
+    hidden: int = Field(64, ge=4, le=4096, description="Width of the hypernetwork's trunk.")
+    chunk: int = Field(1024, ge=16, le=1_000_000, description="Entries that a head makes at once.")
+    scale: float = Field(0.1, gt=0, le=10, description="Unit of the personal residual.")
+    generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's, for φ.")
+    embedding_rate: float = Field(1e-2, ge=0, le=10, description="SGD's, for v.")
+    clip: float = Field(50.0, gt=0, description="Largest norm of a gradient of φ.")
+    join_rounds: int = Field(
+        5, ge=0, le=1000, description="Exchanges in which an unseen person's v is fitted, φ frozen."
+    )
+
+
+class GeneratedStrategy(EdgeStrategy):
+    """θ_i = h(v_i; φ), sent; Δ_i = θ_i − θ̃_i, pulled back into φ and v_i.
+
+    φ and v never leave the server. Buffers (batch norm's statistics) are not generated: they are
+    shared, and move by the cohort's mean change.
+    """
+
+    Parameters: ClassVar[type[Strict]] = Generating
+    settings: Any
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        self.federation, self.settings = federation, parameters
+        self.embeddings: dict[int, Tensor] = {}
+        self._sent: dict[int, Tensor] = {}
+
+    def begin(self, start: Tensor, trainable: int) -> None:
+        """Set the generator up around a start vector; its first entries are generated."""
+        settings, seed = self.settings, self.federation.config.seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.generator: WeightGenerator = Hypernetwork(
+                start[:trainable],
+                settings.embedding,
+                settings.hidden,
+                chunk=settings.chunk,
+                scale=settings.scale,
+            )
+        self.buffers = start[trainable:].clone()
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.generator_rate)
+
+    def condition(self, nodes: Sequence[int]) -> Tensor:
+        """Embeddings (nodes, embedding); who is new gets one near zero."""
+        for node in nodes:
+            if node not in self.embeddings:
+                seeded = torch.Generator().manual_seed(self.federation.config.seed * 1009 + node)
+                self.embeddings[node] = 0.1 * torch.randn(
+                    self.settings.embedding, generator=seeded
+                )
+        return torch.stack([self.embeddings[node] for node in nodes])
+
+    def vectors(self, nodes: Sequence[int]) -> Tensor:
+        """Weights (nodes, length) of so many persons, in one pass."""
+        with torch.no_grad():
+            generated = self.generator.generate(self.condition(nodes))
+        return torch.cat([generated, self.buffers.expand(len(nodes), -1)], dim=1)
+
+    def initial(self) -> ArrayRecord:
+        """The centre: for whoever looks at a checkpoint. Every device gets its own."""
+        return weights_record(self.vectors([0])[0].numpy())
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Generate the cohort's weights as one batch."""
+        nodes = [int(node) for node in grid.get_node_ids()]
+        cohort = sample(
+            nodes, self.federation.cohort, self.federation.config.seed, server_round
+        )
+        return self.messages(cohort, MessageType.TRAIN, config, server_round)
+
+    def messages(
+        self, nodes: Sequence[int], kind: str, config: ConfigRecord, server_round: int
+    ) -> list[Message]:
+        """One message a device, each with its own weights."""
+        if not nodes:
+            return []
+        vectors = self.vectors(nodes).numpy()
+        return [
+            request(node, kind, weights_record(vector), config, server_round)
+            for node, vector in zip(nodes, vectors, strict=True)
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Pull the cohort's changes back: one optimizer step on φ, one on each v."""
+        updates = list(replies)
+        if updates:
+            nodes = [update.metadata.src_node_id for update in updates]
+            self.pull(nodes, updates, learn=True)
+        return None, None
+
+    def pull(self, nodes: list[int], updates: list[Message], *, learn: bool) -> None:
+        """Pull changes back into v, and into φ where it is to learn."""
+        learned = torch.from_numpy(np.stack([weights_of(update) for update in updates]))
+        sent = self.vectors(nodes)
+        size = sent.shape[1] - self.buffers.numel()
+        deltas = sent[:, :size] - learned[:, :size]
+        self.optimizer.zero_grad()
+        gradients = self.generator.pull_back(self.condition(nodes), deltas)
+        for node, gradient in zip(nodes, gradients, strict=True):
+            step = self.settings.embedding_rate * _clipped(gradient, self.settings.clip)
+            self.embeddings[node] = self.embeddings[node] - step
+        if learn:
+            torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip)
+            self.optimizer.step()
+            self.buffers = learned[:, size:].mean(0)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Every device's own weights."""
+        nodes = sorted(int(node) for node in grid.get_node_ids())
+        return self.messages(nodes, MessageType.EVALUATE, config, server_round)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Leave the counts to the run."""
+        return None
+
+    def state(self) -> State:
+        """φ, Adam's moments, embeddings and buffers."""
+        state = {f"generator/{k}": v.numpy() for k, v in self.generator.state_dict().items()}
+        state["buffers"] = self.buffers.numpy()
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam/{number}/{k}": v.numpy() for k, v in moments.items()}
+        state |= {f"embedding/{node}": v.numpy() for node, v in self.embeddings.items()}
+        return state
+
+    def load(self, state: State) -> None:
+        """Go on from ``state``."""
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+        self.generator.load_state_dict(
+            {k.removeprefix("generator/"): v for k, v in tensors.items() if k[:10] == "generator/"}
+        )
+        self.buffers = tensors["buffers"]
+        adam = self.optimizer.state_dict()
+        for name, tensor in tensors.items():
+            if name.startswith("adam/"):
+                _, number, key = name.split("/")
+                adam["state"].setdefault(int(number), {})[key] = tensor
+            elif name.startswith("embedding/"):
+                self.embeddings[int(name.removeprefix("embedding/"))] = tensor
+        self.optimizer.load_state_dict(adam)
+
+
+def _clipped(gradient: Tensor, most: float) -> Tensor:
+    norm = float(gradient.norm())
+    return gradient if norm <= most else gradient * (most / norm)

@@ -1,0 +1,104 @@
+"""No federation: each device alone, or the sources' model as it is or tuned."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+
+from schemas.base import Strict
+from server.federation import Federation
+from server.strategies.base import (
+    EdgeStrategy,
+    Finetune,
+    classifier_plans,
+    config_of,
+    request,
+    start_vector,
+)
+
+
+class SourceModel(EdgeStrategy):
+    """The model trained on the sources, sent once. No rounds."""
+
+    class Parameters(Finetune):
+        """``[strategies.source]``."""
+
+        adapt: bool = False
+
+    rounds: ClassVar[int | None] = 0
+    start: ClassVar[str] = "source"
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        assert isinstance(parameters, Finetune)
+        self.federation, self.parameters = federation, parameters
+        self.plans = classifier_plans(federation)
+
+    def initial(self) -> ArrayRecord:
+        """The sources' classifier."""
+        return start_vector(self.federation, "source")
+
+    def evaluate_config(self) -> ConfigRecord:
+        """Personalise, as the parameters say."""
+        return config_of(self.plans.evaluation(self.parameters))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nobody."""
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Keep what is there."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The same weights and plan to every device."""
+        nodes = sorted(grid.get_node_ids())
+        return [request(n, MessageType.EVALUATE, arrays, config, server_round) for n in nodes]
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Leave the counts to the run."""
+        return None
+
+
+class AdaptedSource(SourceModel):
+    """The sources' model with AdaBN on each device."""
+
+    class Parameters(Finetune):
+        """``[strategies.adabn]``."""
+
+
+class FinetunedSource(SourceModel):
+    """The sources' model, AdaBN, then fine-tuning on each device's labels."""
+
+    class Parameters(Finetune):
+        """``[strategies.finetune]``."""
+
+        finetune: bool = True
+
+    needs_labels: ClassVar[bool] = True
+
+
+class LocalOnly(SourceModel):
+    """Each device alone, from an untrained network, on its own labels."""
+
+    class Parameters(Finetune):
+        """``[strategies.local]``."""
+
+        finetune: bool = True
+        few: int = 0
+        body_steps: int = 300
+        body_epochs: int = 10
+
+    needs_labels: ClassVar[bool] = True
+
+    def initial(self) -> ArrayRecord:
+        """An untrained classifier."""
+        return start_vector(self.federation, "random")

@@ -1,0 +1,70 @@
+"""The client app that every engine of the benchmark runs, and the step that the floor runs."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+app = ClientApp()
+
+
+class Step:
+    """A workload's graph, loaded once a process."""
+
+    def __init__(self, folder: str, digest: str, carry: dict[str, str]) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        path = Path(folder) / digest
+        self._session = ort.InferenceSession(
+            f"{path}.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        with np.load(f"{path}.npz") as feeds:
+            self._feeds = dict(feeds)
+        self._carry = carry
+        self._weights = next(iter(carry))
+        self._outputs = ["loss", *carry.values()]
+
+    def run(self, weights: NDArray[np.float32], steps: int) -> tuple[float, NDArray[np.float32]]:
+        """Return the last loss and the weights after so many steps."""
+        feeds: dict[str, Any] = {**self._feeds, self._weights: weights}
+        loss: Any = 0.0
+        for _ in range(steps):
+            loss, *values = self._session.run(self._outputs, feeds)
+            feeds.update(zip(self._carry, values, strict=True))
+        return float(loss), feeds[self._weights]
+
+
+@cache
+def load_step(folder: str, digest: str, carry: tuple[tuple[str, str], ...]) -> Step:
+    """Load a step, once a process."""
+    return Step(folder, digest, dict(carry))
+
+
+def _vector(array: Array) -> NDArray[np.float32]:
+    """Read a flat vector in place: it is what the .npy bytes end with."""
+    return np.frombuffer(array.data, np.float32, offset=len(array.data) - 4 * array.shape[0])
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:  # noqa: ARG001  Flower hands it over
+    """Run the steps that the message asks for on the weights that it brings."""
+    plan: Any = message.content["plan"]
+    array: Any = message.content["weights"]
+    carry = tuple(zip(plan["inputs"], plan["outputs"], strict=True))
+    step = load_step(plan["folder"], plan["graph"], carry)
+    loss, weights = step.run(_vector(array["weights"]), plan["steps"])
+    content = RecordDict(
+        {"weights": ArrayRecord({"weights": Array(weights)}), "fit": MetricRecord({"loss": loss})}
+    )
+    return Message(content, reply_to=message)
+
+
+def request(node: int, weights: Array, plan: dict[str, Any]) -> Message:
+    """Make the message that has a node run the steps."""
+    content = RecordDict({"weights": ArrayRecord({"weights": weights}), "plan": ConfigRecord(plan)})
+    return Message(content, node, "train")

@@ -1,0 +1,30 @@
+"""The floor: the same steps in a bare loop. Run by `engines.Remote`, one process a worker."""
+
+import json
+import socket
+import sys
+import time
+
+import numpy as np
+
+from simulations.bench.app import load_step
+
+
+def main() -> None:
+    """Run as many updates as each line asks for and answer with the seconds they took."""
+    settings = json.loads(sys.argv[2])
+    plan = settings["plan"]
+    carry = tuple(zip(plan["inputs"], plan["outputs"], strict=True))
+    step = load_step(plan["folder"], plan["graph"], carry)
+    weights = np.zeros(settings["length"], np.float32)
+    with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rw") as lines:
+        while line := lines.readline():
+            started = time.perf_counter()
+            for _ in range(int(line)):
+                step.run(weights, plan["steps"])
+            lines.write(f"{time.perf_counter() - started}\n")
+            lines.flush()
+
+
+if __name__ == "__main__":
+    main()

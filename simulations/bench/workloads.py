@@ -1,0 +1,94 @@
+"""What a benchmark's clients compute: any ONNX training step over one flat vector."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training-step graph and how often a client runs it.
+
+    Attributes
+    ----------
+    graph
+        The ONNX model's bytes.
+    length
+        Entries of the flat float32 vector of weights.
+    steps
+        Steps that a client update takes.
+    feeds
+        Inputs that stay the same in each step: the batch, the learning rate.
+    carry
+        Input → output whose value it has in the next step; the weights come first, an
+        optimizer's state, which starts from ``feeds``, after them.
+    """
+
+    name: str
+    graph: bytes
+    length: int
+    steps: int = 1
+    feeds: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    carry: Mapping[str, str] = field(default_factory=lambda: {"weights": "new_weights"})
+
+    def save(self, folder: Path) -> str:
+        """Write graph and feeds to files named by the graph's hash, and return that."""
+        digest = hashlib.sha256(self.graph).hexdigest()
+        (folder / f"{digest}.onnx").write_bytes(self.graph)
+        np.savez(folder / f"{digest}.npz", **dict(self.feeds))  # type: ignore[arg-type]
+        return digest
+
+    def weights(self, seed: int = 0) -> F32:
+        """Draw small random weights."""
+        draw = np.random.default_rng(seed).standard_normal(self.length, dtype=np.float32)
+        return draw * np.float32(0.01)
+
+
+def flat_regression(length: int = 10_000, batch: int = 1) -> Workload:
+    """One SGD step of linear regression: the 40 KB model with one trivial local step.
+
+    Parameters
+    ----------
+    length
+        Entries of the weights vector.
+    batch
+        Rows of the one batch.
+    """
+    rng = np.random.default_rng(0)
+    feeds: dict[str, NDArray[Any]] = {
+        "x": rng.standard_normal((batch, length), dtype=np.float32),
+        "y": rng.standard_normal(batch, dtype=np.float32),
+        "rate": np.array(1e-4, np.float32),
+    }
+    graph = _regression_step(length, batch)
+    return Workload(f"flat regression, {length} weights, 1 step", graph, length, 1, feeds)
+
+
+def _regression_step(length: int, batch: int) -> bytes:
+    """Build w ← w − rate · xᵀ(x·w − y)."""
+    from onnx import TensorProto, helper
+
+    def value(name: str, *shape: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "weights"], ["guess"]),
+        helper.make_node("Sub", ["guess", "y"], ["residual"]),
+        helper.make_node("MatMul", ["residual", "x"], ["gradient"]),
+        helper.make_node("Mul", ["rate", "gradient"], ["change"]),
+        helper.make_node("Sub", ["weights", "change"], ["new_weights"]),
+        helper.make_node("Mul", ["residual", "residual"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["loss"], keepdims=0),
+    ]
+    inputs = [value("x", batch, length), value("y", batch), value("rate"), value("weights", length)]
+    outputs = [value("loss"), value("new_weights", length)]
+    graph = helper.make_graph(nodes, "regression_step", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())

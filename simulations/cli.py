@@ -1,0 +1,208 @@
+"""``flwr-sim``: simulate, sweep, compare, measure."""
+
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from schemas.base import ConfigError
+
+app = typer.Typer(
+    name="flwr-sim",
+    help="Personalised federated learning on this machine, from one file.\n\n"
+    "Exit codes: 0 done, 1 the run failed, 2 something wrong in a file or on the command line, "
+    "130 interrupted (go on with --resume).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+File = Annotated[Path, typer.Argument(help="A simulation file, e.g. simulations/wearables.toml.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; repeatable."),
+]
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+
+
+Formats = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+
+
+@app.command()
+def run(
+    file: File,
+    set_: Sets = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; default runs/NAME-TIME.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run of this file.")
+    ] = False,
+    format_: Formats = Format.table,
+) -> None:
+    """Run a simulation: its strategy and its baselines, on the same devices.
+
+    Example: flwr-sim run simulations/wearables.toml --set data.label_fraction=0.2
+    """
+    from simulations import run as runs
+    from simulations.config import load
+    from simulations.progress import Progress
+    from simulations.report.folder import RunFolder
+    from simulations.report.compare import method_table
+
+    loaded = load(file, set_ or ())
+    if resume:
+        folder = RunFolder.open(out) if out else runs.resumable(loaded)
+    else:
+        folder = RunFolder.create(loaded.config.name, out)
+    with Progress(Console(stderr=True)) as progress:
+        finished = runs.run(loaded, folder, progress)
+    if format_ is Format.json:
+        print(finished.summary.model_dump_json(indent=2))  # noqa: T201
+        return
+    console = Console()
+    console.print(method_table(finished.summary))
+    console.print(f"report: {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the simulation file's JSON Schema, for editors that complete and check."""
+    from simulations.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))  # noqa: T201
+
+
+@app.command()
+def strategies(format_: Formats = Format.table) -> None:
+    """List the installed strategies and their parameters."""
+    from simulations.config import strategies as installed
+
+    rows = [_describe(name, cls) for name, cls in installed().items()]
+    if format_ is Format.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+        return
+    console = Console()
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/bold]  {row['about']}", highlight=False)
+        for key, value in row["parameters"].items():
+            console.print(f"    {key} = {value['default']!r}  {value['about']}", markup=False)
+
+
+def _describe(name: str, cls: Any) -> dict[str, Any]:
+    fields = cls.Parameters.model_fields
+    return {
+        "name": name,
+        "about": (cls.__doc__ or "").strip().splitlines()[0],
+        "needs_labels": cls.needs_labels,
+        "parameters": {
+            key: {"default": field.default, "about": field.description or ""}
+            for key, field in fields.items()
+        },
+    }
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")], format_: Formats = Format.table
+) -> None:
+    """Put runs side by side."""
+    from simulations.report.compare import compare_rows, load_runs, show_comparison
+
+    rows = compare_rows(load_runs(runs))
+    if format_ is Format.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+    else:
+        show_comparison(rows, Console())
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"),
+    format_: Formats = Format.table,
+) -> None:
+    """List runs, finished and interrupted."""
+    from simulations.report.compare import list_rows, show_list
+
+    rows = list_rows(folder)
+    if format_ is Format.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+    else:
+        show_list(rows, Console())
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file, e.g. simulations/wisdm-sweep.toml.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the runs and tables go; default runs/NAME.")
+    ] = None,
+) -> None:
+    """Run a grid of methods, label fractions and seeds; skip what is done; write one table.
+
+    Interrupt it as you like: the same command goes on.
+    """
+    from simulations.progress import Progress
+    from simulations.sweep import load_sweep, run_sweep
+
+    with Progress(Console(stderr=True)) as progress:
+        table = run_sweep(load_sweep(file), out, progress)
+    Console().print(table.read_text(), markup=False, highlight=False)
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Run a command; turn what can go wrong into one clear message and an exit code."""
+    from server.checkpoint import CheckpointError
+    from server.install import InstallError
+    from simulations.data.base import DataError
+    from simulations.report.files import RunError
+
+    try:
+        command()
+    except (ConfigError, DataError) as error:
+        return _fail(str(error), 2)
+    except (CheckpointError, RunError, InstallError) as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; go on with --resume", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    for line in message.splitlines():
+        print(f"flwr-sim: {line}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def main() -> None:
+    """Run ``flwr-sim``."""
+
+    def command() -> None:
+        try:
+            app(standalone_mode=False)
+        except typer.Exit as exit_:
+            sys.exit(exit_.exit_code)
+        except Exception as error:
+            if hasattr(error, "show"):  # click's own usage errors know how to show themselves
+                error.show()
+                sys.exit(2)
+            raise
+
+    sys.exit(guarded(command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Read a simulation file: TOML, overrides, defaults; all that is wrong in it, at once."""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.base import ConfigError, Strict, describe
+from schemas.simulation import Simulation
+from server.strategies.base import EdgeStrategy
+
+GROUP = "flwr_edge.strategy"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked simulation file.
+
+    Attributes
+    ----------
+    path : Path
+    config : Simulation
+    parameters : dict[str, Strict]
+        By strategy: those of ``config.strategy`` and of every baseline.
+    """
+
+    path: Path
+    config: Simulation
+    parameters: dict[str, Strict]
+
+
+def strategies() -> dict[str, type[EdgeStrategy]]:
+    """All installed strategies by name."""
+    return {point.name: point.load() for point in sorted(entry_points(group=GROUP))}
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read and check a simulation file.
+
+    Parameters
+    ----------
+    path : Path
+    overrides : Sequence[str]
+        ``key.path=value``, the value as TOML has it (a bare word is a string).
+
+    Raises
+    ------
+    ConfigError
+        With every problem found: file, key, value and what is allowed.
+    """
+    table = _read(path)
+    for override in overrides:
+        _override(table, override)
+    return check(path, table)
+
+
+def check(path: Path, table: dict[str, Any]) -> Loaded:
+    """Check a simulation file's table; see ``load``."""
+    problems: list[str] = []
+    config = None
+    try:
+        config = Simulation.model_validate(table)
+    except ValidationError as error:
+        problems += describe(error.errors(), allowed_keys(Simulation))
+    known = strategies()
+    tables = table.get("strategies", {})
+    names = _names(table, tables)
+    problems += [
+        f"{key} = {name!r}: no such strategy; installed: {', '.join(known)}"
+        for key, name in names
+        if name not in known
+    ]
+    parameters = {}
+    for name in dict.fromkeys(name for _, name in names if name in known):
+        try:
+            given = tables.get(name, {}) if isinstance(tables, dict) else {}
+            parameters[name] = known[name].Parameters.model_validate(given)
+        except ValidationError as error:
+            fields = {"": sorted(known[name].Parameters.model_fields)}
+            lines = describe(error.errors(), fields)
+            problems += [f"strategies.{name}.{line}" for line in lines]
+    if config is not None:
+        problems += _unreasonable(config)
+    if problems or config is None:
+        raise ConfigError(str(path), problems)
+    return Loaded(path, config, parameters)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a simulation file, strategies' tables included."""
+    schema = Simulation.model_json_schema()
+    properties = {}
+    for name, strategy in strategies().items():
+        table = strategy.Parameters.model_json_schema()
+        schema.setdefault("$defs", {}).update(table.pop("$defs", {}))
+        properties[name] = table
+    schema["properties"]["strategies"] |= {"properties": properties, "additionalProperties": False}
+    schema["properties"]["strategy"]["enum"] = list(properties)
+    return schema
+
+
+def allowed_keys(model: type[BaseModel], prefix: str = "") -> dict[str, list[str]]:
+    """Keys of a model's tables, by dotted path."""
+    keys = {prefix: sorted(model.model_fields)}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        for kind in (inner, *get_args(inner)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys |= allowed_keys(kind, f"{prefix}.{name}".lstrip("."))
+    return keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), ["no such file"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [f"not TOML: {error}"]) from error
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError("--set", [f"{override!r}: expected key.path=value"])
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError("--set", [f"{override!r}: {part} is a value, not a table"])
+        table = inner
+    table[parts[-1]] = value_of(text.strip())
+
+
+def value_of(text: str) -> Any:
+    """A TOML value; what is none is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _names(table: dict[str, Any], tables: Any) -> list[tuple[str, str]]:
+    """Every strategy named in the file, and under which key."""
+    named = [("strategy", table.get("strategy", "semipfl"))]
+    baselines = table.get("baselines", [])
+    if isinstance(baselines, Iterable) and not isinstance(baselines, str):
+        named += [("baselines", name) for name in baselines]
+    if isinstance(tables, dict):
+        named += [("strategies", name) for name in tables]
+    return [(key, name) for key, name in named if isinstance(name, str)]
+
+
+def _unreasonable(config: Simulation) -> list[str]:
+    """What is well-formed and cannot be meant."""
+    known = strategies()
+    named = (config.strategy, *config.baselines)
+    if config.data.label_fraction > 0:
+        return []
+    return [
+        f"data.label_fraction = 0: strategy {name!r} learns from clients' labels only; "
+        "leave it out, or give a fraction above 0"
+        for name in named
+        if name in known and known[name].needs_labels
+    ]

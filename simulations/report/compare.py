@@ -1,0 +1,181 @@
+"""Runs side by side: rows for ``--format json``, tables for the terminal."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from schemas.summary import MethodSummary, Summary
+from simulations.report.files import RunError
+from simulations.report.folder import RunFolder
+from simulations.report.units import human_bytes
+
+NOTHING = "\N{EN DASH}"
+Row = dict[str, str | int | float | None]
+
+
+def load_runs(paths: Iterable[Path]) -> list[tuple[str, Summary]]:
+    """Read the summaries of finished runs, each beside its folder's name.
+
+    Raises
+    ------
+    RunError
+        Where a folder is not there, is no run's, or its run did not end.
+    """
+    return [(path.resolve().name, RunFolder.open(path).summary()) for path in paths]
+
+
+def compare_rows(runs: Iterable[tuple[str, Summary]]) -> list[Row]:
+    """Return one row a method of each run, the run's own strategy first."""
+    return [
+        _row(name, summary, method)
+        for name, summary in runs
+        for method in (summary, *summary.baselines)
+    ]
+
+
+def list_rows(folder: Path) -> list[Row]:
+    """Return one row a run under ``folder``, oldest first; broken ones say what is wrong.
+
+    Raises
+    ------
+    RunError
+        Where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder; runs are kept in runs/ unless --out said so")
+    runs = [RunFolder(path.parent) for path in folder.glob("*/config.toml")]
+    return [_listed(run) for run in sorted(runs, key=lambda run: (run.started, run.path.name))]
+
+
+def show_comparison(rows: Sequence[Row], console: Console) -> None:
+    """Print what ``compare_rows`` returned."""
+    table = _table(
+        "run", "method", "F1", "worst tenth", "unseen", "down", "up", "updates/s", left=2
+    )
+    table.add_column("labels", justify="right")
+    table.add_column("seed", justify="right")
+    previous = None
+    for row in rows:
+        first = row["run"] != previous
+        if first and previous is not None:
+            table.add_section()
+        previous = row["run"]
+        table.add_row(*_compared(row, first=first), style="bold" if row["main"] else "")
+    console.print(table)
+
+
+def show_list(rows: Sequence[Row], console: Console) -> None:
+    """Print what ``list_rows`` returned."""
+    if not rows:
+        console.print("no runs here; flwr-sim run FILE makes one")
+        return
+    table = _table("run", "started", "strategy", "data set", left=4)
+    for name in ("seed", "F1"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for row in rows:
+        text = [Text(_plain(row[key])) for key in ("run", "started", "strategy", "dataset", "seed")]
+        state = Text(_plain(row["problem"] or row["state"]))
+        table.add_row(*text, _score(row["macro_f1"]), state)
+    console.print(table)
+
+
+def method_table(summary: Summary) -> Table:
+    """Return the table at a run's end: each method's figures, the run's own strategy first."""
+    table = _table("method", "macro-F1", "worst tenth")
+    if summary.unseen_persons:
+        table.add_column("never seen", justify="right")
+    for name in ("bytes down", "bytes up", "updates/s", "left out"):
+        table.add_column(name, justify="right")
+    for method in (summary, *summary.baselines):
+        cells = _cells(method, unseen=bool(summary.unseen_persons))
+        table.add_row(*cells, style="bold" if method is summary else "")
+    return table
+
+
+def _row(name: str, summary: Summary, method: MethodSummary) -> Row:
+    return {
+        "run": name,
+        "strategy": method.strategy,
+        "main": method is summary,
+        "macro_f1": method.macro_f1.mean,
+        "worst_decile": method.macro_f1.worst_decile,
+        "unseen": method.macro_f1.unseen,
+        "bytes_down": method.bytes_per_participation.down,
+        "bytes_up": method.bytes_per_participation.up,
+        "client_updates_per_second": method.client_updates_per_second,
+        "rounds": method.rounds,
+        "label_fraction": summary.label_fraction,
+        "seed": summary.seed,
+        "dataset": summary.dataset,
+    }
+
+
+def _listed(run: RunFolder) -> Row:
+    row: Row = {
+        "run": run.path.name,
+        "path": str(run.path),
+        "started": run.started.isoformat(timespec="seconds"),
+        **dict.fromkeys(("strategy", "dataset", "seed", "macro_f1")),
+        "state": "interrupted",
+        "problem": None,
+    }
+    try:
+        config = run.config()
+        row |= {"strategy": config.strategy, "dataset": config.data.kind, "seed": config.seed}
+        if run.finished:
+            summary = run.summary()
+            row |= {"dataset": summary.dataset, "macro_f1": summary.macro_f1.mean}
+            row["state"] = "finished"
+    except RunError as error:
+        row |= {"state": "broken", "problem": str(error)}
+    return row
+
+
+def _compared(row: Row, *, first: bool) -> list[Text]:
+    return [
+        Text(_plain(row["run"]) if first else ""),
+        Text(_plain(row["strategy"])),
+        _score(row["macro_f1"]),
+        _score(row["worst_decile"]),
+        _score(row["unseen"]),
+        Text(human_bytes(float(row["bytes_down"] or 0))),
+        Text(human_bytes(float(row["bytes_up"] or 0))),
+        Text(f"{row['client_updates_per_second']:.3g}"),
+        Text(f"{row['label_fraction']:g}"),
+        Text(_plain(row["seed"])),
+    ]
+
+
+def _cells(method: MethodSummary, *, unseen: bool) -> list[Text]:
+    scores = [method.macro_f1.mean, method.macro_f1.worst_decile]
+    cells = [Text(method.strategy), *map(_score, scores)]
+    if unseen:
+        cells.append(_score(method.macro_f1.unseen))
+    moved = method.bytes_per_participation
+    left_out = sum(len(reasons) for reasons in method.failures.values())
+    return [
+        *cells,
+        Text(human_bytes(moved.down)),
+        Text(human_bytes(moved.up)),
+        Text(f"{method.client_updates_per_second:.3g}"),
+        Text(str(left_out), style="yellow" if left_out else ""),
+    ]
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for n, name in enumerate(columns):
+        table.add_column(name, justify="left" if n < left else "right", overflow="fold")
+    return table
+
+
+def _plain(value: str | float | None) -> str:
+    return NOTHING if value is None else str(value)
+
+
+def _score(value: str | float | None) -> Text:
+    return Text(NOTHING if value is None else f"{float(value):.3f}")

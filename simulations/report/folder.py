@@ -1,0 +1,186 @@
+"""The run folder: what a run leaves behind."""
+
+import tomllib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import tomli_w
+from pydantic import ValidationError
+
+from schemas.simulation import Simulation
+from schemas.summary import Summary
+from server.outcome import Outcome
+from simulations.report.files import RunError, atomic_write, make_folder
+from simulations.report.reading import foreign, read_json, read_text
+
+FORMAT: int = Summary.model_fields["format"].default
+
+
+class RunFolder:
+    """A run's files under one folder.
+
+    ``summary.json`` is written last: a run whose summary is there is finished.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; use ``create`` or ``open``, which check it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, name: str, path: Path | None = None, root: Path = Path("runs")) -> "RunFolder":
+        """Make a new run folder.
+
+        Parameters
+        ----------
+        name : str
+            The run's name.
+        path : Path, optional
+            The folder, which must be empty or not there; ``root/NAME-TIME`` if left out.
+        root : Path, default "runs"
+            Where unnamed folders go.
+
+        Raises
+        ------
+        RunError
+            Where the folder holds something already, or cannot be made.
+        """
+        chosen = path or _free(root / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+        if chosen.exists() and not chosen.is_dir():
+            raise RunError(f"{chosen}: is a file; a run needs a folder of its own")
+        make_folder(chosen)
+        if any(chosen.iterdir()):
+            raise RunError(
+                f"{chosen}: is not empty; give --out a new folder, or go on with it by --resume"
+            )
+        return cls(chosen)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of a run that was finished or interrupted.
+
+        Raises
+        ------
+        RunError
+            Where there is no run.
+        """
+        if not path.is_dir():
+            raise RunError(f"{path}: no such folder; name a run's folder (see flwr-sim list)")
+        if not (path / "config.toml").is_file():
+            raise RunError(f"{path}: no run's folder: it holds no config.toml")
+        return cls(path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def started(self) -> datetime:
+        """When the configuration was written; the run's name may hold another time zone's."""
+        stamp = (self.path / "config.toml").stat().st_mtime
+        return datetime.fromtimestamp(stamp).astimezone()
+
+    def write_config(self, config: Simulation, source: Path | None = None) -> None:
+        """Write ``config.toml``, from which the run can be run again.
+
+        Parameters
+        ----------
+        config : Simulation
+            With all overrides applied.
+        source : Path, optional
+            Folder of the simulation file; ``data.path`` becomes absolute by it.
+        """
+        if config.data.path is not None and source is not None:
+            path = str((source / config.data.path).resolve())
+            config = config.model_copy(
+                update={"data": config.data.model_copy(update={"path": path})}
+            )
+        text = tomli_w.dumps(config.model_dump(exclude_none=True))
+        atomic_write(self.path / "config.toml", text.encode())
+
+    def config(self) -> Simulation:
+        """Read ``config.toml``.
+
+        Raises
+        ------
+        RunError
+            Where it is broken.
+        """
+        path = self.path / "config.toml"
+        try:
+            return Simulation.model_validate(tomllib.loads(read_text(path)))
+        except tomllib.TOMLDecodeError as error:
+            raise RunError(f"{path}: no TOML: {error}") from error
+        except ValidationError as error:
+            raise foreign(path, error) from error
+
+    def write(self, summary: Summary, outcomes: Sequence[Outcome]) -> None:
+        """Write all results, and the summary last; ``config.toml`` is there already.
+
+        Parameters
+        ----------
+        summary : Summary
+            Of ``summarise``.
+        outcomes : Sequence[Outcome]
+            The main strategy's, then the baselines'.
+
+        Raises
+        ------
+        RunError
+            Where the disk is full or the folder is not writable.
+        """
+        from simulations.report import html, plots
+
+        make_folder(self.path / "plots")
+        for name, content in tables_of(summary, outcomes).items():
+            atomic_write(self.path / name, content)
+        drawn = plots.draw(summary, outcomes)
+        for name, plot in drawn.items():
+            atomic_write(self.path / "plots" / f"{name}.png", plot.png)
+        page = html.render(self.path.name, self.config(), summary, drawn)
+        atomic_write(self.path / "report.html", page.encode())
+        text = summary.model_dump_json(indent=2) + "\n"
+        atomic_write(self.path / "summary.json", text.encode())
+
+    def summary(self) -> Summary:
+        """Read ``summary.json``.
+
+        Raises
+        ------
+        RunError
+            Where it is missing, broken, foreign, or of a later release.
+        """
+        path = self.path / "summary.json"
+        if not path.exists():
+            raise RunError(f"{path}: not there: the run did not end; go on with it by --resume")
+        found = read_json(path)
+        written = found.get("format")
+        if isinstance(written, int) and written > FORMAT:
+            raise RunError(
+                f"{path}: format {written} is of a later release; this one reads up to {FORMAT}"
+            )
+        try:
+            return Summary.model_validate(found)
+        except ValidationError as error:
+            raise foreign(path, error) from error
+
+
+def tables_of(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+    """Return the content of a run's data files, by name."""
+    from simulations.report import tables
+
+    return {
+        "rounds.parquet": tables.rounds_parquet(outcomes),
+        "persons.parquet": tables.persons_parquet(outcomes),
+        "confusion.npz": tables.confusion_npz(outcomes, summary.classes),
+    }
+
+
+def _free(path: Path) -> Path:
+    candidates = (path.with_name(f"{path.name}-{n}") for n in range(2, 1000))
+    return path if not path.exists() else next(one for one in candidates if not one.exists())

@@ -1,0 +1,74 @@
+"""``report.html``: one file that asks the network for nothing."""
+
+import platform
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+
+import tomli_w
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from schemas.simulation import Simulation
+from schemas.summary import MethodSummary, Summary
+from simulations.report.plots import Plot
+from simulations.report.units import human_bytes, human_seconds
+
+Failure = tuple[str, str, list[tuple[str, int]]]
+
+
+def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str, Plot]) -> str:
+    """Return the report's page.
+
+    Parameters
+    ----------
+    folder : str
+        Name of the run's folder.
+    config : Simulation
+        As resolved.
+    summary : Summary
+        The run's figures.
+    plots : Mapping[str, Plot]
+        Of ``plots.draw``. Their SVG is matplotlib's, which escapes the names in it; all other
+        text is escaped here.
+    """
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page.filters.update(bytes=human_bytes, seconds=human_seconds, score="{:.3f}".format)
+    template = page.from_string(
+        files("simulations.report").joinpath("template.html").read_text(encoding="utf-8")
+    )
+    return template.render(
+        run=summary,
+        folder=folder,
+        config=tomli_w.dumps(config.model_dump(exclude_none=True)),
+        methods=[summary, *summary.baselines],
+        best=best_baseline(summary),
+        failures=failures(summary),
+        plots=[(name, plot, Markup(plot.svg)) for name, plot in plots.items()],  # noqa: S704
+        command=f"flwr-sim run {shlex.quote(folder)}/config.toml",
+        made_by=_made_by(),
+    )
+
+
+def best_baseline(summary: Summary) -> MethodSummary | None:
+    """Return the baseline with the highest mean, if there are any."""
+    return max(summary.baselines, key=lambda method: method.macro_f1.mean, default=None)
+
+
+def failures(summary: Summary) -> list[Failure]:
+    """List person, strategy, and each reason with how often it was given."""
+    return [
+        (person, method.strategy, Counter(reasons).most_common())
+        for method in (summary, *summary.baselines)
+        for person, reasons in sorted(method.failures.items())
+    ]
+
+
+def _made_by() -> str:
+    try:
+        release = f"flwr-edge {version('flwr-edge')}"
+    except PackageNotFoundError:
+        release = "flwr-edge, not installed"
+    return f"{release} · Python {platform.python_version()} · {platform.machine()}"

@@ -1,0 +1,95 @@
+"""Figures from a person's confusion matrix: a row is a true class, a column a predicted one."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.outcome import Outcome
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Mean F1 over the classes that occur among the person's true labels.
+
+    A class that the person never does has no F1: counted as 0 it would punish everyone who does
+    not do all exercises. Windows wrongly called such a class are missed by their true one, so that
+    they cost recall there, and nothing besides.
+
+    Parameters
+    ----------
+    confusion : (classes, classes)
+        Counts.
+
+    Raises
+    ------
+    ValueError
+        Where there is no window at all.
+    """
+    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    occurs = true > 0
+    if not occurs.any():
+        raise ValueError("a confusion matrix without windows has no macro-F1")
+    f1 = 2 * np.diag(confusion)[occurs] / (true + predicted)[occurs]
+    return float(f1.mean())
+
+
+def accuracy(confusion: NDArray[np.int64]) -> float:
+    """Share of windows that were called what they are.
+
+    Raises
+    ------
+    ValueError
+        Where there is no window at all.
+    """
+    windows = int(confusion.sum())
+    if not windows:
+        raise ValueError("a confusion matrix without windows has no accuracy")
+    return float(np.trace(confusion) / windows)
+
+
+def worst_decile(scores: Iterable[float]) -> float:
+    """Mean of the worst tenth, rounded up to whole persons: of 34 the worst 4.
+
+    Raises
+    ------
+    ValueError
+        Where there is no score.
+    """
+    ordered = sorted(scores)
+    if not ordered:
+        raise ValueError("no scores: there is no worst tenth")
+    worst = ordered[: math.ceil(len(ordered) / 10)]
+    return math.fsum(worst) / len(worst)
+
+
+def mean(scores: Iterable[float]) -> float:
+    """Mean that does not depend on the order of the scores.
+
+    Raises
+    ------
+    ValueError
+        Where there is no score.
+    """
+    values = list(scores)
+    if not values:
+        raise ValueError("no scores: there is no mean")
+    return math.fsum(values) / len(values)
+
+
+def by_person(confusions: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+    """Macro-F1 of every person of whom there is at least one tested window."""
+    return {person: macro_f1(counts) for person, counts in confusions.items() if counts.any()}
+
+
+def result(outcome: Outcome) -> float:
+    """Return a strategy's macro-F1, mean over the clients."""
+    return mean(by_person(outcome.confusion).values())
+
+
+def total(confusions: Mapping[str, NDArray[np.int64]], classes: int) -> NDArray[np.int64]:
+    """Sum over persons; zeros where there are none."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    for one in confusions.values():
+        counts += one
+    return counts

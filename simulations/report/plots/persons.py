@@ -1,0 +1,132 @@
+"""A bar a person for the run's strategy, with its baselines as marks upon it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from server.outcome import Outcome
+from simulations.report.metrics import by_person, result
+from simulations.report.plots import style
+
+TITLE = "Macro-F1 by person"
+CAPTION = "Best first. Persons never seen in training stand apart: they gave no label."
+MOST_ROWS = 60
+Scores = dict[str, dict[str, float]]
+
+
+def figure(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw persons as rows; where they are too many for names, each strategy's sorted scores."""
+    clients = {outcome.strategy: by_person(outcome.confusion) for outcome in outcomes}
+    unseen = {outcome.strategy: by_person(outcome.unseen) for outcome in outcomes}
+    groups = {"clients": clients, "never seen in training": unseen}
+    groups = {name: scores for name, scores in groups.items() if any(scores.values())}
+    looks = style.looks({outcome.strategy: result(outcome) for outcome in outcomes})
+    if sum(len(_rows(scores)) for scores in groups.values()) > MOST_ROWS:
+        return _sorted_scores(groups, looks)
+    return _bars(groups, looks)
+
+
+def _rows(scores: Scores) -> list[str]:
+    """Everyone, best first by the first strategy; whom it has no result of, last."""
+    first = next(iter(scores.values()))
+    everyone = dict.fromkeys(name for one in scores.values() for name in one)
+    return sorted(everyone, key=lambda name: -first.get(name, -1.0))
+
+
+def _bars(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]) -> Figure:
+    counts = [len(_rows(scores)) for scores in groups.values()]
+    pitch = 0.30 if sum(counts) <= 12 else 0.19
+    made = style.new(pitch * (sum(counts) + 1.2 * len(counts)) + 1.3)
+    heights = [count + 0.6 for count in counts]
+    panels = made.subplots(len(groups), 1, sharex=True, height_ratios=heights, squeeze=False)
+    for axes, (name, scores) in zip(panels[:, 0], groups.items(), strict=True):
+        _panel(axes, scores, looks, small=pitch < 0.25)
+        if len(groups) > 1:
+            axes.set_title(name, loc="left", fontsize=8.5, color=style.MUTED, pad=3)
+    panels[-1, 0].set_xlabel("macro-F1")
+    made.legend(handles=_legend(looks), loc="outside lower center", ncols=4, columnspacing=1.4)
+    return made
+
+
+def _panel(axes: Axes, scores: Scores, looks: Mapping[str, style.Look], *, small: bool) -> None:
+    rows = _rows(scores)
+    places = np.arange(len(rows))
+    for name, one in scores.items():
+        values = [one.get(row, np.nan) for row in rows]
+        if looks[name].front == 5:
+            _bar(axes, values)
+        else:
+            _marks(axes, values, looks[name], small=small)
+    axes.set_yticks(places, [style.shorten(row, 18) for row in rows])
+    axes.tick_params(axis="y", length=0, labelsize=7 if small else 8.5)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=True, axis="x")
+
+
+def _bar(axes: Axes, values: Sequence[float]) -> None:
+    """Draw pale bars with a strong end, upon which marks stay legible."""
+    places = np.arange(len(values))
+    axes.barh(places, values, height=0.64, color=style.ACCENT, alpha=0.28, zorder=2)
+    axes.vlines(values, places - 0.32, places + 0.32, color=style.ACCENT, lw=2.6, zorder=3)
+
+
+def _marks(axes: Axes, values: Sequence[float], look: style.Look, *, small: bool) -> None:
+    size = (9 if look.front == 2 else 16) if small else 30
+    axes.scatter(
+        values,
+        np.arange(len(values)),
+        s=size,
+        marker=look.marker,
+        color=look.color,
+        edgecolor=style.PAPER,
+        linewidth=0.4,
+        zorder=look.front + 2,
+        clip_on=False,
+    )
+
+
+def _legend(looks: Mapping[str, style.Look]) -> list[Artist]:
+    """One entry a strategy; the grey ones share one."""
+    handles: list[Artist] = []
+    grey = [name for name, look in looks.items() if look.front == 2]
+    for name, look in looks.items():
+        label = style.shorten(name) + (", the best baseline" if grey and look.front == 4 else "")
+        if look.front == 5:
+            handles.append(Patch(color=look.color, label=label))
+        elif look.front > 2:
+            handles.append(_dot(look, label))
+    return [*handles, _dot(looks[grey[0]], f"the other {len(grey)}")] if grey else handles
+
+
+def _dot(look: style.Look, label: str) -> Line2D:
+    return Line2D([], [], color=look.color, marker=look.marker, ls="", ms=5, label=label)
+
+
+def _sorted_scores(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]) -> Figure:
+    made = style.new(3.4)
+    axes = made.subplots()
+    for name, scores in next(iter(groups.values())).items():
+        if scores:
+            share = np.linspace(0, 100, len(scores))
+            look = looks[name]
+            line: dict[str, Any] = {
+                "color": look.color,
+                "ls": look.dash,
+                "lw": look.width,
+                "zorder": look.front,
+            }
+            axes.plot(share, sorted(scores.values()), label=style.shorten(name), **line)
+    axes.set_xlabel("share of the clients, worst first (%)")
+    axes.set_ylabel("macro-F1")
+    axes.set_ylim(0, 1)
+    axes.grid(visible=True, axis="y")
+    made.legend(loc="outside lower center", ncols=3)
+    return made

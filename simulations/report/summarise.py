@@ -1,0 +1,122 @@
+"""From what each strategy came to, to ``summary.json``."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from schemas.simulation import Simulation
+from schemas.summary import Bytes, MacroF1, MethodSummary, Summary
+from server.outcome import Outcome
+from simulations.report.files import RunError
+from simulations.report.metrics import by_person, mean, worst_decile
+
+
+def summarise(
+    config: Simulation,
+    dataset: str,
+    classes: Sequence[str],
+    notes: Sequence[str],
+    outcomes: Sequence[Outcome],
+) -> Summary:
+    """Sum up a run.
+
+    A person of whom a strategy has no tested window (the device failed at the end) counts in none
+    of that strategy's means, and a note says so. A baseline without any tested person is left out,
+    with a note.
+
+    Parameters
+    ----------
+    config : Simulation
+        The resolved simulation file.
+    dataset : str
+        Name of the recordings, for readers.
+    classes : Sequence[str]
+        In the order of the confusion matrices.
+    notes : Sequence[str]
+        What a reader must know; notes on missing results are added to them.
+    outcomes : Sequence[Outcome]
+        The main strategy's, then the baselines'.
+
+    Raises
+    ------
+    RunError
+        Where the main strategy has no tested person.
+    """
+    main, baselines = outcomes[0], outcomes[1:]
+    if not by_person(main.confusion):
+        raise RunError(f"{main.strategy}: no person was tested, so that there is nothing to report")
+    unseen = _names(outcome.unseen for outcome in outcomes)
+    persons = _names(outcome.confusion for outcome in outcomes)
+    persons += [
+        name for name in _names(o.failures for o in outcomes) if name not in unseen + persons
+    ]
+    return Summary(
+        **dict(summarise_method(main)),
+        name=config.name,
+        dataset=dataset,
+        seed=config.seed,
+        label_fraction=config.data.label_fraction,
+        persons=persons,
+        unseen_persons=unseen,
+        classes=list(classes),
+        baselines=[summarise_method(one) for one in baselines if by_person(one.confusion)],
+        notes=[*notes, *_gaps(outcomes, persons, unseen)],
+    )
+
+
+def summarise_method(outcome: Outcome) -> MethodSummary:
+    """Sum up one strategy; at least one person was tested."""
+    clients, unseen = by_person(outcome.confusion), by_person(outcome.unseen)
+    updates = outcome.client_updates
+    return MethodSummary(
+        strategy=outcome.strategy,
+        rounds=max((record.round for record in outcome.rounds), default=0),
+        macro_f1=MacroF1(
+            mean=mean(clients.values()),
+            worst_decile=worst_decile(clients.values()),
+            unseen=mean(unseen.values()) if unseen else None,
+        ),
+        client_updates=updates,
+        failures=outcome.failures,
+        wall_seconds=outcome.wall_seconds,
+        client_updates_per_second=updates / outcome.wall_seconds if outcome.wall_seconds else 0.0,
+        bytes_per_participation=bytes_per_participation(outcome),
+        device_seconds=outcome.device_seconds / updates if updates else 0.0,
+    )
+
+
+def bytes_per_participation(outcome: Outcome) -> Bytes:
+    """Everything that was moved, shared among the participations.
+
+    A participation is one finished training; what failed clients and evaluations moved is shared
+    among them too, so that nothing is hidden. A strategy without trainings (the source model,
+    AdaBN) sends each person the weights to be tested with: there, that is the participation.
+    """
+    tested = len(by_person(outcome.confusion)) + len(by_person(outcome.unseen))
+    participations = outcome.client_updates or tested
+    if not participations:
+        return Bytes(down=0.0, up=0.0)
+    return Bytes(
+        down=outcome.bytes_down / participations,
+        up=outcome.bytes_up / participations,
+    )
+
+
+def _names(groups: Iterable[Mapping[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for group in groups for name in group))
+
+
+def _gaps(outcomes: Sequence[Outcome], persons: list[str], unseen: list[str]) -> list[str]:
+    notes = []
+    for outcome in outcomes:
+        clients = by_person(outcome.confusion)
+        strangers = by_person(outcome.unseen)
+        missing = [name for name in persons if name not in clients]
+        if outcome.unseen:
+            missing += [name for name in unseen if name not in strangers]
+        if not clients:
+            notes.append(f"{outcome.strategy}: no person was tested; it stands in no table.")
+        elif missing:
+            notes.append(
+                f"{outcome.strategy}: without a result, and so in none of its means: "
+                f"{', '.join(missing)}."
+            )
+    return notes

@@ -1,0 +1,89 @@
+"""A run as columns: what ``rounds.parquet``, ``persons.parquet`` and ``confusion.npz`` hold."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from server.outcome import Outcome
+from simulations.report.metrics import accuracy, macro_f1, total
+
+ROUNDS = pa.schema(
+    [
+        ("strategy", pa.string()),
+        ("round", pa.int64()),
+        ("cohort", pa.int64()),
+        ("loss", pa.float64()),
+        ("failures", pa.int64()),
+        ("bytes_down", pa.int64()),
+        ("bytes_up", pa.int64()),
+        ("seconds", pa.float64()),
+        ("macro_f1", pa.float64()),
+    ]
+)
+PERSONS = pa.schema(
+    [
+        ("strategy", pa.string()),
+        ("person", pa.string()),
+        ("unseen", pa.bool_()),
+        ("macro_f1", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("windows", pa.int64()),
+    ]
+)
+
+
+def rounds_parquet(outcomes: Sequence[Outcome]) -> bytes:
+    """One row a strategy and round; ``macro_f1`` is null where the round was not evaluated."""
+    rows = [
+        {"strategy": outcome.strategy, **asdict(record)}
+        for outcome in outcomes
+        for record in outcome.rounds
+    ]
+    return _parquet(rows, ROUNDS)
+
+
+def persons_parquet(outcomes: Sequence[Outcome]) -> bytes:
+    """One row a strategy and person; both scores are null where there is no tested window."""
+    return _parquet([row for outcome in outcomes for row in _person_rows(outcome)], PERSONS)
+
+
+def confusion_npz(outcomes: Sequence[Outcome], classes: Sequence[str]) -> bytes:
+    """Return the sums over persons.
+
+    Arrays: ``strategies`` (S), ``classes`` (C), and ``confusion`` and ``unseen`` (S, C, C), counts
+    with true classes as rows.
+    """
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        strategies=np.array([outcome.strategy for outcome in outcomes]),
+        classes=np.array(classes),
+        confusion=np.stack([total(outcome.confusion, len(classes)) for outcome in outcomes]),
+        unseen=np.stack([total(outcome.unseen, len(classes)) for outcome in outcomes]),
+    )
+    return file.getvalue()
+
+
+def _person_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    for unseen, confusions in ((False, outcome.confusion), (True, outcome.unseen)):
+        for person, counts in confusions.items():
+            tested = bool(counts.any())
+            yield {
+                "strategy": outcome.strategy,
+                "person": person,
+                "unseen": unseen,
+                "macro_f1": macro_f1(counts) if tested else None,
+                "accuracy": accuracy(counts) if tested else None,
+                "windows": int(counts.sum()),
+            }
+
+
+def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+    return file.getvalue()

@@ -1,0 +1,179 @@
+"""From a simulation file to what its strategies run on: data cut and split, sources, devices."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hypernet.networks.classifier import Classifier
+from hypernet.networks.inputs import InputSpec
+from hypernet.source_training import new_classifier, train_source
+from hypernet.sources import Sources
+from schemas.base import ConfigError
+from schemas.simulation import Simulation
+from server.federation import Federation
+from server.graphs import GraphBook, code_digest, default_cache
+from simulations.config import Loaded
+from simulations.data.base import Recordings
+from simulations.data.load import source
+from simulations.data.shards import write_shards
+from simulations.data.split import Split, source_rows, split
+
+SEED_OFFSET = 1  # node ids start at 1: Flower keeps 0 for the server
+
+
+@dataclass(frozen=True)
+class World:
+    """What all strategies of a run share.
+
+    Attributes
+    ----------
+    recordings : Recordings
+    persons, unseen : dict[int, str]
+        Names by node id.
+    nodes : dict[int, dict[str, str]]
+        Each node's configuration: where its windows lie.
+    federation : Federation
+    """
+
+    recordings: Recordings
+    persons: dict[int, str]
+    unseen: dict[int, str]
+    nodes: dict[int, dict[str, str]]
+    federation: Federation
+
+
+@contextmanager
+def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Iterator[World]:
+    """Load, split and lay out the data; what devices read is gone when the run is over.
+
+    Parameters
+    ----------
+    loaded : Loaded
+    folder : Path
+        Where the devices' windows lie meanwhile.
+    tell : callable
+        Takes a line for whoever watches.
+
+    Raises
+    ------
+    DataError, ConfigError
+        Where data or their parts are not what the file says.
+    """
+    config = loaded.config
+    recordings = source(config.data, loaded.path.parent).load()
+    parts = split(recordings, config.data, config.seed)
+    _check_cohort(loaded, parts)
+    try:
+        shards = write_shards(recordings, parts, folder)
+        yield _world(config, recordings, parts, shards, tell)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _world(
+    config: Simulation,
+    recordings: Recordings,
+    parts: Split,
+    shards: dict[str, Path],
+    tell: Callable[[str], None],
+) -> World:
+    names = recordings.persons
+    persons = {person + SEED_OFFSET: names[person] for person in parts.clients}
+    unseen = {person + SEED_OFFSET: names[person] for person in parts.unseen}
+    sources = sources_of(recordings, parts)
+    return World(
+        recordings=recordings,
+        persons=persons,
+        unseen=unseen,
+        nodes={
+            node: {"windows": str(shards[name].resolve())}
+            for node, name in (persons | unseen).items()
+        },
+        federation=Federation(
+            config=config,
+            sources=sources,
+            clients=tuple(sorted(persons)),
+            graphs=GraphBook(default_cache()),
+            source_model=SourceModel(sources, config, tell),
+            report=tell,
+        ),
+    )
+
+
+def sources_of(recordings: Recordings, parts: Split) -> Sources:
+    """The volunteers' labelled windows as tensors."""
+    _, time, channels = recordings.x.shape
+    rows = [source_rows(recordings, person) for person in parts.sources]
+    return Sources(
+        spec=InputSpec(time, channels, recordings.magnitudes),
+        x=[torch.from_numpy(np.ascontiguousarray(recordings.x[row])) for row in rows],
+        y=[torch.from_numpy(recordings.y[row]) for row in rows],
+        classes=len(recordings.classes),
+    )
+
+
+class SourceModel:
+    """The sources' model: trained at the first call, kept for the run and, by digest, on disk."""
+
+    def __init__(self, sources: Sources, config: Simulation, tell: Callable[[str], None]) -> None:
+        self.sources, self.config, self.tell = sources, config, tell
+        self._network: Classifier | None = None
+
+    def __call__(self) -> Classifier:
+        if self._network is None:
+            self._network = self._cached() or self._trained()
+        return self._network
+
+    def _trained(self) -> Classifier:
+        config = self.config
+        self.tell(
+            f"training on {len(self.sources)} source persons: {config.source.steps} steps"
+        )
+        network = train_source(self.sources, config.model, config.source, config.seed)
+        path = self._path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".part")
+        save_file(dict(network.state_dict()), beside)
+        beside.replace(path)
+        return network
+
+    def _cached(self) -> Classifier | None:
+        path = self._path()
+        if not path.is_file():
+            return None
+        network = new_classifier(self.sources, self.config.model, self.config.seed)
+        try:
+            network.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError):
+            path.unlink(missing_ok=True)  # half-written by a crash, or foreign: train again
+            return None
+        return network.eval()
+
+    def _path(self) -> Path:
+        config = self.config
+        digest = hashlib.sha256(code_digest().encode())
+        digest.update(f"{config.seed} {config.model!r} {config.source!r}".encode())
+        for x, y in zip(self.sources.x, self.sources.y, strict=True):
+            digest.update(np.ascontiguousarray(x.numpy()).data)
+            digest.update(np.ascontiguousarray(y.numpy()).data)
+        return default_cache() / f"source-{digest.hexdigest()}.safetensors"
+
+
+def _check_cohort(loaded: Loaded, parts: Split) -> None:
+    size = loaded.config.cohort.size
+    if size is not None and size > len(parts.clients):
+        raise ConfigError(
+            str(loaded.path),
+            [
+                f"cohort.size = {size}: there are {len(parts.clients)} clients; "
+                f"give 1 to {len(parts.clients)}, or leave it out for all"
+            ],
+        )

@@ -1,0 +1,108 @@
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from server.outcome import Outcome
+from simulations.report.plots import confusion, cost, curves, draw, persons, style
+
+
+def test_every_figure_is_a_png_and_an_svg_in_the_pages_colours(small: Any) -> None:
+    plots = draw(small.summary, small.outcomes)
+    assert list(plots) == ["curves", "bytes", "persons", "confusion"]
+    for plot in plots.values():
+        assert imread(io.BytesIO(plot.png)).shape[1] == 1080
+        assert plot.svg.startswith('<svg role="img" aria-label="')
+        assert "var(--accent)" in plot.svg
+        assert style.INK not in plot.svg
+
+
+def test_the_same_run_gives_the_same_bytes_and_leaves_settings_alone(small: Any) -> None:
+    before = dict(mpl.rcParams)
+    once, again = (draw(small.summary, small.outcomes[:1])["bytes"] for _ in range(2))
+    assert once == again
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_baseline_without_results_is_not_drawn(small: Any) -> None:
+    empty = Outcome("ditto")
+    assert "ditto" not in draw(small.summary, [*small.outcomes, empty])["bytes"].svg
+
+
+def test_a_wall_of_classes_is_a_wide_figure_without_numbers() -> None:
+    counts = np.eye(40, dtype=np.int64) * 3
+    outcome = Outcome("semipfl", confusion={"p": counts})
+    with style.applied():
+        made = confusion.figure(outcome, [f"class {n}" for n in range(40)])
+    assert made.get_figwidth() < 12
+    assert [text.get_text() for text in made.axes[0].texts] == ["3"] * 40 + ["n"]
+
+
+def test_a_class_that_nobody_did_divides_by_nothing() -> None:
+    outcome = Outcome("semipfl", confusion={"p": np.diag([3, 0])})
+    with style.applied(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        style.png(confusion.figure(outcome, ("a", "b")), "x")
+
+
+def test_persons_stand_best_first_and_those_without_result_last() -> None:
+    assert persons._rows({"main": {"a": 0.2, "b": 0.9}, "other": {"c": 1.0}}) == ["b", "a", "c"]
+
+
+def test_many_persons_are_sorted_curves(make: Callable[..., Any]) -> None:
+    made = make(persons=80, strategies=3)
+    with style.applied():
+        axes = persons.figure(made.outcomes).axes[0]
+    assert axes.get_xlabel().startswith("share of the clients")
+    assert [len(line.get_xdata()) for line in axes.lines] == [80, 80, 80]
+
+
+def test_the_last_point_of_a_curve_is_the_result(small: Any) -> None:
+    rounds, scores = curves.points(small.outcomes[0])
+    assert rounds == [5, 10, 15, 20]
+    assert scores[-1] == small.summary.macro_f1.mean
+
+
+def test_a_round_that_everybody_failed_is_a_gap(make: Callable[..., Any]) -> None:
+    made = make(persons=2, strategies=2, rounds=3)
+    records = made.outcomes[0].rounds
+    records[1] = type(records[1])(2, 2, float("nan"), 2, 0, 0, 1.0)
+    with style.applied():
+        assert curves.figure(made.outcomes).axes
+
+
+def test_bytes_that_differ_tenfold_stand_on_decades_with_nothing_apart() -> None:
+    with style.applied():
+        axes = style.new(3).subplots()
+        assert cost._axis(axes, [0, 1e5, 1e7]) == [4.5, 5.0, 7.0]
+        labels = [axes.xaxis.get_major_formatter()(x, 0) for x in (4.5, 5.0, 6.0)]
+        assert labels == ["0", "100 kB", "1 MB"]
+        assert cost._axis(style.new(3).subplots(), [100, 200]) == [100, 200]
+
+
+@pytest.mark.parametrize("baselines", [0, 4, 13])
+def test_the_runs_strategy_stands_out_and_many_baselines_are_grey(baselines: int) -> None:
+    results = {"main": 0.9} | {f"b{n}": n / 20 for n in range(baselines)}
+    looks = style.looks(results)
+    assert looks["main"].color == style.ACCENT
+    grey = [name for name, look in looks.items() if look.color == style.OTHERS]
+    assert len(grey) == (12 if baselines == 13 else 0)
+    assert f"b{baselines - 1}" not in grey
+
+
+def test_spread_moves_labels_apart_as_little_as_possible() -> None:
+    np.testing.assert_allclose(style.spread([0.5, 0.1], 0.1, 0, 1), [0.5, 0.1])
+    np.testing.assert_allclose(style.spread([0.5, 0.5], 0.1, 0, 1), [0.45, 0.55])
+    np.testing.assert_allclose(style.spread([1.0, 1.0, 1.0], 0.1, 0, 1), [0.8, 0.9, 1.0])
+    placed = style.spread(np.linspace(0.4, 0.5, 14), 0.06, 0.01, 0.99)
+    assert np.diff(placed).min() >= 0.06 - 1e-9
+    assert placed.min() >= 0.01
+
+
+def test_long_names_are_cut() -> None:
+    assert style.shorten("x" * 30) == "x" * 19 + "…"

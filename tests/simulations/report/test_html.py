@@ -1,0 +1,81 @@
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from simulations.report import RunFolder, html, plots, summarise
+
+EVIL = ("<script>alert(1)</script>", "$x_{", '"><img src=x onerror=alert(2)>', "走る", "--><b>")
+
+
+class Tags(HTMLParser):
+    """Tags, and all attributes that could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        loading = ("src", "href", "xlink:href", "data", "action", "srcset")
+        self.links += [value or "" for name, value in attrs if name in loading]
+
+
+def parsed(page: str) -> Tags:
+    tags = Tags()
+    tags.feed(page)
+    return tags
+
+
+@pytest.fixture(scope="module")
+def page(written: RunFolder) -> str:
+    return (written.path / "report.html").read_text()
+
+
+def test_it_asks_the_network_for_nothing(page: str) -> None:
+    assert all(link.startswith("#") for link in parsed(page).links)
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_it_shows_figures_failures_notes_and_how_to_run_it_again(page: str, small: Any) -> None:
+    assert f"{small.summary.macro_f1.mean:.3f}" in page
+    assert parsed(page).tags.count("svg") == 4
+    assert "round 3: no answer within 60 s" in page
+    assert small.summary.notes[0] in page
+    assert "flwr-sim run one/config.toml" in page
+    assert "[strategies.semipfl]" in page
+
+
+def test_whatever_users_wrote_is_text(make: Callable[..., Any]) -> None:
+    made = make(persons=3, classes=EVIL, strategies=2, unseen=0, rounds=2)
+    for outcome in made.outcomes:
+        counts = list(outcome.confusion.values())
+        outcome.confusion = dict(zip(EVIL, counts, strict=False))
+        outcome.failures = {EVIL[0]: [EVIL[2]]}
+    summary = summarise(made.config, EVIL[0], EVIL, EVIL, made.outcomes)
+    page = html.render("x", made.config, summary, plots.draw(summary, made.outcomes))
+    tags = parsed(page).tags
+    assert tags.count("script") == 1
+    assert "img" not in tags
+    assert "b" not in tags
+    assert "alert(1)" in page
+
+
+def test_failures_are_counted_by_reason(small: Any) -> None:
+    method = small.summary.model_copy(update={"failures": {"p": ["slow", "slow", "NaN"]}})
+    assert html.failures(method) == [("p", "semipfl", [("slow", 2), ("NaN", 1)])]
+
+
+def test_a_run_without_baselines_failures_or_rounds_has_a_report(
+    make: Callable[..., Any],
+) -> None:
+    made = make(persons=1, strategies=1, unseen=0)
+    made.outcomes[0].rounds, made.outcomes[0].failures = [], {}
+    summary = summarise(made.config, "one", made.classes, [], made.outcomes)
+    page = html.render("x", made.config, summary, plots.draw(summary, made.outcomes))
+    assert "every client that was asked answered" in page
+    assert parsed(page).tags.count("svg") == 3
