@@ -1,12 +1,12 @@
 """The learner as a Flower ``ClientApp``: the same for every engine and every strategy.
 
-Actions: ``query.graphs`` tells which graphs are missing, ``query.install`` stores some, ``train``
-runs a plan and returns the change, ``evaluate`` runs a plan and returns counts. The person's
-windows lie in the folder that the node's configuration names as ``windows``.
+Actions: ``query.place`` tells the node's number, ``query.begin`` starts afresh, ``query.graphs``
+tells which graphs are missing, ``query.install`` stores some, ``train`` runs a plan and returns the
+change, ``evaluate`` runs a plan and returns counts. The person's windows lie in the folder that
+the node's configuration names as ``windows``, else in the one that ``query.begin`` named.
 """
 
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +40,17 @@ def _plan(text: str) -> Plan:
 
 
 def _learner_of(context: Context) -> Learner:
-    folder = context.node_config.get("windows")
-    if folder is None:
-        shards = os.environ.get("FLWR_EDGE_WINDOWS") or context.run_config.get("windows")
-        if shards is None:
-            raise ValueError("this node's configuration names no folder of windows ('windows')")
-        folder = Path(str(shards)) / str(context.node_config["partition-id"])
+    told = context.state.config_records.get("begin", ConfigRecord())
+    folder = context.node_config.get("windows") or told.get("windows")
+    if not folder:
+        raise ValueError("this node's configuration names no folder of windows ('windows')")
     return _learner(Path(str(folder)), default_folder())
+
+
+def _salt(round_number: int, context: Context) -> int:
+    """Of the batches' order: by the node's number, as Flower draws node ids at random."""
+    number = int(context.node_config.get("partition-id", context.node_id))
+    return round_number * 1_000_003 + number
 
 
 def _kept(context: Context, name: str) -> Floats | None:
@@ -78,6 +82,21 @@ def _with_personal(plan: Plan, weights: Floats, kept: Floats | None) -> Floats:
     return mixed
 
 
+@app.query("place")
+def place(message: Message, context: Context) -> Message:
+    """Answer which number the node's configuration gives it (``partition-id``), if any."""
+    number = context.node_config.get("partition-id")
+    config = ConfigRecord() if number is None else ConfigRecord({"partition-id": int(number)})
+    return Message(RecordDict({"place": config}), reply_to=message)
+
+
+@app.query("begin")
+def begin(message: Message, context: Context) -> Message:
+    """Forget all that was kept; take the folder of windows that a server of this machine names."""
+    context.state = RecordDict({"begin": message.content.config_records["begin"]})
+    return Message(RecordDict(), reply_to=message)
+
+
 @app.query("graphs")
 def missing(message: Message, _context: Context) -> Message:
     """Answer which of the digests asked for are not here."""
@@ -104,8 +123,8 @@ def train(message: Message, context: Context) -> Message:
     """Run the plan; return the coded change of what is not personal."""
     plan, received, round_number = _received(message)
     start = _with_personal(plan, received, _kept(context, "personal"))
-    salt = round_number * 1_000_003 + context.node_id
-    fitted = _learner_of(context).fit(plan, start, _kept(context, "own"), salt=salt)
+    own, salt = _kept(context, "own"), _salt(round_number, context)
+    fitted = _learner_of(context).fit(plan, start, own, salt=salt)
     delta = fitted.weights - received
     for first, last in plan.personal:
         delta[first:last] = 0
@@ -138,7 +157,7 @@ def evaluate(message: Message, context: Context) -> Message:
     own = _kept(context, "own")
     if own is not None and plan.predict_own:
         start = own
-    fitted = learner.fit(plan, start, own, salt=round_number * 1_000_003 + context.node_id)
+    fitted = learner.fit(plan, start, own, salt=_salt(round_number, context))
     confusion = learner.evaluate(plan, fitted.weights)
     metrics = {
         "num-examples": int(confusion.sum()),

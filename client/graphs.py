@@ -54,9 +54,10 @@ class GraphStore:
         digest = hashlib.sha256(graph).hexdigest()
         if not self._path(digest).is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(graph)
-            Path(file.name).replace(self._path(digest))
+            with tempfile.TemporaryDirectory(dir=self.folder) as part:
+                whole = Path(part) / "graph"
+                whole.write_bytes(graph)
+                whole.replace(self._path(digest))
         return digest
 
     def session(self, digest: str) -> ort.InferenceSession:

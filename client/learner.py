@@ -83,7 +83,8 @@ class Learner:
         LearnerError, GraphError
             Where weights, windows or graphs do not fit the plan.
         """
-        self._check(plan, weights)
+        for vector in (weights,) if own is None else (weights, own):
+            _check(plan, vector)
         started = time.perf_counter()
         rng = np.random.default_rng([plan.seed, salt])
         result = Fitted(weights=weights, own=None)
@@ -97,6 +98,8 @@ class Learner:
             name: self._report(digest, plan, result.weights)
             for name, digest in plan.report.items()
         }
+        if not all(np.isfinite(v).all() for v in (result.weights, result.own) if v is not None):
+            raise LearnerError("learning ended in NaN or infinity; nothing of it is kept")
         result.seconds = time.perf_counter() - started
         return result
 
@@ -114,28 +117,33 @@ class Learner:
 
     def evaluate(self, plan: Plan, weights: Floats) -> NDArray[np.int64]:
         """Confusion counts (classes, classes) on the test windows; a row is a true class."""
+        labels = self.windows.test_labels
+        if not labels.size:
+            raise LearnerError("this person has no test windows")
         logits = self.predict(plan, weights, self.windows.test)
-        confusion = np.zeros((logits.shape[1],) * 2, np.int64)
-        np.add.at(confusion, (self.windows.test_labels, logits.argmax(1)), 1)
+        classes = logits.shape[1]
+        if labels.min() < 0 or labels.max() >= classes:
+            raise LearnerError(
+                f"test labels {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
+            )
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (labels, logits.argmax(1)), 1)
         return confusion
 
     def statistics(self, plan: Plan) -> dict[str, Floats]:
         """The person's input mean and deviation, from all training windows, labels unread."""
         if plan.statistics not in self._statistics:
             session = self.graphs.session(plan.statistics)
+            self._check_windows(session.get_inputs()[0].shape)
             outputs = session.run(None, {"windows": _float(self.windows.train)})
             names = ("input_mean", "input_deviation")
             self._statistics[plan.statistics] = dict(zip(names, outputs, strict=True))
         return self._statistics[plan.statistics]
 
-    def _check(self, plan: Plan, weights: Floats) -> None:
-        if weights.shape != (plan.length,) or weights.dtype != np.float32:
-            raise LearnerError(
-                f"weights are {weights.dtype}{list(weights.shape)}; the plan says "
-                f"float32[{plan.length}]"
-            )
-        if not np.isfinite(weights).all():
-            raise LearnerError("the weights received hold NaN or infinity")
+    def _check_windows(self, expected: list[Any]) -> None:
+        shape = self.windows.train.shape
+        if not shape[0] or list(shape[1:]) != expected[1:]:
+            raise LearnerError(f"training windows are {list(shape)}; the plan's take {expected}")
 
     def _run(
         self,
@@ -149,20 +157,26 @@ class Learner:
         if isinstance(stage, Adapt):
             return self._adapt(stage, plan, weights)
         part = self._part(stage)
-        if not stage.suits(part.size):
+        counted = part if stage.part == "unlabelled" else self.windows.labelled
+        if not stage.suits(counted.size):
             return weights
         result.examples = int(part.size)
         weights, result.loss = self._train(stage, plan, weights, anchor, part, rng)
         return weights
 
     def _adapt(self, stage: Adapt, plan: Plan, weights: Floats) -> Floats:
+        session = self.graphs.session(stage.graph)
+        wanted = {value.name for value in session.get_inputs()}
+        chosen = _spread(len(self.windows.train), stage.windows)
         inputs = {
-            "windows": _float(_spread(self.windows.train, stage.windows)),
+            "windows": _float(self.windows.train[chosen]),
+            "labels": self.windows.labels[chosen].astype(np.int64),
             "weights": weights,
             "mix": np.array(stage.mix, np.float32),
             **self.statistics(plan),
         }
-        adapted: Floats = self.graphs.session(stage.graph).run(None, inputs)[0]
+        given = {name: value for name, value in inputs.items() if name in wanted}
+        adapted: Floats = session.run(None, given)[0]
         return adapted
 
     def _train(
@@ -176,6 +190,9 @@ class Learner:
     ) -> tuple[Floats, float]:
         session = self.graphs.session(stage.graph)
         shapes = {value.name: value.shape for value in session.get_inputs()}
+        labelled = "labels" in shapes
+        if labelled and stage.part == "unlabelled":
+            raise LearnerError("a stage on unlabelled windows whose graph reads labels")
         trainable = shapes["mask"][0]
         state = np.zeros(shapes["state"], np.float32)
         fixed: dict[str, Any] = {
@@ -189,7 +206,7 @@ class Learner:
         losses = []
         for step, chosen in enumerate(_batches(part, stage.batch_size, steps, rng)):
             inputs = {**fixed, "windows": _float(self.windows.train[chosen])}
-            if "labels" in shapes:
+            if labelled:
                 inputs["labels"] = self.windows.labels[chosen].astype(np.int64)
             inputs["learning_rate"] = np.array(_rate(stage, step, steps), np.float32)
             loss, weights, state = session.run(
@@ -199,7 +216,7 @@ class Learner:
         return weights, float(np.mean(losses[-per_pass:])) if losses else 0.0
 
     def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
-        inputs = {"windows": _float(_spread(self.windows.train, 512)), "weights": weights}
+        inputs = {"windows": _float(self.windows.train[_spread(len(self.windows.train), 512)]), "weights": weights}
         output: Floats = self.graphs.session(digest).run(
             None, {**inputs, **self.statistics(plan)}
         )[0]
@@ -209,6 +226,16 @@ class Learner:
         if stage.part == "labelled":
             return self.windows.labelled
         return np.arange(len(self.windows.train))
+
+
+def _check(plan: Plan, weights: Floats) -> None:
+    if weights.shape != (plan.length,) or weights.dtype != np.float32:
+        raise LearnerError(
+            f"weights are {weights.dtype}{list(weights.shape)}; the plan says "
+            f"float32[{plan.length}]"
+        )
+    if not np.isfinite(weights).all():
+        raise LearnerError("the weights received hold NaN or infinity")
 
 
 def _batches(
@@ -240,11 +267,11 @@ def _mask(ranges: tuple[Range, ...] | None, length: int) -> Floats:
     return mask
 
 
-def _spread(x: NDArray[np.floating], most: int) -> NDArray[np.floating]:
-    """At most so many windows, evenly spread over time."""
-    if len(x) <= most:
-        return x
-    return x[np.linspace(0, len(x) - 1, most).astype(np.intp)]
+def _spread(count: int, most: int) -> NDArray[np.intp]:
+    """Indices of at most so many windows, evenly spread over time."""
+    if count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).astype(np.intp)
 
 
 def _float(x: NDArray[np.floating]) -> Floats:

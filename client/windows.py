@@ -33,13 +33,13 @@ class PersonWindows:
         Raises
         ------
         ValueError
-            Where a file is missing, has another rank or counts that do not match.
+            Where a file is missing, has another rank, type or counts that do not match.
         """
         parts = {}
         for name in ("train", "labels", "test", "test_labels"):
             path = folder / f"{name}.npy"
             try:
-                parts[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+                parts[name] = np.lib.format.open_memmap(path, mode="r")  # never unpickles
             except (OSError, ValueError) as error:
                 raise ValueError(f"{path}: not a readable .npy file: {error}") from error
         windows = cls(**parts)
@@ -48,6 +48,11 @@ class PersonWindows:
                 raise ValueError(
                     f"{folder}: windows of shape {x.shape} with labels of shape {y.shape}; "
                     "expected (windows, time, channels) and (windows,)"
+                )
+            if x.dtype.kind != "f" or y.dtype.kind != "i":
+                raise ValueError(
+                    f"{folder}: windows of {x.dtype} with labels of {y.dtype}; expected floating "
+                    "and signed integer numbers"
                 )
         return windows
 

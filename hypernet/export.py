@@ -127,9 +127,7 @@ def adapt_graph(network: nn.Module, method: str = "encode") -> bytes:
     call = _Call(network, method).eval()
     spec = ParameterSpec.of(call)
 
-    def adapt(
-        x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor, mix: Tensor
-    ) -> Tensor:
+    def adapt(x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor, mix: Tensor) -> Tensor:
         tensors = spec.unflatten(weights)
         for norm in norms(call):
             norm.adapting = mix
@@ -144,9 +142,27 @@ def adapt_graph(network: nn.Module, method: str = "encode") -> bytes:
     return _export(adapt, {**inputs, "mix": torch.tensor(0.5)}, ["adapted"])
 
 
+def update_graph(network: nn.Module, method: str) -> bytes:
+    """Export a method that sets buffers from all of a person's windows and labels.
+
+    Inputs: ``windows``, ``labels`` (−1 where there is none), ``input_mean``, ``input_deviation``,
+    ``weights``. Output: the new weights; only the buffers that the method sets differ.
+    """
+    call = _Call(network, method).eval()
+    spec = ParameterSpec.of(call)
+
+    def update(x: Tensor, y: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
+        tensors = spec.unflatten(weights)
+        functional_call(call, tensors, (x, y, mean, deviation))
+        return spec.flatten(tensors)
+
+    inputs = {**_example(network.spec, labels=True), "weights": vector_of(call)}  # type: ignore[arg-type]
+    return _export(update, inputs, ["updated"])
+
+
 def statistics_graph(spec: InputSpec) -> bytes:
     """Export the personal input statistics: ``windows`` → mean, deviation (features,) each."""
-    example = {"windows": torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels)}
+    example = {"windows": _windows(spec)}
 
     def measure(x: Tensor) -> tuple[Tensor, Tensor]:  # make_fx cannot trace a bound method
         return spec.statistics(x)
@@ -176,12 +192,18 @@ _UPDATES: Final[dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = 
 
 
 def _example(spec: InputSpec, *, labels: bool) -> dict[str, Tensor]:
-    x = torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels)
+    x = _windows(spec)
     mean, deviation = spec.statistics(x)
     inputs = {"windows": x}
     if labels:
         inputs["labels"] = torch.zeros(_ONE_THREAD_EXAMPLE, dtype=torch.int64)
     return {**inputs, "input_mean": mean, "input_deviation": deviation}
+
+
+def _windows(spec: InputSpec) -> Tensor:
+    """Windows to trace with; the global random state stays as it was."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels, generator=generator)
 
 
 def _export(

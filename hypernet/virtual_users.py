@@ -163,10 +163,10 @@ def warp_time(x: Tensor, turning: Turning, generator: torch.Generator) -> Tensor
 
 def _by_group(spec: InputSpec, polar: Tensor, axial: Tensor) -> Tensor:
     turn = torch.eye(spec.channels).repeat(len(polar), 1, 1)
-    for number, group in enumerate(spec.magnitudes):
-        if len(group) == 3:
-            rows = torch.tensor(group)
-            turn[:, rows[:, None], rows] = axial if number else polar
+    vectors = [group for group in spec.magnitudes if len(group) == 3]
+    for number, group in enumerate(vectors):
+        rows = torch.tensor(group)
+        turn[:, rows[:, None], rows] = axial if number else polar
     return turn
 
 

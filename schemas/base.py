@@ -1,9 +1,11 @@
 """The strict base of every schema, and how a validation error reads."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
+
+_LONGEST: Final = 120  # characters of a value that a message repeats
 
 
 class Strict(BaseModel):
@@ -43,13 +45,22 @@ def describe(errors: Iterable[Any], allowed: dict[str, list[str]] | None = None)
     lines = []
     for error in errors:
         key = ".".join(str(part) for part in error["loc"])
+        given = _short(error["input"])
         if error["type"] == "extra_forbidden":
             table = ".".join(str(part) for part in error["loc"][:-1])
             known = ", ".join((allowed or {}).get(table, []))
-            lines.append(f"{key}: unknown key" + (f"; allowed here: {known}" if known else ""))
+            lines.append(
+                f"{key} = {given}: unknown key" + (f"; allowed here: {known}" if known else "")
+            )
         elif error["type"] == "missing":
             lines.append(f"{key}: missing; it has no default")
         else:
             message = error["msg"].removeprefix("Value error, ")
-            lines.append(f"{key or 'file'} = {error['input']!r}: {message[:1].lower()}{message[1:]}")
+            where = f"{key} = {given}: " if key else ""
+            lines.append(f"{where}{message[:1].lower()}{message[1:]}")
     return lines
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

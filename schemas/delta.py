@@ -37,13 +37,13 @@ def encode(
     residual : (length,) or None
         To keep for the next change.
     """
-    if encoding == "float32":
-        return {"delta": delta}, None
     wanted = delta if residual is None else delta + residual
+    if encoding == "float32":
+        return {"delta": wanted}, None
     blocks = _blocks(wanted)
     scales = (np.abs(blocks).max(axis=1) / 127).astype(np.float32)
     divisor = np.where(scales > 0, scales, 1)[:, None]
-    codes = np.rint(blocks / divisor).astype(np.int8)
+    codes = np.rint(blocks / divisor).clip(-127, 127).astype(np.int8)  # a subnormal scale is coarse
     sent = (codes * scales[:, None]).reshape(-1)[: delta.size].astype(np.float32)
     return {"codes": codes.reshape(-1)[: delta.size], "scales": scales}, wanted - sent
 

@@ -13,7 +13,7 @@ from schemas.base import Strict
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-Part = Literal["labelled", "unlabelled"]
+Part = Literal["labelled", "unlabelled", "all"]
 
 
 class Train(Strict):
@@ -21,7 +21,10 @@ class Train(Strict):
 
     kind: Literal["train"] = "train"
     graph: Digest
-    part: Part = Field(description="'unlabelled' is every training window, its label unread.")
+    part: Part = Field(
+        description="'unlabelled' is every training window, its label unread; 'all' is every one, "
+        "with its label where the person gave one and −1 elsewhere."
+    )
     epochs: int = Field(0, ge=0, le=10_000, description="Passes; more where steps asks for more.")
     steps: int = Field(0, ge=0, le=1_000_000, description="Least number of optimizer steps.")
     batch_size: int = Field(32, ge=1, le=65_536)
@@ -31,21 +34,29 @@ class Train(Strict):
     trainable: tuple[Range, ...] | None = Field(
         None, description="Ranges of the vector that learn; all if left out."
     )
-    at_least: int = Field(1, ge=1, description="Skipped by a person with fewer such windows.")
+    at_least: int = Field(
+        1, ge=1, description="Skipped by a person with fewer windows; where labels are read, with "
+        "fewer labelled ones."
+    )
     at_most: int | None = Field(None, ge=1, description="Skipped by a person with more of them.")
 
     def suits(self, windows: int) -> bool:
-        """Whether a person with so many windows of the part runs the stage."""
+        """Whether a person with so many windows (labelled ones, where labels are read) runs it."""
         return self.at_least <= windows and (self.at_most is None or windows <= self.at_most)
 
 
 class Adapt(Strict):
-    """Set the batch norms' running statistics from the person's windows (AdaBN)."""
+    """Run a graph once over the person's training windows; it returns the new weights.
+
+    AdaBN sets batch norms' running statistics so; a mix of base models sets a head.
+    """
 
     kind: Literal["adapt"] = "adapt"
     graph: Digest
-    mix: float = Field(0.5, ge=0, le=1, description="Share of the person's own statistics.")
-    windows: int = Field(512, ge=1, le=65_536, description="Windows used, evenly spread.")
+    mix: float = Field(
+        0.5, ge=0, le=1, description="Share of the person's own statistics, where the graph asks."
+    )
+    windows: int = Field(512, ge=1, le=65_536, description="Most windows used, evenly spread.")
 
 
 Stage = Annotated[Train | Adapt, Field(discriminator="kind")]
@@ -98,7 +109,9 @@ class Plan(Strict):
     def with_proximal(self, proximal: float) -> "Plan":
         """The plan with another μ in every training stage (Flower's FedProx sends one)."""
         stages = tuple(
-            stage.model_copy(update={"proximal": proximal}) if isinstance(stage, Train) else stage
+            Train.model_validate(stage.model_dump() | {"proximal": proximal})
+            if isinstance(stage, Train)
+            else stage
             for stage in self.stages
         )
         return self.model_copy(update={"stages": stages})

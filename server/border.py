@@ -1,13 +1,21 @@
 """The border: what comes from a device is checked here, once, before a strategy sees it."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from schemas.delta import DeltaError, decode
+from schemas.plan import Plan
+
+METRICS: Final = ("num-examples", "loss", "seconds")
+# What reading a device's bytes as arrays and numbers may raise; a DeltaError is a ValueError.
+WRONG: Final = (ArithmeticError, EOFError, LookupError, MemoryError, TypeError, ValueError)
+_MAX_COUNT: Final = 2**48
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,8 @@ class Admitted:
     ----------
     updates : list[Message]
         Good ones, in the order of the requests. Each holds ``arrays`` (``weights``: what was
-        sent plus the change), ``metrics``, and ``report`` where the plan asked for one.
+        sent plus the change), ``metrics`` (those of ``METRICS``), and ``report`` where the plan
+        asked for one; nothing else of what the device sent.
     failures : dict[int, str]
         Why a node was left out.
     bytes_down, bytes_up : int
@@ -37,7 +46,8 @@ def admit(
     """Match replies to requests, decode their changes and leave out what is wrong.
 
     Left out, with the reason: errors, silence, wrong arrays or lengths, NaN or infinity in change,
-    loss or report, and changes with an L2 norm above ``max_norm``.
+    loss or report, and changes with an L2 norm above ``max_norm``. A change within the plan's
+    personal ranges is none: those are the device's own.
     """
     answered = {reply.metadata.src_node_id: reply for reply in replies}
     updates, failures, up = [], {}, 0
@@ -52,8 +62,8 @@ def admit(
             try:
                 updates.append(_update(request, reply, max_norm))
                 up += payload(reply.content)
-            except (DeltaError, KeyError) as error:
-                failures[node] = f"refused: {error}"
+            except WRONG as error:
+                failures[node] = f"refused: {_said(error)}"
     down = sum(payload(request.content) for request in requests)
     return Admitted(updates, failures, down, up)
 
@@ -76,26 +86,52 @@ def _update(request: Message, reply: Message, max_norm: float) -> Message:
     sent = request.content.array_records["arrays"]["weights"].numpy()
     coded = {name: array.numpy() for name, array in reply.content.array_records["delta"].items()}
     delta = decode(coded, sent.size)
+    personal, reports = _asked(str(request.content.config_records["config"].get("plan", "")))
+    for start, stop in personal:
+        delta[start:stop] = 0
     norm = float(np.linalg.norm(delta))
     if norm > max_norm:
         raise DeltaError(f"the change's norm is {norm:.3g}; at most {max_norm:g} is allowed")
-    metrics = reply.content.metric_records["metrics"]
-    _check_metrics(metrics)
+    metrics = _metrics(reply.content.metric_records["metrics"])
     content = RecordDict({"arrays": weights_record(sent + delta), "metrics": metrics})
-    if "report" in reply.content.array_records:
-        report = reply.content.array_records["report"]
-        for name, array in report.items():
-            if not np.isfinite(array.numpy()).all():
-                raise DeltaError(f"report {name!r} holds NaN or infinity")
-        content["report"] = report
+    if reports:
+        content["report"] = _report(reply.content.array_records["report"], reports)
     return Message(content, reply_to=request)
 
 
-def _check_metrics(metrics: MetricRecord) -> None:
-    for name in ("num-examples", "loss", "seconds"):
+@functools.lru_cache(maxsize=64)
+def _asked(plan: str) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
+    """What a plan keeps on the device, and which reports it asks for."""
+    if not plan:
+        return (), ()
+    asked = Plan.model_validate_json(plan)
+    return asked.personal, tuple(asked.report)
+
+
+def _metrics(metrics: MetricRecord) -> MetricRecord:
+    for name in METRICS:
         value = metrics[name]
         if isinstance(value, list) or not np.isfinite(value) or value < 0:
             raise DeltaError(f"metric {name} = {value!r}; expected a finite number, 0 or more")
+    return MetricRecord({name: metrics[name] for name in METRICS})
+
+
+def _report(report: ArrayRecord, names: tuple[str, ...]) -> ArrayRecord:
+    for name in names:
+        array = report[name].numpy()
+        if array.dtype != np.float32:
+            raise DeltaError(f"report {name!r} is {array.dtype}; expected float32")
+        if not np.isfinite(array).all():
+            raise DeltaError(f"report {name!r} holds NaN or infinity")
+    return ArrayRecord({name: report[name] for name in names})
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, DeltaError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return f"{type(error).__name__}: {error}"
 
 
 def weights_record(weights: NDArray[np.float32]) -> ArrayRecord:
@@ -117,7 +153,9 @@ def confusion_of(reply: Message, classes: int) -> NDArray[np.int64]:
     DeltaError
         Where they are not that many counts.
     """
-    counts = reply.content.metric_records["metrics"].get("confusion")
-    if not isinstance(counts, list) or len(counts) != classes**2 or min(counts) < 0:
+    counts = reply.content.metric_records.get("metrics", MetricRecord()).get("confusion")
+    if not isinstance(counts, list) or len(counts) != classes**2:
         raise DeltaError(f"an evaluation without {classes}² counts")
+    if not all(isinstance(count, int) and 0 <= count < _MAX_COUNT for count in counts):
+        raise DeltaError("an evaluation whose counts are no whole numbers from 0")
     return np.asarray(counts, np.int64).reshape(classes, classes)

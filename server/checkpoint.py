@@ -18,6 +18,14 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another run."""
 
 
+def foreign(path: Path) -> CheckpointError:
+    """Return the error for a file of another run."""
+    return CheckpointError(
+        f"{path}: belongs to another configuration or other data; resume with what the run started "
+        "from, or name another folder with --out"
+    )
+
+
 @dataclass
 class Checkpoint:
     """What a run needs to go on.
@@ -49,7 +57,7 @@ class Checkpoint:
         tensors: dict[str, NDArray[Any]] = {
             f"arrays/{name}": array.numpy() for name, array in self.arrays.items()
         }
-        tensors |= {f"state/{name}": np.ascontiguousarray(a) for name, a in self.state.items()}
+        tensors |= {f"state/{name}": np.asarray(a, order="C") for name, a in self.state.items()}
         for node, kept in self.devices.items():
             tensors[f"device/{node}"] = np.frombuffer(kept, np.uint8)
         metadata = {
@@ -79,19 +87,19 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: format {metadata.get('format')!r}; this version reads {FORMAT!r}"
             )
-        if metadata["identity"] != identity:
-            raise CheckpointError(
-                f"{path}: belongs to another configuration; resume with the file that the run "
-                "started from, or name another folder with --out"
+        if metadata.get("identity") != identity:
+            raise foreign(path)
+        try:
+            return cls(
+                identity=identity,
+                round=int(metadata["round"]),
+                arrays=ArrayRecord({k: Array(v) for k, v in _under(tensors, "arrays/").items()}),
+                state=_under(tensors, "state/"),
+                devices={int(k): v.tobytes() for k, v in _under(tensors, "device/").items()},
+                progress=json.loads(metadata["progress"]),
             )
-        return cls(
-            identity=identity,
-            round=int(metadata["round"]),
-            arrays=ArrayRecord({k: Array(v) for k, v in _under(tensors, "arrays/").items()}),
-            state=_under(tensors, "state/"),
-            devices={int(k): v.tobytes() for k, v in _under(tensors, "device/").items()},
-            progress=json.loads(metadata["progress"]),
-        )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
 
 
 def _under(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import hypernet
-from hypernet.export import Optimizer, adapt_graph, forward_graph, statistics_graph, step_graph
+from hypernet.export import Optimizer, adapt_graph, forward_graph, statistics_graph, step_graph, update_graph
 from hypernet.networks.inputs import InputSpec
 
 
@@ -58,6 +58,10 @@ class GraphBook:
         """Digest of AdaBN."""
         return self._get(network, f"adapt {method}", lambda: adapt_graph(network, method))
 
+    def update(self, network: nn.Module, method: str) -> str:
+        """Digest of a method that sets buffers from windows and labels."""
+        return self._get(network, f"update {method}", lambda: update_graph(network, method))
+
     def statistics(self, spec: InputSpec) -> str:
         """Digest of the input statistics."""
         return self._get(spec, "statistics", lambda: statistics_graph(spec))
@@ -82,9 +86,10 @@ class GraphBook:
         if self.cache is None or (self.cache / f"{key}.onnx").is_file():
             return
         self.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.cache, delete=False) as file:
-            file.write(graph)
-        Path(file.name).replace(self.cache / f"{key}.onnx")
+        with tempfile.TemporaryDirectory(dir=self.cache) as part:  # a full disk leaves no half
+            whole = Path(part) / "graph"
+            whole.write_bytes(graph)
+            whole.replace(self.cache / f"{key}.onnx")
 
 
 def default_cache() -> Path:

@@ -11,24 +11,40 @@ class InstallError(RuntimeError):
 def install(grid: Grid, graphs: dict[str, bytes], timeout: float) -> None:
     """Ask every node what it lacks, and send it; nodes of one machine share what came.
 
+    A node that does not take what it is sent is passed over: it is left out of its first round,
+    with the reason, like any other that fails.
+
     Raises
     ------
     InstallError
-        Where nodes still lack graphs after as many attempts as there are nodes.
+        Where no node took its graphs.
     """
-    nodes = sorted(grid.get_node_ids())
-    for _ in range(len(nodes) + 1):
-        lacking = _lacking(grid, nodes, sorted(graphs), timeout)
-        if not lacking:
-            return
-        node, digests = next(iter(lacking.items()))
-        record = ConfigRecord({digest: graphs[digest] for digest in digests})
-        message = Message(
-            RecordDict({"graphs": record}), dst_node_id=node, message_type="query.install"
-        )
-        list(grid.send_and_receive([message], timeout=timeout))
-        nodes = sorted(lacking)
-    raise InstallError(f"nodes {nodes} did not take the graphs sent to them")
+    nodes = asked = sorted(grid.get_node_ids())
+    said: dict[int, str] = {}
+    while lacking := _lacking(grid, asked, sorted(graphs), timeout):
+        node = next((node for node in lacking if node not in said), None)
+        if node is None:
+            break
+        said[node] = _send(grid, node, {d: graphs[d] for d in lacking[node]}, timeout)
+        asked = sorted(lacking)
+    if nodes and set(lacking) == set(nodes):
+        first = nodes[0]
+        raise InstallError(f"no device took the graphs sent to it; node {first}: {said[first]}")
+
+
+def _send(grid: Grid, node: int, graphs: dict[str, bytes], timeout: float) -> str:
+    """Send graphs to a node; what came of it, in words."""
+    message = Message(
+        RecordDict({"graphs": ConfigRecord(dict(graphs))}),
+        dst_node_id=node,
+        message_type=f"{MessageType.QUERY}.install",
+    )
+    replies = list(grid.send_and_receive([message], timeout=timeout))
+    if not replies:
+        return f"no reply within {timeout:g} s"
+    if replies[0].has_error():
+        return replies[0].error.reason or f"error {replies[0].error.code}"
+    return "it says that it has them, and lacks them still"
 
 
 def _lacking(
@@ -46,8 +62,8 @@ def _lacking(
     for reply in grid.send_and_receive(requests, timeout=timeout):
         if reply.has_error():
             continue  # left out of its first round, with the reason, like any other fault
-        missing = reply.content.config_records["graphs"]["missing"]
-        if isinstance(missing, list) and missing:
-            wanted = [str(digest) for digest in missing]
-            lacking[reply.metadata.src_node_id] = [d for d in wanted if d in digests]
+        missing = reply.content.config_records.get("graphs", ConfigRecord()).get("missing")
+        wanted = set(missing) & set(digests) if isinstance(missing, list) else set()
+        if wanted:
+            lacking[reply.metadata.src_node_id] = sorted(wanted)
     return lacking

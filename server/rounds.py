@@ -15,12 +15,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from schemas.delta import DeltaError
-from server.border import Admitted, admit, confusion_of, payload
-from server.checkpoint import Checkpoint
+from server.border import WRONG, Admitted, admit, confusion_of, payload
+from server.checkpoint import Checkpoint, CheckpointError
 from server.install import install
 from server.outcome import Outcome, RoundRecord
-from server.strategies.base import EdgeStrategy
+from server.strategies.base import EdgeStrategy, own_arrays
 from server.view import GridView
 
 Confusions = dict[str, NDArray[np.int64]]
@@ -172,7 +171,7 @@ class Rounds:
         if self.unseen:
             view = GridView(self.grid, self.unseen)
             self.strategy.join(sorted(self.unseen), view)
-            self.outcome.unseen = self._evaluate(last, arrays, config, self.unseen)
+            self.outcome.unseen = self._evaluate(last, arrays, config, self.unseen, down)
         score = self._mean(self.outcome.confusion)
         if self.outcome.rounds:
             self.outcome.rounds[-1].macro_f1 = score
@@ -218,7 +217,7 @@ class Rounds:
             return reply.error.reason or f"error {reply.error.code}"
         try:
             into[self._name(node)] = confusion_of(reply, self.strategy.federation.classes)
-        except (DeltaError, KeyError) as error:
+        except WRONG as error:
             return f"refused: {error}"
         return None
 
@@ -254,10 +253,17 @@ class Rounds:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> ArrayRecord:
-        self.strategy.load(checkpoint.state)
-        if hasattr(self.grid, "restore"):
-            self.grid.restore(checkpoint.devices)
-        self.outcome = outcome_of(self.outcome.strategy, checkpoint.progress)
+        name = self.outcome.strategy
+        try:
+            self.strategy.load(checkpoint.state)
+            if hasattr(self.grid, "restore"):
+                self.grid.restore(checkpoint.devices)
+            self.outcome = outcome_of(name, checkpoint.progress)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{name}: its checkpoint does not fit this run: {said}"
+            ) from error
         return checkpoint.arrays
 
 
@@ -274,7 +280,9 @@ def progress_of(outcome: Outcome) -> dict[str, Any]:
 def outcome_of(strategy: str, progress: dict[str, Any]) -> Outcome:
     """The outcome that ``progress_of`` wrote."""
     fields = {**progress, "strategy": strategy}
-    records = [{**r, "loss": float("nan") if r["loss"] is None else r["loss"]} for r in fields["rounds"]]
+    records = [
+        {**r, "loss": float("nan") if r["loss"] is None else r["loss"]} for r in fields["rounds"]
+    ]
     fields["rounds"] = [RoundRecord(**record) for record in records]
     for part in ("confusion", "unseen"):
         fields[part] = {n: np.asarray(c, np.int64) for n, c in fields[part].items()}
@@ -285,7 +293,9 @@ def _own(messages: Iterable[Message]) -> list[Message]:
     """Give every device records of its own: Flower's strategies send all of them the same one."""
     owned = []
     for message in messages:
-        content = RecordDict(dict(message.content.array_records))  # type: ignore[arg-type]
+        content = RecordDict()
+        for name, arrays in message.content.array_records.items():
+            content[name] = own_arrays(arrays)
         for name, config in message.content.config_records.items():
             content[name] = ConfigRecord(dict(config))
         owned.append(

@@ -22,6 +22,8 @@ app = typer.Typer(
     add_completion=True,
 )
 
+INTERRUPTED = 130
+
 File = Annotated[Path, typer.Argument(help="A simulation file, e.g. simulations/wearables.toml.")]
 Sets = Annotated[
     list[str] | None,
@@ -58,8 +60,8 @@ def run(
     from simulations import run as runs
     from simulations.config import load
     from simulations.progress import Progress
-    from simulations.report.folder import RunFolder
     from simulations.report.compare import method_table
+    from simulations.report.folder import RunFolder
 
     loaded = load(file, set_ or ())
     if resume:
@@ -115,7 +117,8 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")], format_: Formats = Format.table
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    format_: Formats = Format.table,
 ) -> None:
     """Put runs side by side."""
     from simulations.report.compare import compare_rows, load_runs, show_comparison
@@ -163,21 +166,27 @@ def sweep(
 
 def guarded(command: Callable[[], Any]) -> int:
     """Run a command; turn what can go wrong into one clear message and an exit code."""
+    try:
+        return _guarded(command)
+    except KeyboardInterrupt:
+        return _fail("interrupted; go on with --resume", INTERRUPTED)
+
+
+def _guarded(command: Callable[[], Any]) -> int:
     from server.checkpoint import CheckpointError
     from server.install import InstallError
     from simulations.data.base import DataError
+    from simulations.engine.pool import WorkerError
     from simulations.report.files import RunError
 
     try:
         command()
     except (ConfigError, DataError) as error:
         return _fail(str(error), 2)
-    except (CheckpointError, RunError, InstallError) as error:
+    except (CheckpointError, RunError, InstallError, WorkerError) as error:
         return _fail(str(error), 1)
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; go on with --resume", 130)
     return 0
 
 
@@ -192,14 +201,16 @@ def main() -> None:
 
     def command() -> None:
         try:
-            app(standalone_mode=False)
-        except typer.Exit as exit_:
-            sys.exit(exit_.exit_code)
+            code = app(standalone_mode=False)
+        except typer.Abort as abort:  # what click makes of Ctrl-C …
+            raise KeyboardInterrupt from abort
         except Exception as error:
             if hasattr(error, "show"):  # click's own usage errors know how to show themselves
                 error.show()
                 sys.exit(2)
             raise
+        if code == INTERRUPTED:  # … and what typer does
+            raise KeyboardInterrupt
 
     sys.exit(guarded(command))
 

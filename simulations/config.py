@@ -52,7 +52,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     ConfigError
         With every problem found: file, key, value and what is allowed.
     """
-    table = _read(path)
+    table = read_toml(path)
     for override in overrides:
         _override(table, override)
     return check(path, table)
@@ -114,7 +114,14 @@ def allowed_keys(model: type[BaseModel], prefix: str = "") -> dict[str, list[str
     return keys
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        Where it cannot be read or is no TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -35,7 +35,7 @@ class Progress:
         self._task: int | None = None
         self._name, self._rounds, self._said = "", 0, 0.0
         self._score: float | None = None
-        self._updates = 0
+        self._updates = self._first = self._last = 0
         self._began = 0.0
 
     def __enter__(self) -> Self:
@@ -52,10 +52,11 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say a line."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, name: str, rounds: int) -> None:
         """A strategy starts."""
+        self._first = self._last = 0
         self._name, self._rounds, self._score, self._updates = name, rounds, None, 0
         self._began = self._said = time.monotonic()
         self._task = self.bar.add_task(name, total=max(1, rounds), status="starting")
@@ -64,7 +65,9 @@ class Progress:
         """A round is over, or its people were evaluated."""
         if record.macro_f1 is not None:
             self._score = record.macro_f1
-        else:
+        if record.round > self._last:  # the last round is told again when all were evaluated
+            self._first = self._first or record.round  # a resumed run does not begin with 1
+            self._last = record.round
             self._updates += record.cohort - record.failures
         status = self._status(record)
         if self._task is not None:
@@ -89,7 +92,8 @@ class Progress:
     def _status(self, record: RoundRecord) -> str:
         spent = time.monotonic() - self._began
         rate = self._updates / spent if spent > 0 else 0.0
-        left = spent / record.round * (self._rounds - record.round) if record.round else 0.0
+        done = self._last - self._first + 1
+        left = spent / done * (self._rounds - record.round) if record.round else 0.0
         parts = [
             f"cohort {record.cohort}",
             f"loss {record.loss:.3f}",

@@ -1,18 +1,21 @@
 """Run a simulation file: every strategy, on the same devices, into one run folder."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.serverapp import Grid
 
 from schemas.simulation import Simulation
 from schemas.summary import Summary
-from server.checkpoint import Checkpoint, CheckpointError
+from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome
 from server.rounds import Rounds, Watch, outcome_of, progress_of
 from simulations.config import Loaded, strategies
@@ -50,21 +53,68 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
     DataError, ConfigError, RunError, CheckpointError
     """
     config = loaded.config
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    torch.set_num_threads(1)  # one sum order on every machine, and cores for the workers
-    folder.write_config(config, loaded.path.parent)
-    with open_world(loaded, folder.path / ".windows", progress.note) as world:
-        timeout = config.cohort.timeout_seconds
-        with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
-            names = (config.strategy, *config.baselines)
-            outcomes = [
-                _Method(name, loaded, world, folder.path, progress).run(grid) for name in names
-            ]
-    recordings = world.recordings
-    notes = recordings.notes
-    summary = summarise(config, config.data.kind, recordings.classes, notes, outcomes)
+    prepare()
+    new = not (folder.path / "config.toml").exists()
+    try:
+        if new:
+            folder.write_config(config, loaded.path.parent)
+        with open_world(loaded, folder.path / ".windows", progress.note) as world:
+            if not new:
+                _check_resumed(loaded, world, folder, progress)
+            timeout = config.cohort.timeout_seconds
+            with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
+                return run_on(grid, world, loaded, folder, progress)
+    except Exception:
+        if new:
+            _withdraw(folder.path)
+        raise
+
+
+def run_on(
+    grid: Grid, world: World, loaded: Loaded, folder: RunFolder, progress: Progress
+) -> Finished:
+    """Run all strategies of a file on any engine's grid, and write the report.
+
+    Parameters
+    ----------
+    grid : Grid
+        Its node ids are the world's.
+    world : World
+    loaded, folder, progress
+        See ``run``.
+    """
+    config, recordings = loaded.config, world.recordings
+    outcomes = [
+        StrategyRun(name, loaded, world, folder.path / "checkpoint", progress).run(grid)
+        for name in (config.strategy, *config.baselines)
+    ]
+    kind, notes = config.data.kind, recordings.notes
+    summary = summarise(config, kind, recordings.classes, notes, outcomes)
     folder.write(summary, outcomes)
     return Finished(folder, summary)
+
+
+def _check_resumed(loaded: Loaded, world: World, folder: RunFolder, progress: Progress) -> None:
+    """Refuse another run's folder before anything in it is changed."""
+    for name in (loaded.config.strategy, *loaded.config.baselines):
+        StrategyRun(name, loaded, world, folder.path / "checkpoint", progress).check()
+    folder.write_config(loaded.config, loaded.path.parent)
+
+
+def _withdraw(folder: Path) -> None:
+    """Leave nothing of a run that failed before it came to anything."""
+    with contextlib.suppress(OSError):
+        checkpoints = folder / "checkpoint"
+        if checkpoints.is_dir():
+            checkpoints.rmdir()  # fails where there is one
+        (folder / "config.toml").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def prepare() -> None:
+    """Set this process up to run strategies."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the run's own report says it better
+    torch.set_num_threads(1)  # one sum order on every machine, and cores for the workers
 
 
 def workers_of(config: Simulation) -> int:
@@ -72,17 +122,32 @@ def workers_of(config: Simulation) -> int:
     return config.engine.workers or len(os.sched_getaffinity(0))
 
 
-class _Method:
+class StrategyRun:
     """One strategy of a run, with its checkpoint and its finished outcome on disk."""
 
     def __init__(
         self, name: str, loaded: Loaded, world: World, folder: Path, progress: Progress
     ) -> None:
         self.name, self.loaded, self.world, self.progress = name, loaded, world, progress
-        self.folder = folder / "checkpoint"
-        self.identity = identity_of(loaded, name)
+        self.folder = folder
+        self.identity = identity_of(loaded, name, world.digest)
 
-    def run(self, grid: LocalGrid) -> Outcome:
+    def check(self) -> None:
+        """Refuse what another configuration, or other data, left in the folder.
+
+        Raises
+        ------
+        CheckpointError
+        """
+        if self._finished() is None:
+            self._checkpoint()
+
+    def remove(self) -> None:
+        """Remove what only an interrupted run needs."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, grid: Grid) -> Outcome:
+        """Run it, from its checkpoint if there is one, or return what it came to before."""
         done = self._finished()
         if done is not None:
             self.progress.note(f"{self.name}: finished before")
@@ -119,25 +184,33 @@ class _Method:
             return None
         try:
             fields: dict[str, Any] = json.loads(path.read_text())
-            if fields["identity"] != self.identity:
-                raise CheckpointError(f"{path}: belongs to another configuration")
-            return outcome_of(self.name, fields["outcome"])
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+            identity, outcome = fields["identity"], outcome_of(self.name, fields["outcome"])
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a readable outcome: {error}") from error
+        if identity != self.identity:
+            raise foreign(path)
+        return outcome
 
     def _path(self, kind: str) -> Path:
         return self.folder / f"{self.name}.{kind}"
 
 
-def identity_of(loaded: Loaded, name: str) -> str:
-    """Digest of all that a strategy's result depends on in the file; workers do not matter."""
+def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
+    """Digest of all that a strategy's result depends on in the file; workers do not matter.
+
+    Parameters
+    ----------
+    loaded : Loaded
+    name : str
+        The strategy's.
+    data : str, optional
+        Digest of the recordings.
+    """
     config = loaded.config.model_dump(
         mode="json", exclude={"name", "engine", "baselines", "strategies", "strategy"}
     )
     parameters = loaded.parameters[name].model_dump(mode="json")
-    text = json.dumps([name, config, parameters], sort_keys=True)
+    text = json.dumps([name, config, parameters, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -149,11 +222,18 @@ def resumable(loaded: Loaded, root: Path = Path("runs")) -> RunFolder:
     RunError
         Where there is none.
     """
-    folders = [RunFolder(path) for path in root.glob(f"{loaded.config.name}-*") if path.is_dir()]
-    waiting = [f for f in folders if (f.path / "config.toml").is_file() and not f.finished]
+    folders = [RunFolder(path) for path in root.glob(f"{loaded.config.name}-*")]
+    waiting = [f for f in folders if not f.finished and _name(f) == loaded.config.name]
     if not waiting:
         raise RunError(
             f"{root}: no interrupted run named {loaded.config.name!r}; name its folder with --out"
         )
     return max(waiting, key=lambda folder: folder.started)
 
+
+def _name(folder: RunFolder) -> str | None:
+    """The name of the run in a folder, which may begin as another's does."""
+    try:
+        return folder.config().name
+    except RunError:
+        return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
@@ -21,10 +21,11 @@ from schemas.simulation import Simulation
 from server.federation import Federation
 from server.graphs import GraphBook, code_digest, default_cache
 from simulations.config import Loaded
-from simulations.data.base import Recordings
+from simulations.data.base import DataError, Recordings
 from simulations.data.load import source
 from simulations.data.shards import write_shards
 from simulations.data.split import Split, source_rows, split
+from simulations.report.files import atomic_write, make_folder
 
 SEED_OFFSET = 1  # node ids start at 1: Flower keeps 0 for the server
 
@@ -38,16 +39,20 @@ class World:
     recordings : Recordings
     persons, unseen : dict[int, str]
         Names by node id.
-    nodes : dict[int, dict[str, str]]
-        Each node's configuration: where its windows lie.
+    nodes : dict[int, dict[str, str | int]]
+        Each node's configuration: where its windows lie, and its number as Flower's own runtimes
+        give it (``partition-id``: 0, 1, …, by node id).
     federation : Federation
+    digest : str
+        Of all recordings: a run on others is another run.
     """
 
     recordings: Recordings
     persons: dict[int, str]
     unseen: dict[int, str]
-    nodes: dict[int, dict[str, str]]
+    nodes: dict[int, dict[str, str | int]]
     federation: Federation
+    digest: str
 
 
 @contextmanager
@@ -68,8 +73,13 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
         Where data or their parts are not what the file says.
     """
     config = loaded.config
-    recordings = source(config.data, loaded.path.parent).load()
-    parts = split(recordings, config.data, config.seed)
+    try:
+        recordings = source(config.data, loaded.path.parent).load()
+        parts = split(recordings, config.data, config.seed)
+    except ConfigError as error:
+        raise ConfigError(str(loaded.path), error.problems) from error
+    except DataError as error:
+        raise DataError(f"{loaded.path}: {error}") from error
     _check_cohort(loaded, parts)
     try:
         shards = write_shards(recordings, parts, folder)
@@ -94,8 +104,8 @@ def _world(
         persons=persons,
         unseen=unseen,
         nodes={
-            node: {"windows": str(shards[name].resolve())}
-            for node, name in (persons | unseen).items()
+            node: {"windows": str(shards[name].resolve()), "partition-id": number}
+            for number, (node, name) in enumerate(sorted((persons | unseen).items()))
         },
         federation=Federation(
             config=config,
@@ -105,7 +115,18 @@ def _world(
             source_model=SourceModel(sources, config, tell),
             report=tell,
         ),
+        digest=digest_of(recordings),
     )
+
+
+def digest_of(recordings: Recordings) -> str:
+    """Digest of all windows, labels and names."""
+    names = (recordings.persons, recordings.classes, recordings.magnitudes)
+    digest = hashlib.sha256(repr(names).encode())
+    for array in (recordings.x, recordings.y, recordings.person, recordings.stream):
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def sources_of(recordings: Recordings, parts: Split) -> Sources:
@@ -128,21 +149,18 @@ class SourceModel:
         self._network: Classifier | None = None
 
     def __call__(self) -> Classifier:
+        """Return it."""
         if self._network is None:
             self._network = self._cached() or self._trained()
         return self._network
 
     def _trained(self) -> Classifier:
         config = self.config
-        self.tell(
-            f"training on {len(self.sources)} source persons: {config.source.steps} steps"
-        )
+        self.tell(f"training on {len(self.sources)} source persons: {config.source.steps} steps")
         network = train_source(self.sources, config.model, config.source, config.seed)
         path = self._path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        save_file(dict(network.state_dict()), beside)
-        beside.replace(path)
+        make_folder(path.parent)
+        atomic_write(path, save(dict(network.state_dict())))
         return network
 
     def _cached(self) -> Classifier | None:

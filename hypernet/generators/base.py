@@ -37,9 +37,10 @@ class WeightGenerator(nn.Module, ABC):
         Raises
         ------
         ValueError
-            Where counts differ or a change is not finite; nothing is accumulated then.
+            Where there is no device, counts differ or a change is not finite; nothing is
+            accumulated then.
         """
-        if len(conditions) != len(deltas):
+        if len(conditions) != len(deltas) or not len(deltas):
             raise ValueError(f"{len(conditions)} conditions and {len(deltas)} changes")
         if not bool(torch.isfinite(deltas).all()):
             raise ValueError("a change holds NaN or infinity")

@@ -6,7 +6,7 @@ FedAvg: McMahan et al., arXiv:1602.05629. FedProx: Li et al., arXiv:1812.06127.
 from collections.abc import Iterable
 from typing import ClassVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from pydantic import Field
@@ -48,6 +48,17 @@ class FedAvg(flower.FedAvg, EdgeStrategy):
     def evaluate_config(self) -> ConfigRecord:
         """Personalise, as the parameters say."""
         return config_of(self.plans.evaluation(self.parameters))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Flower's weighted mean; who learned from no window weighs nothing."""
+        counted = [
+            reply
+            for reply in replies
+            if reply.content.metric_records["metrics"]["num-examples"] != 0
+        ]
+        return super().aggregate_train(server_round, counted)
 
     def summary(self) -> None:
         """Say nothing: the run's own report does."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
@@ -200,8 +200,13 @@ def request(
     """One device's own message; no record is shared with another's."""
     own = ConfigRecord(cast(Any, dict(config)))
     own["server-round"] = round_number
-    content = RecordDict({"arrays": ArrayRecord(dict(arrays)), "config": own})
+    content = RecordDict({"arrays": own_arrays(arrays), "config": own})
     return Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
+
+
+def own_arrays(arrays: ArrayRecord) -> ArrayRecord:
+    """A record of arrays of its own; only their bytes, which nobody can change, are shared."""
+    return ArrayRecord({k: Array(a.dtype, a.shape, a.stype, a.data) for k, a in arrays.items()})
 
 
 def sample(nodes: list[int], count: int, seed: int, round_number: int) -> list[int]:

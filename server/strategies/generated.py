@@ -67,7 +67,8 @@ class GeneratedStrategy(EdgeStrategy):
         """Embeddings (nodes, embedding); who is new gets one near zero."""
         for node in nodes:
             if node not in self.embeddings:
-                seeded = torch.Generator().manual_seed(self.federation.config.seed * 1009 + node)
+                seed = (self.federation.config.seed * 1009 + node) % 2**63  # node ids have 64 bits
+                seeded = torch.Generator().manual_seed(seed)
                 self.embeddings[node] = 0.1 * torch.randn(
                     self.settings.embedding, generator=seeded
                 )
@@ -129,7 +130,11 @@ class GeneratedStrategy(EdgeStrategy):
         if learn:
             torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip)
             self.optimizer.step()
-            self.buffers = learned[:, size:].mean(0)
+            self.buffers = self.shared_buffers(learned[:, size:])
+
+    def shared_buffers(self, learned: Tensor) -> Tensor:
+        """New buffers (buffers,) from the cohort's (cohort, buffers): their mean."""
+        return learned.mean(0)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -1,5 +1,6 @@
 """The client app that every engine of the benchmark runs, and the step that the floor runs."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,17 @@ app = ClientApp()
 class Step:
     """A workload's graph, loaded once a process."""
 
-    def __init__(self, folder: str, digest: str, carry: dict[str, str]) -> None:
+    def __init__(self, path: str) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        path = Path(folder) / digest
         self._session = ort.InferenceSession(
             f"{path}.onnx", options, providers=["CPUExecutionProvider"]
         )
         with np.load(f"{path}.npz") as feeds:
             self._feeds = dict(feeds)
-        self._carry = carry
-        self._weights = next(iter(carry))
-        self._outputs = ["loss", *carry.values()]
+        self._carry = json.loads(Path(f"{path}.json").read_text())
+        self._weights = next(iter(self._carry))
+        self._outputs = ["loss", *self._carry.values()]
 
     def run(self, weights: NDArray[np.float32], steps: int) -> tuple[float, NDArray[np.float32]]:
         """Return the last loss and the weights after so many steps."""
@@ -40,9 +40,9 @@ class Step:
 
 
 @cache
-def load_step(folder: str, digest: str, carry: tuple[tuple[str, str], ...]) -> Step:
-    """Load a step, once a process."""
-    return Step(folder, digest, dict(carry))
+def load_step(path: str) -> Step:
+    """Load the step that a workload saved there, once a process."""
+    return Step(path)
 
 
 def _vector(array: Array) -> NDArray[np.float32]:
@@ -55,8 +55,7 @@ def train(message: Message, context: Context) -> Message:  # noqa: ARG001  Flowe
     """Run the steps that the message asks for on the weights that it brings."""
     plan: Any = message.content["plan"]
     array: Any = message.content["weights"]
-    carry = tuple(zip(plan["inputs"], plan["outputs"], strict=True))
-    step = load_step(plan["folder"], plan["graph"], carry)
+    step = load_step(plan["graph"])
     loss, weights = step.run(_vector(array["weights"]), plan["steps"])
     content = RecordDict(
         {"weights": ArrayRecord({"weights": Array(weights)}), "fit": MetricRecord({"loss": loss})}

@@ -35,13 +35,7 @@ class Contender(Protocol):
 
 def plan_of(workload: Workload, folder: Path) -> dict[str, Any]:
     """Save a workload and return what a message says of it."""
-    return {
-        "folder": str(folder),
-        "graph": workload.save(folder),
-        "steps": workload.steps,
-        "inputs": list(workload.carry),
-        "outputs": list(workload.carry.values()),
-    }
+    return {"graph": workload.save(folder), "steps": workload.steps}
 
 
 def timed_rounds(

@@ -14,8 +14,7 @@ def main() -> None:
     """Run as many updates as each line asks for and answer with the seconds they took."""
     settings = json.loads(sys.argv[2])
     plan = settings["plan"]
-    carry = tuple(zip(plan["inputs"], plan["outputs"], strict=True))
-    step = load_step(plan["folder"], plan["graph"], carry)
+    step = load_step(plan["graph"])
     weights = np.zeros(settings["length"], np.float32)
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rw") as lines:
         while line := lines.readline():

@@ -1,6 +1,7 @@
 """What a benchmark's clients compute: any ONNX training step over one flat vector."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +40,18 @@ class Workload:
     carry: Mapping[str, str] = field(default_factory=lambda: {"weights": "new_weights"})
 
     def save(self, folder: Path) -> str:
-        """Write graph and feeds to files named by the graph's hash, and return that."""
-        digest = hashlib.sha256(self.graph).hexdigest()
-        (folder / f"{digest}.onnx").write_bytes(self.graph)
-        np.savez(folder / f"{digest}.npz", **dict(self.feeds))  # type: ignore[arg-type]
-        return digest
+        """Write all that a client needs to files named by the graph's hash.
+
+        Returns
+        -------
+        str
+            Their path without its ending.
+        """
+        path = folder / hashlib.sha256(self.graph).hexdigest()
+        path.with_suffix(".onnx").write_bytes(self.graph)
+        path.with_suffix(".json").write_text(json.dumps(dict(self.carry)))
+        np.savez(path.with_suffix(".npz"), **dict(self.feeds))  # type: ignore[arg-type]
+        return str(path)
 
     def weights(self, seed: int = 0) -> F32:
         """Draw small random weights."""

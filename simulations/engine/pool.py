@@ -1,7 +1,6 @@
 """The worker processes as a group: started, watched, replaced, ended."""
 
 import logging
-import os
 import selectors
 from collections.abc import Iterator
 
@@ -38,8 +37,6 @@ class Pool:
         self._slots = slots
         self._deaths = 0
         self._selector = selectors.DefaultSelector()
-        life, lifeline = os.pipe()  # workers die when the write end closes, that is, with us
-        self._life, self._lifeline = os.fdopen(life, "rb", 0), os.fdopen(lifeline, "wb", 0)
         try:
             for _ in range(size):
                 self._start()
@@ -50,7 +47,7 @@ class Pool:
             raise
 
     def _start(self) -> None:
-        worker = WorkerProcess(self.arena.fd, self._life.fileno(), self._greeting, self._slots)
+        worker = WorkerProcess(self.arena.fd, self._greeting, self._slots)
         self.workers.append(worker)
         self._selector.register(worker.link, selectors.EVENT_READ, worker)
 
@@ -112,6 +109,4 @@ class Pool:
             worker.end(grace=1.0)
         self.workers.clear()
         self._selector.close()
-        for file in (self._life, self._lifeline):
-            file.close()
         self.arena.close()

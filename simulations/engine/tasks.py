@@ -25,20 +25,12 @@ class Task:
     """
 
     number: int
+    node: int
+    message_id: str
     message: Message
     held: list[bytes]
     block: Block | None = None
     wanted: bool = True
-
-    @property
-    def node(self) -> int:
-        """The node it is for."""
-        return self.message.metadata.dst_node_id
-
-    @property
-    def message_id(self) -> str:
-        """The id by which its reply is asked for."""
-        return self.message.metadata.message_id
 
 
 class TaskQueue:
@@ -61,7 +53,9 @@ class TaskQueue:
     def add(self, message: Message) -> None:
         """Queue a message."""
         self._count += 1
-        task = Task(self._count, message, payloads(message.content))
+        to = message.metadata
+        held = payloads(message.content)
+        task = Task(self._count, to.dst_node_id, to.message_id, message, held)
         self.shared.retain(task.held)
         if task.node in self._behind:
             self._behind[task.node].append(task)

@@ -54,7 +54,7 @@ class WorkerProcess:
         When it can have begun with the first, as far as the parent has seen.
     """
 
-    def __init__(self, inbox: int, life: int, greeting: arena.Block, slots: int) -> None:
+    def __init__(self, inbox: int, greeting: arena.Block, slots: int) -> None:
         self.queue: deque[tuple[int, int]] = deque()
         self.since = 0.0
         self.ready = False
@@ -62,8 +62,12 @@ class WorkerProcess:
         self._outbox = os.fdopen(os.memfd_create("flwr-edge-replies"), "r+b", buffering=0)
         self.link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.settimeout(0)
+        # The worker dies when the pipe's write end closes, that is, with us. Each has its own pipe:
+        # whom the kernel signals is a property of the open pipe, not of the process.
+        life, lifeline = os.pipe()
+        self._lifeline = os.fdopen(lifeline, "wb", buffering=0)
         fds = (inbox, self._outbox.fileno(), remote.fileno(), life)
-        with remote:
+        with remote, os.fdopen(life, "rb", buffering=0):
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
                 [sys.executable, "-c", _BOOT, *map(str, fds + greeting)],
                 stdin=subprocess.DEVNULL,
@@ -148,4 +152,5 @@ class WorkerProcess:
         self._process.kill()
         code = self._process.wait()
         self._outbox.close()
+        self._lifeline.close()
         return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -11,7 +11,7 @@ from simulations.bench.engines import plan_of
 def test_the_step_is_that_of_the_formula(tmp_path: Path) -> None:
     workload = flat_regression(length=50, batch=4)
     plan = plan_of(workload, tmp_path)
-    step = load_step(plan["folder"], plan["graph"], (("weights", "new_weights"),))
+    step = load_step(plan["graph"])
     weights = workload.weights()
     x, y = workload.feeds["x"], workload.feeds["y"]
     expected = weights - np.float32(1e-4) * ((x @ weights - y) @ x)

@@ -1,0 +1,144 @@
+"""SemiPFL: a hypernetwork generates each person's autoencoder; base models live in its latent space.
+
+Tashakori et al., "SemiPFL: Personalized Semi-Supervised Federated Learning Framework for Edge
+Intelligence", arXiv:2203.08176. ``variant = "figure"`` is the paper's system figure; ``"joint"`` is
+ours and keeps the idea: see ``semipfl_figure`` and ``semipfl_joint``.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.serverapp import Grid
+from pydantic import Field
+from torch import Tensor
+
+from hypernet.networks.autoencoder import Autoencoder
+from hypernet.parameters import ParameterSpec, load_vector, vector_of
+from hypernet.reconstruction import train_autoencoder
+from schemas.base import Strict
+from schemas.plan import Adapt, Plan, Train
+from server.border import admit, weights_record
+from server.federation import Federation
+from server.strategies.base import config_of, request
+from server.strategies.generated import GeneratedStrategy, Generating
+from server.strategies.semipfl_figure import FigurePersonaliser, FigureSettings
+from server.strategies.semipfl_joint import JointPersonaliser, JointSettings
+
+
+class SemiPFL(GeneratedStrategy):
+    """A generated autoencoder a person; the sources' base models combined by each."""
+
+    class Parameters(Generating, FigureSettings, JointSettings):
+        """``[strategies.semipfl]``."""
+
+        variant: Literal["joint", "figure"] = Field(
+            "joint", description="Ours, or the paper's figure to the letter."
+        )
+        reconstruction_steps: int = Field(
+            400, ge=0, le=1_000_000, description="Server's training of the shared start."
+        )
+        epochs: int = Field(1, ge=0, le=1000, description="Device's passes a round, no labels.")
+        steps: int = Field(0, ge=0, le=100_000, description="Least number of its steps.")
+        batch_size: int = Field(64, ge=1, le=4096)
+        learning_rate: float = Field(1e-3, gt=0, le=10, description="Device's SGD.")
+        residual: bool = Field(
+            True, description="Generate a personal residual; without it all share one autoencoder."
+        )
+
+    needs_labels: ClassVar[bool] = False
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        super().__init__(federation, parameters)
+        config = federation.config
+        joint = self.settings.variant == "joint"
+        self.network = train_autoencoder(
+            federation.sources,
+            config.model,
+            config.source,
+            config.seed,
+            self.settings.reconstruction_steps,
+            federation.source_model() if joint else None,
+        )
+        self.spec = ParameterSpec.of(self.network)
+        self.begin(vector_of(self.network), self.spec.trainable_length)
+        if joint:
+            self.freeze_centre()
+        make = JointPersonaliser if joint else FigurePersonaliser
+        self.personaliser = make(federation, self.settings)
+        self.reports: dict[int, Tensor] = {}
+
+    def freeze_centre(self) -> None:
+        """Keep the sources' encoder as the centre: reconstruction alone would blur its classes."""
+        self.generator.get_parameter("centre").requires_grad_(False)  # noqa: FBT003
+
+    def train_config(self) -> ConfigRecord:
+        """Fine-tune the autoencoder on all training windows, labels unread."""
+        settings, book = self.settings, self.federation.graphs
+        adapt = Adapt(graph=book.adapt(self.network))
+        train = Train(
+            graph=book.step(self.network, "reconstruction_loss", "sgd", labels=False),
+            part="unlabelled",
+            epochs=settings.epochs,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+        )
+        plan = Plan(
+            length=self.spec.length,
+            statistics=book.statistics(self.network.spec),
+            stages=(adapt, train),
+            report={"errors": book.forward(self.network, "errors")},
+            encoding=self.federation.config.upload.encoding,
+            seed=self.federation.config.seed,
+        )
+        return config_of(plan)
+
+    def evaluate_config(self) -> ConfigRecord:
+        """The personal model's plan."""
+        return config_of(self.personaliser.plan())
+
+    def pull(self, nodes: list[int], updates: list[Message], *, learn: bool) -> None:
+        """Remember each user's own errors, from which τ is set; pull the changes back."""
+        for node, update in zip(nodes, updates, strict=True):
+            errors = update.content.array_records["report"]["errors"].numpy()
+            self.reports[node] = torch.from_numpy(errors.copy())
+        if self.settings.residual:
+            super().pull(nodes, updates, learn=learn)
+
+    def shared_buffers(self, learned: Tensor) -> Tensor:
+        """Keep the sources' batch-norm statistics in the centre; every device mixes in its own."""
+        return self.buffers
+
+    def messages(
+        self, nodes: Sequence[int], kind: str, config: ConfigRecord, server_round: int
+    ) -> list[Message]:
+        """Autoencoders to train; whole personal models to evaluate."""
+        if kind == MessageType.TRAIN or not nodes:
+            return super().messages(nodes, kind, config, server_round)
+        vectors = self.vectors(nodes)
+        return [
+            request(node, kind, self._personal(node, vector), config, server_round)
+            for node, vector in zip(nodes, vectors, strict=True)
+        ]
+
+    def _personal(self, node: int, vector: Tensor) -> ArrayRecord:
+        config = self.federation.config
+        network = Autoencoder(self.federation.spec, config.model.width, config.model.latent)
+        load_vector(network, vector)
+        return weights_record(
+            self.personaliser.vector(network.eval(), self.reports.get(node)).numpy()
+        )
+
+    def join(self, nodes: Iterable[int], grid: Grid) -> None:
+        """Fit the embeddings of unseen persons in a few exchanges, φ frozen."""
+        config = self.federation.config
+        for number in range(1, self.settings.join_rounds + 1):
+            asked = self.messages(list(nodes), MessageType.TRAIN, self.train_config(), number)
+            replies = grid.send_and_receive(asked, timeout=None)
+            timeout = config.cohort.timeout_seconds
+            admitted = admit(asked, replies, config.upload.max_norm, timeout)
+            learned = [update.metadata.src_node_id for update in admitted.updates]
+            if learned:
+                self.pull(learned, admitted.updates, learn=False)

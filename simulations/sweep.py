@@ -1,0 +1,193 @@
+"""Run a grid of methods, label fractions and seeds; skip what is done; write one table."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.base import ConfigError, describe
+from schemas.summary import MethodSummary
+from schemas.sweep import Method, Sweep
+from simulations.config import Loaded, load, read_toml, strategies
+from simulations.engine.local_grid import LocalGrid
+from simulations.progress import Progress
+from simulations.report.files import RunError, atomic_write, make_folder
+from simulations.report.summarise import summarise_method
+from simulations.run import APP, StrategyRun, identity_of, prepare, workers_of
+from simulations.sweep_table import Cell, csv_of, markdown_of
+from simulations.world import World, open_world
+
+
+@dataclass(frozen=True)
+class LoadedSweep:
+    """A checked sweep file.
+
+    Attributes
+    ----------
+    path, base : Path
+        The sweep file and its simulation file.
+    sweep : Sweep
+    """
+
+    path: Path
+    base: Path
+    sweep: Sweep
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell to run."""
+
+    method: Method
+    loaded: Loaded
+
+    @property
+    def key(self) -> str:
+        """The cell's file name: the label in safe letters, fraction and seed."""
+        config = self.loaded.config
+        safe = re.sub(r"[^a-z0-9]+", "-", self.method.label.lower()).strip("-")
+        return f"{safe}.f{config.data.label_fraction:g}.s{config.seed}"
+
+
+def load_sweep(path: Path) -> LoadedSweep:
+    """Read and check a sweep file and every cell of it.
+
+    Raises
+    ------
+    ConfigError
+        With all that is wrong in it.
+    """
+    try:
+        sweep = Sweep.model_validate(read_toml(path))
+    except ValidationError as error:
+        fields = {"": sorted(Sweep.model_fields)}
+        raise ConfigError(str(path), describe(error.errors(), fields)) from error
+    loaded = LoadedSweep(path, path.parent / sweep.base, sweep)
+    for method in sweep.methods:
+        fractions = method.label_fractions or sweep.label_fractions
+        cell(loaded, method, max(fractions), sweep.seeds[0])
+    return loaded
+
+
+def cell(loaded: LoadedSweep, method: Method, fraction: float, seed: int) -> Task:
+    """The simulation that a cell runs.
+
+    Raises
+    ------
+    ConfigError
+        Where the method's overrides do not fit.
+    """
+    grid = (
+        f"strategy='{method.strategy}'",
+        "baselines=[]",
+        f"data.label_fraction={fraction}",
+        f"seed={seed}",
+    )
+    return Task(method, load(loaded.base, (*method.set, *grid)))
+
+
+def run_sweep(loaded: LoadedSweep, out: Path | None, progress: Progress) -> Path:
+    """Run what is not done yet; write ``table.csv`` and ``table.md``.
+
+    Returns
+    -------
+    The Markdown table's path.
+
+    Raises
+    ------
+    RunError, DataError, ConfigError
+    """
+    folder = out or Path("runs") / loaded.sweep.name
+    make_folder(folder / "cells")
+    prepare()
+    waiting = [task for task in _tasks(loaded) if _done(folder, task) is None]
+    progress.note(f"{loaded.sweep.name}: {len(waiting)} cells to run, into {folder}")
+    for group in _groups(waiting):
+        _run_group(group, folder, progress)
+        write_tables(loaded, folder)
+    return write_tables(loaded, folder)
+
+
+def write_tables(loaded: LoadedSweep, folder: Path) -> Path:
+    """Write both tables from the cells that are done."""
+    cells = []
+    for task in _tasks(loaded):
+        summary = _done(folder, task)
+        if summary is not None:
+            config = task.loaded.config
+            cells.append(
+                Cell(task.method.label, config.data.label_fraction, config.seed, summary)
+            )
+    atomic_write(folder / "table.csv", csv_of(cells).encode())
+    atomic_write(folder / "table.md", markdown_of(cells).encode())
+    return folder / "table.md"
+
+
+def _tasks(loaded: LoadedSweep) -> Iterator[Task]:
+    known = strategies()
+    for method in loaded.sweep.methods:
+        fractions = method.label_fractions or loaded.sweep.label_fractions
+        for fraction, seed in product(fractions, method.seeds or loaded.sweep.seeds):
+            if fraction > 0 or not known[method.strategy].needs_labels:
+                yield cell(loaded, method, fraction, seed)
+
+
+def _groups(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """Cells on the same data, seed by seed: they share the devices and the sources' model."""
+
+    def shared(task: Task) -> tuple[int, str]:
+        config = task.loaded.config
+        parts = (config.data, config.model, config.source, config.cohort, config.engine)
+        return config.seed, " ".join(part.model_dump_json() for part in parts)
+
+    for key in sorted({shared(task) for task in tasks}):
+        yield [task for task in tasks if shared(task) == key]
+
+
+def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> None:
+    first = tasks[0].loaded
+    config = first.config
+    with open_world(first, folder / ".windows", progress.note) as world:
+        timeout = config.cohort.timeout_seconds
+        with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
+            for task in tasks:
+                _run_cell(task, world, grid, folder, progress)
+
+
+def _run_cell(
+    task: Task, world: World, grid: LocalGrid, folder: Path, progress: Progress
+) -> None:
+    config = task.loaded.config
+    progress.note(f"{task.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}")
+    own = replace(world, federation=replace(world.federation, config=config))
+    one = StrategyRun(
+        task.method.strategy, task.loaded, own, folder / "checkpoint" / task.key, progress
+    )
+    summary = summarise_method(one.run(grid))
+    content = {
+        "identity": identity_of(task.loaded, task.method.strategy),
+        "summary": summary.model_dump(mode="json"),
+    }
+    atomic_write(_path(folder, task), json.dumps(content).encode())
+    one.remove()
+
+
+def _done(folder: Path, task: Task) -> MethodSummary | None:
+    path = _path(folder, task)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if content["identity"] != identity_of(task.loaded, task.method.strategy):
+            return None  # the file was changed since: run the cell again
+        return MethodSummary.model_validate(content["summary"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a readable cell; remove it to run it again") from error
+
+
+def _path(folder: Path, task: Task) -> Path:
+    return folder / "cells" / f"{task.key}.json"

@@ -1,0 +1,104 @@
+"""A sweep's one table, as CSV for programs and as Markdown for the README."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.summary import MethodSummary
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a method's label, the label fraction, the seed, and what came of it."""
+
+    method: str
+    fraction: float
+    seed: int
+    summary: MethodSummary
+
+
+def csv_of(cells: Iterable[Cell]) -> str:
+    """One line a run."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        [
+            "method",
+            "strategy",
+            "label_fraction",
+            "seed",
+            "macro_f1",
+            "worst_decile",
+            "unseen",
+            "bytes_down",
+            "bytes_up",
+            "rounds",
+            "client_updates",
+            "device_seconds",
+            "left_out",
+        ]
+    )
+    for cell in cells:
+        writer.writerow(_line(cell))
+    return stream.getvalue()
+
+
+def _line(cell: Cell) -> list[object]:
+    summary = cell.summary
+    scores, size = summary.macro_f1, summary.bytes_per_participation
+    return [
+        cell.method,
+        summary.strategy,
+        cell.fraction,
+        cell.seed,
+        f"{scores.mean:.4f}",
+        f"{scores.worst_decile:.4f}",
+        "" if scores.unseen is None else f"{scores.unseen:.4f}",
+        round(size.down),
+        round(size.up),
+        summary.rounds,
+        summary.client_updates,
+        f"{summary.device_seconds:.3f}",
+        sum(len(reasons) for reasons in summary.failures.values()),
+    ]
+
+
+def markdown_of(cells: Sequence[Cell]) -> str:
+    """A row a method, a column a label fraction: mean / worst tenth, ± deviation over seeds."""
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    fractions = sorted({cell.fraction for cell in cells})
+    head = ["", *[_fraction(fraction) for fraction in fractions], "bytes down / up"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for method in methods:
+        mine = [cell for cell in cells if cell.method == method]
+        columns = [_scores([c for c in mine if c.fraction == f]) for f in fractions]
+        lines.append("| " + " | ".join([method, *columns, _bytes(mine)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _fraction(fraction: float) -> str:
+    return "no labels" if fraction == 0 else "all" if fraction == 1 else f"f = {fraction:g}"
+
+
+def _scores(cells: Sequence[Cell]) -> str:
+    if not cells:
+        return "–"
+    means = np.array([cell.summary.macro_f1.mean for cell in cells])
+    worst = np.array([cell.summary.macro_f1.worst_decile for cell in cells])
+    text = f"{_short(means.mean())} / {_short(worst.mean())}"
+    if len(cells) == 1:
+        return text
+    return f"{text} ± {_short(means.std(ddof=1))} / {_short(worst.std(ddof=1))}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _bytes(cells: Sequence[Cell]) -> str:
+    down = np.mean([cell.summary.bytes_per_participation.down for cell in cells])
+    up = np.mean([cell.summary.bytes_per_participation.up for cell in cells])
+    return f"{down / 1000:.0f} kB / {up / 1000:.0f} kB"

@@ -1,0 +1,82 @@
+"""Exported graphs that several rooms' tests run: each is made once a session, when first asked."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+Graph = Callable[..., bytes]
+Windows = Callable[..., NDArray[np.float32]]
+
+CLASSES, WIDTH, LATENT = 3, 4, 6
+
+
+@pytest.fixture(scope="session")
+def spec() -> Any:
+    """Two sensors of three axes each, 20 steps."""
+    from hypernet.networks import InputSpec
+
+    return InputSpec(20, 6, ((0, 1, 2), (3, 4, 5)))
+
+
+@pytest.fixture(scope="session")
+def network(spec: Any) -> Callable[[str], Any]:
+    """Make a small network by name; the same weights every time."""
+    import torch
+
+    from hypernet.networks import Autoencoder, Classifier, MlpAutoencoder
+
+    def make(name: str) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            if name == "classifier":
+                return Classifier(spec, CLASSES, WIDTH, LATENT)
+            if name == "autoencoder":
+                return Autoencoder(spec, WIDTH, LATENT)
+            return MlpAutoencoder(spec, LATENT)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def graph(spec: Any, network: Callable[[str], Any]) -> Iterator[Graph]:
+    """Export by kind (step, forward, adapt, statistics) and network: seconds, but once each."""
+    from hypernet import export
+
+    @functools.cache
+    def make(kind: str, name: str = "", *arguments: str) -> bytes:
+        if kind == "statistics":
+            return export.statistics_graph(spec)
+        if kind == "forward":
+            return export.forward_graph(network(name), *arguments)
+        if kind == "adapt":
+            return export.adapt_graph(network(name))
+        labels = name == "classifier"
+        loss = "classification_loss" if labels else "reconstruction_loss"
+        optimizer, mode = arguments
+        return export.step_graph(
+            network(name),
+            loss,
+            optimizer,  # type: ignore[arg-type]
+            labels=labels,
+            batch_norm=mode,  # type: ignore[arg-type]
+        )
+
+    yield make
+    make.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def windows(spec: Any) -> Windows:
+    """Windows (count, time, channels) of a person with an offset and a scale of the axes."""
+
+    def make(count: int, seed: int = 0) -> NDArray[np.float32]:
+        rng = np.random.default_rng(seed)
+        scale, offset = rng.uniform(0.5, 3, spec.channels), rng.normal(size=spec.channels)
+        x = rng.normal(size=(count, spec.time, spec.channels)) * scale + offset
+        return x.astype(np.float32)
+
+    return make

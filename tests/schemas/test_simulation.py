@@ -1,0 +1,82 @@
+import pytest
+from pydantic import ValidationError
+
+from schemas.simulation import Cohort, Data, Engine, Model, Simulation, Source, Upload
+
+BOUNDS = [
+    (Data, "window_seconds", [0.1, 60], [0, -1, 61]),
+    (Data, "overlap", [0, 0.99], [-0.1, 1]),
+    (Data, "train_fraction", [0.01, 0.99], [0, 1]),
+    (Data, "label_fraction", [0, 1], [-0.01, 1.01]),
+    (Data, "source_persons", [1, 100_000], [0, 100_001, 1.5]),
+    (Data, "unseen_persons", [0, 100_000], [-1, 100_001]),
+    (Model, "width", [4, 256], [3, 257]),
+    (Model, "latent", [4, 512], [3, 513]),
+    (Source, "steps", [0, 1_000_000], [-1, 1_000_001]),
+    (Source, "persons_per_step", [1, 256], [0, 257]),
+    (Source, "windows_per_person", [2, 1024], [1, 1025]),
+    (Source, "learning_rate", [1e-9, 1], [0, 1.1, float("nan")]),
+    (Cohort, "size", [None, 1, 100_000], [0, 100_001]),
+    (Cohort, "timeout_seconds", [0.1, 86_400], [0, 86_401, float("inf")]),
+    (Upload, "encoding", ["int8", "float32"], ["int4", "", None]),
+    (Upload, "max_norm", [1e-9, 1e9], [0, -1, float("inf")]),
+    (Engine, "workers", [None, 1, 1024], [0, 1025]),
+    (Simulation, "name", ["a", "A-1_b.c", "x" * 64], ["", "-a", "a/b", "..", "a\n", "x" * 65]),
+    (Simulation, "seed", [0, 2**32 - 1], [-1, 2**32]),
+    (Simulation, "rounds", [0, 1_000_000], [-1, 1_000_001]),
+    (Simulation, "evaluate_every", [1, 1_000_000], [0, 1_000_001]),
+    (Simulation, "strategy", ["fedavg"], ["", "../x", 3]),
+    (Simulation, "baselines", [(), ("fedavg", "local")], [("a b",), "fedavg", (1,)]),
+    (Simulation, "strategies", [{"fedavg": {"epochs": 2}}], [{"a/b": {}}, {"a": 1}, []]),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "good", "bad"), BOUNDS, ids=[f"{row[0].__name__}.{row[1]}" for row in BOUNDS]
+)
+def test_bounds(bounds, cls, key, good, bad):
+    bounds(cls, {"name": "run"} if cls is Simulation else {}, key, good, bad)
+
+
+@pytest.mark.parametrize("cls", [Data, Model, Source, Cohort, Upload, Engine])
+def test_every_bound_of_the_tables_is_among_those_tested(cls):
+    bounded = {
+        name
+        for name, schema in cls.model_json_schema()["properties"].items()
+        if any(word in str(schema) for word in ("imum", "enum", "attern"))
+    }
+    assert bounded <= {key for tested, key, *_ in BOUNDS if tested is cls}
+
+
+@pytest.mark.parametrize("cls", [Data, Model, Source, Cohort, Upload, Engine, Simulation])
+def test_unknown_keys_are_refused(cls):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        cls.model_validate({"name": "run", "wdith": 3} if cls is Simulation else {"wdith": 3})
+
+
+@pytest.mark.parametrize("table", ["data", "model", "source", "cohort", "upload", "engine"])
+def test_unknown_keys_of_a_table_are_refused(table):
+    with pytest.raises(ValidationError) as caught:
+        Simulation.model_validate({"name": "run", table: {"wdith": 3}})
+    assert caught.value.errors()[0]["loc"] == (table, "wdith")
+
+
+def test_only_the_name_is_needed():
+    with pytest.raises(ValidationError) as caught:
+        Simulation.model_validate({})
+    assert [(error["loc"], error["type"]) for error in caught.value.errors()] == [
+        (("name",), "missing")
+    ]
+    assert Simulation(name="run").data == Data()
+
+
+@pytest.mark.parametrize("baselines", [("fedavg", "fedavg"), ("semipfl",)])
+def test_a_strategy_stands_only_once(baselines):
+    with pytest.raises(ValidationError, match="stands twice"):
+        Simulation(name="run", strategy="semipfl", baselines=baselines)
+
+
+@pytest.mark.parametrize("key", ["data", "model", "source", "cohort", "upload", "engine"])
+def test_every_key_is_described(key):
+    cls = type(getattr(Simulation(name="run"), key))
+    assert all(field.description for field in cls.model_fields.values())
