@@ -245,7 +245,7 @@ def _bare(graph: bytes) -> bytes:
     model.ClearField("metadata_props")
     model.graph.ClearField("value_info")
     model.graph.ClearField("metadata_props")
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     return model.SerializeToString(deterministic=True)

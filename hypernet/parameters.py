@@ -86,7 +86,7 @@ class ParameterSpec:
         batch = vector.shape[:-1]
         parts = torch.split(vector, list(self.sizes), dim=-1)
         return {
-            name: part.reshape(*batch, *shape)
+            name: part.reshape((*batch, *shape))
             for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
         }
 

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 from torch import Tensor
 
+from hypernet.classification import SourceClassification
 from hypernet.networks.autoencoder import Autoencoder
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from hypernet.reconstruction import train_autoencoder
+from hypernet.virtual_users import STILL, Turning, VirtualUsers
 from schemas.base import Strict
 from schemas.plan import Adapt, Plan, Train
 from server.border import admit, weights_record
@@ -39,12 +41,18 @@ class SemiPFL(GeneratedStrategy):
         reconstruction_steps: int = Field(
             400, ge=0, le=1_000_000, description="Server's training of the shared start."
         )
-        epochs: int = Field(1, ge=0, le=1000, description="Device's passes a round, no labels.")
-        steps: int = Field(0, ge=0, le=100_000, description="Least number of its steps.")
+        epochs: int = Field(0, ge=0, le=1000, description="Device's passes a round, no labels.")
+        steps: int = Field(5, ge=0, le=100_000, description="Least number of its steps.")
         batch_size: int = Field(64, ge=1, le=4096)
         learning_rate: float = Field(1e-3, gt=0, le=10, description="Device's SGD.")
         residual: bool = Field(
             True, description="Generate a personal residual; without it all share one autoencoder."
+        )
+        server_steps: int = Field(
+            10,
+            ge=0,
+            le=10_000,
+            description="The generator's steps on the sources' labels, each round (joint).",
         )
 
     needs_labels: ClassVar[bool] = False
@@ -63,8 +71,10 @@ class SemiPFL(GeneratedStrategy):
         )
         self.spec = ParameterSpec.of(self.network)
         self.begin(vector_of(self.network), self.spec.trainable_length)
+        self.labels: SourceClassification | None = None
         if joint:
             self.freeze_centre()
+            self.labels = self._source_labels()
         make = JointPersonaliser if joint else FigurePersonaliser
         self.personaliser = make(federation, self.settings)
         self.reports: dict[int, Tensor] = {}
@@ -72,6 +82,12 @@ class SemiPFL(GeneratedStrategy):
     def freeze_centre(self) -> None:
         """Keep the sources' encoder as the centre: reconstruction alone would blur its classes."""
         self.generator.get_parameter("centre").requires_grad_(False)  # noqa: FBT003
+
+    def _source_labels(self) -> SourceClassification:
+        federation, config = self.federation, self.federation.config
+        turning = Turning() if config.source.virtual_users else STILL
+        users = VirtualUsers(federation.sources, turning, torch.Generator())
+        return SourceClassification(self.network, federation.source_model().head, users)
 
     def train_config(self) -> ConfigRecord:
         """Fine-tune the autoencoder on all training windows, labels unread."""
@@ -106,6 +122,30 @@ class SemiPFL(GeneratedStrategy):
             self.reports[node] = torch.from_numpy(errors.copy())
         if self.settings.residual:
             super().pull(nodes, updates, learn=learn)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Pull the cohort's changes back, then learn on the sources' labels."""
+        result = super().aggregate_train(server_round, replies)
+        if self.labels is not None and self.settings.residual:
+            self._learn_labels(self.labels, server_round)
+        return result
+
+    def _learn_labels(self, labels: SourceClassification, server_round: int) -> None:
+        """Adam on φ, SGD on the sources' embeddings; nodes 0, −1, −2 … are the sources."""
+        seed = self.federation.config.seed
+        labels.users.generator.manual_seed(seed * 1_000_003 + server_round)
+        sources = [-number for number in range(len(self.federation.sources))]
+        for _ in range(self.settings.server_steps):
+            embeddings = self.condition(sources).requires_grad_()
+            self.optimizer.zero_grad()
+            labels.loss(self.generator, embeddings, self.buffers).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip)
+            self.optimizer.step()
+            gradient = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
+            for node, value, slope in zip(sources, embeddings, gradient, strict=True):
+                self.embeddings[node] = (value - self.settings.embedding_rate * slope).detach()
 
     def shared_buffers(self, learned: Tensor) -> Tensor:
         """Keep the sources' batch-norm statistics in the centre; every device mixes in its own."""

@@ -32,10 +32,10 @@ def test_an_unknown_key_lists_what_its_own_table_allows():
     allowed = {"": ["inner", "rate"], "inner": ["size"]}
     lines = problems(Outer, {"inner": {"sise": 1}, "ratte": 1}, allowed)
     assert lines == [
-        "inner.sise: unknown key; allowed here: size",
-        "ratte: unknown key; allowed here: inner, rate",
+        "inner.sise = 1: unknown key; allowed here: size",
+        "ratte = 1: unknown key; allowed here: inner, rate",
     ]
-    assert problems(Outer, {"ratte": 1}) == ["ratte: unknown key"]
+    assert problems(Outer, {"ratte": 1}) == ["ratte = 1: unknown key"]
 
 
 def test_a_missing_key_says_that_it_has_no_default():
