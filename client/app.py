@@ -8,6 +8,7 @@ the node's configuration names as ``windows``, else in the one that ``query.begi
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -100,9 +101,9 @@ def begin(message: Message, context: Context) -> Message:
 @app.query("graphs")
 def missing(message: Message, _context: Context) -> Message:
     """Answer which of the digests asked for are not here."""
-    asked = message.content.config_records["graphs"]["digests"]
+    asked: Any = message.content.config_records["graphs"]["digests"]
     store = _store(default_folder())
-    lacking = [digest for digest in list(asked) if not store.has(str(digest))]  # type: ignore[arg-type]
+    lacking = [str(digest) for digest in asked if not store.has(str(digest))]
     reply = RecordDict({"graphs": ConfigRecord({"missing": lacking})})
     return Message(reply, reply_to=message)
 
@@ -131,7 +132,7 @@ def train(message: Message, context: Context) -> Message:
     coded, residual = encode(delta, _kept(context, "residual"), plan.encoding)
     personal = fitted.weights if plan.personal else None
     _keep(context, personal=personal, own=fitted.own, residual=residual)
-    metrics = {
+    metrics: dict[str, Any] = {
         "num-examples": fitted.examples,
         "loss": fitted.loss,
         "seconds": fitted.seconds,
@@ -159,7 +160,7 @@ def evaluate(message: Message, context: Context) -> Message:
         start = own
     fitted = learner.fit(plan, start, own, salt=_salt(round_number, context))
     confusion = learner.evaluate(plan, fitted.weights)
-    metrics = {
+    metrics: dict[str, Any] = {
         "num-examples": int(confusion.sum()),
         "seconds": fitted.seconds,
         "confusion": [int(count) for count in confusion.ravel()],

@@ -95,8 +95,7 @@ class Learner:
             for stage in plan.own:
                 result.own = self._run(stage, plan, result.own, weights, rng, result)
         result.report = {
-            name: self._report(digest, plan, result.weights)
-            for name, digest in plan.report.items()
+            name: self._report(digest, plan, result.weights) for name, digest in plan.report.items()
         }
         if not all(np.isfinite(v).all() for v in (result.weights, result.own) if v is not None):
             raise LearnerError("learning ended in NaN or infinity; nothing of it is kept")
@@ -107,7 +106,10 @@ class Learner:
         """Logits (windows, classes) of windows (windows, time, channels)."""
         if plan.predict is None:
             raise LearnerError("the plan names no graph to predict with")
-        session = self.graphs.session(plan.predict)
+        return self._outputs(plan.predict, plan, weights, x)
+
+    def _outputs(self, digest: str, plan: Plan, weights: Floats, x: NDArray[np.floating]) -> Floats:
+        session = self.graphs.session(digest)
         inputs = {"weights": weights, **self.statistics(plan)}
         parts = [
             session.run(None, {"windows": _float(x[i : i + _PREDICT_BATCH]), **inputs})[0]
@@ -201,6 +203,7 @@ class Learner:
             "proximal": np.array(stage.proximal, np.float32),
             **self.statistics(plan),
         }
+        targets = self._targets(stage, plan, weights, part)
         per_pass = -(-part.size // stage.batch_size)
         steps = max(stage.steps, stage.epochs * per_pass)
         losses = []
@@ -208,18 +211,28 @@ class Learner:
             inputs = {**fixed, "windows": _float(self.windows.train[chosen])}
             if labelled:
                 inputs["labels"] = self.windows.labels[chosen].astype(np.int64)
+            if targets is not None:
+                inputs["targets"] = targets[np.searchsorted(part, chosen)]
             inputs["learning_rate"] = np.array(_rate(stage, step, steps), np.float32)
-            loss, weights, state = session.run(
-                None, {**inputs, "weights": weights, "state": state}
-            )
+            loss, weights, state = session.run(None, {**inputs, "weights": weights, "state": state})
             losses.append(float(loss))
         return weights, float(np.mean(losses[-per_pass:])) if losses else 0.0
 
+    def _targets(
+        self, stage: Train, plan: Plan, weights: Floats, part: NDArray[np.intp]
+    ) -> Floats | None:
+        """Soft targets (windows, classes) of a part's windows, from the weights as they are."""
+        if stage.targets is None:
+            return None
+        return self._outputs(stage.targets, plan, weights, self.windows.train[part])
+
     def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
-        inputs = {"windows": _float(self.windows.train[_spread(len(self.windows.train), 512)]), "weights": weights}
-        output: Floats = self.graphs.session(digest).run(
-            None, {**inputs, **self.statistics(plan)}
-        )[0]
+        inputs = {
+            "windows": _float(self.windows.train[_spread(len(self.windows.train), 512)]),
+            "weights": weights,
+        }
+        inputs |= self.statistics(plan)
+        output: Floats = self.graphs.session(digest).run(None, inputs)[0]
         return output
 
     def _part(self, stage: Train) -> NDArray[np.intp]:

@@ -48,7 +48,7 @@ def fit_base_models(
     for _ in range(steps):
         loss = -(target * torch.log_softmax(models(z), 2)).sum(2)
         optimizer.zero_grad()
-        (loss * weight).sum().backward()
+        (loss * weight).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return models
 

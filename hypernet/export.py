@@ -5,7 +5,6 @@ that an ordinary inference session of ONNX Runtime trains. All graphs take windo
 any size, and the person's input statistics.
 """
 
-import io
 import logging
 import warnings
 from collections.abc import Callable
@@ -48,11 +47,12 @@ def step_graph(
     optimizer: Optimizer = "sgd",
     *,
     labels: bool,
+    targets: int = 0,
     batch_norm: Literal["batch", "frozen"] = "frozen",
 ) -> bytes:
     """Export one optimizer step.
 
-    Inputs: ``windows``, ``labels`` (where the loss reads them), ``input_mean``,
+    Inputs: ``windows``, ``labels`` and ``targets`` (where the loss reads them), ``input_mean``,
     ``input_deviation``, ``learning_rate``, ``proximal``, ``anchor`` and ``mask`` (trainable,),
     ``weights`` (length,), ``state``. Outputs: loss, weights, state. The gradient is that of
     loss + proximal/2 ‖w − anchor‖², times the mask.
@@ -67,6 +67,8 @@ def step_graph(
         SGD with momentum 0.9, or Adam; the state starts at zero.
     labels : bool
         Whether the loss reads labels.
+    targets : int
+        Classes of the soft targets (windows, classes) that the loss reads; 0 for none.
     batch_norm : {"batch", "frozen"}
         Normalise by the batch and move the running statistics, or use these as they are.
     """
@@ -94,7 +96,7 @@ def step_graph(
         buffers = [moved[name].reshape(-1) for name in rest]
         return value, torch.cat([vector - rate * mask * update, *buffers]), state
 
-    data = _example(network.spec, labels=labels)  # type: ignore[arg-type]
+    data = _example(network.spec, labels=labels, targets=targets)  # type: ignore[arg-type]
     scalars = {"learning_rate": torch.tensor(0.1), "proximal": torch.tensor(0.0)}
     vectors = {"anchor": torch.zeros(size), "mask": torch.ones(size), "weights": vector_of(call)}
     state = {"state": torch.zeros(2 * size + 1 if optimizer == "adam" else size)}
@@ -191,12 +193,14 @@ _UPDATES: Final[dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = 
 }
 
 
-def _example(spec: InputSpec, *, labels: bool) -> dict[str, Tensor]:
+def _example(spec: InputSpec, *, labels: bool, targets: int = 0) -> dict[str, Tensor]:
     x = _windows(spec)
     mean, deviation = spec.statistics(x)
     inputs = {"windows": x}
     if labels:
         inputs["labels"] = torch.zeros(_ONE_THREAD_EXAMPLE, dtype=torch.int64)
+    if targets:
+        inputs["targets"] = torch.full((_ONE_THREAD_EXAMPLE, targets), 1 / targets)
     return {**inputs, "input_mean": mean, "input_deviation": deviation}
 
 
@@ -206,12 +210,12 @@ def _windows(spec: InputSpec) -> Tensor:
     return torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels, generator=generator)
 
 
-def _export(
-    function: Callable[..., Any], inputs: dict[str, Tensor], outputs: list[str]
-) -> bytes:
+def _export(function: Callable[..., Any], inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
     arguments = tuple(inputs.values())
     batch = torch.export.Dim("batch", min=1)
-    free = tuple({0: batch} if name in ("windows", "labels") else None for name in inputs)
+    free = tuple(
+        {0: batch} if name in ("windows", "labels", "targets") else None for name in inputs
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet = logging.root.manager.disable
@@ -234,18 +238,15 @@ def _export(
             logging.disable(quiet)
     if program is None:
         raise RuntimeError("the exporter gave no program")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return _bare(buffer.getvalue())
+    return _bare(program.model_proto)
 
 
-def _bare(graph: bytes) -> bytes:
+def _bare(model: onnx.ModelProto) -> bytes:
     """Drop what a session does not read: traces, names of sources and of machines."""
-    model = onnx.load_from_string(graph)
     model.ClearField("metadata_props")
     model.graph.ClearField("value_info")
     model.graph.ClearField("metadata_props")
     for part in (*model.graph.node, *model.graph.input, *model.graph.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))

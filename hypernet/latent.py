@@ -97,7 +97,8 @@ def whitening(covariance: Tensor) -> Tensor:
     """W (latent, latent) with Σ⁻¹ = W Wᵀ, Σ with a ridge on its diagonal."""
     size = len(covariance)
     ridge = RIDGE * covariance.diagonal().mean() + 1e-6
-    return torch.linalg.cholesky(torch.linalg.inv(covariance + ridge * torch.eye(size)))
+    root: Tensor = torch.linalg.cholesky(torch.linalg.inv(covariance + ridge * torch.eye(size)))
+    return root
 
 
 def _spread(y: Tensor, label: int, most: int) -> Tensor:

@@ -39,7 +39,7 @@ def train_source(sources: Sources, model: Model, config: Source, seed: int) -> C
         latent = dropout(network.encoder(x), DROPOUT, generator)
         loss = cross_entropy(network.head(latent), y, SMOOTHING)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     set_groups(network, 1)

@@ -128,9 +128,7 @@ def person_turns(
     return _by_group(spec, polar, polar * signs.prod(1)[:, None, None])
 
 
-def window_turns(
-    count: int, spec: InputSpec, degrees: float, generator: torch.Generator
-) -> Tensor:
+def window_turns(count: int, spec: InputSpec, degrees: float, generator: torch.Generator) -> Tensor:
     """A small turn a window: (count, channels, channels)."""
     rotation = rotations(count, degrees, generator)
     return _by_group(spec, rotation, rotation)

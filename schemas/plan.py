@@ -25,6 +25,11 @@ class Train(Strict):
         description="'unlabelled' is every training window, its label unread; 'all' is every one, "
         "with its label where the person gave one and −1 elsewhere."
     )
+    targets: Digest | None = Field(
+        None,
+        description="Graph run once, before the first step, on the part's windows with the weights "
+        "as they are then; each window's row of it goes to the step as its soft target.",
+    )
     epochs: int = Field(0, ge=0, le=10_000, description="Passes; more where steps asks for more.")
     steps: int = Field(0, ge=0, le=1_000_000, description="Least number of optimizer steps.")
     batch_size: int = Field(32, ge=1, le=65_536)
@@ -35,8 +40,10 @@ class Train(Strict):
         None, description="Ranges of the vector that learn; all if left out."
     )
     at_least: int = Field(
-        1, ge=1, description="Skipped by a person with fewer windows; where labels are read, with "
-        "fewer labelled ones."
+        1,
+        ge=1,
+        description="Skipped by a person with fewer windows; where labels are read, with "
+        "fewer labelled ones.",
     )
     at_most: int | None = Field(None, ge=1, description="Skipped by a person with more of them.")
 
@@ -85,7 +92,9 @@ class Plan(Strict):
     """
 
     length: int = Field(ge=1, le=1_000_000_000)
-    statistics: Digest = Field(description="Graph: windows → the person's input mean and deviation.")
+    statistics: Digest = Field(
+        description="Graph: windows → the person's input mean and deviation."
+    )
     stages: tuple[Stage, ...] = ()
     own: tuple[Stage, ...] = ()
     personal: tuple[Range, ...] = ()
@@ -120,4 +129,7 @@ class Plan(Strict):
         """Digests of all graphs that the plan runs."""
         predict = {self.predict} if self.predict else set()
         stages = {stage.graph for stage in (*self.stages, *self.own)}
+        stages |= {
+            s.targets for s in (*self.stages, *self.own) if isinstance(s, Train) and s.targets
+        }
         return {self.statistics, *stages, *predict, *self.report.values()}

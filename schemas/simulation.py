@@ -116,12 +116,12 @@ class Simulation(Strict):
     baselines: tuple[Name, ...] = Field(
         (), description="Strategies run beside it, on the same data, for the table."
     )
-    data: Data = Field(default_factory=lambda: Data())
-    model: Model = Field(default_factory=lambda: Model())
-    source: Source = Field(default_factory=lambda: Source())
-    cohort: Cohort = Field(default_factory=lambda: Cohort())
-    upload: Upload = Field(default_factory=lambda: Upload())
-    engine: Engine = Field(default_factory=lambda: Engine())
+    data: Data = Field(default_factory=Data)
+    model: Model = Field(default_factory=Model)
+    source: Source = Field(default_factory=Source)
+    cohort: Cohort = Field(default_factory=Cohort)
+    upload: Upload = Field(default_factory=Upload)
+    engine: Engine = Field(default_factory=Engine)
     strategies: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Parameters by strategy: [strategies.fedavg] …"
     )

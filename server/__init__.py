@@ -1,1 +1,1 @@
-"""The server: strategies on Flower's Strategy and Grid, rounds, and the border that updates cross."""
+"""The server: strategies on Flower's Strategy and Grid, rounds, the border of updates."""

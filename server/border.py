@@ -89,7 +89,7 @@ def _update(request: Message, reply: Message, max_norm: float) -> Message:
     personal, reports = _asked(str(request.content.config_records["config"].get("plan", "")))
     for start, stop in personal:
         delta[start:stop] = 0
-    norm = float(np.linalg.norm(delta))
+    norm = float(np.linalg.norm(delta.astype(np.float64)))  # whose squares do not overflow
     if norm > max_norm:
         raise DeltaError(f"the change's norm is {norm:.3g}; at most {max_norm:g} is allowed")
     metrics = _metrics(reply.content.metric_records["metrics"])

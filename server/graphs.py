@@ -6,12 +6,20 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 import hypernet
-from hypernet.export import Optimizer, adapt_graph, forward_graph, statistics_graph, step_graph, update_graph
+from hypernet.export import (
+    Optimizer,
+    adapt_graph,
+    forward_graph,
+    statistics_graph,
+    step_graph,
+    update_graph,
+)
 from hypernet.networks.inputs import InputSpec
 
 
@@ -39,15 +47,18 @@ class GraphBook:
         optimizer: Optimizer,
         *,
         labels: bool = True,
+        targets: int = 0,
         batch: bool = False,
     ) -> str:
         """Digest of a training step; ``batch`` normalises by the batch (see ``step_graph``)."""
-        mode = "batch" if batch else "frozen"
-        key = f"step {loss} {optimizer} {labels} {mode}"
+        mode: Literal["batch", "frozen"] = "batch" if batch else "frozen"
+        key = f"step {loss} {optimizer} {labels} {targets} {mode}"
         return self._get(
             network,
             key,
-            lambda: step_graph(network, loss, optimizer, labels=labels, batch_norm=mode),
+            lambda: step_graph(
+                network, loss, optimizer, labels=labels, targets=targets, batch_norm=mode
+            ),
         )
 
     def forward(self, network: nn.Module, method: str = "forward") -> str:

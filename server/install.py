@@ -63,7 +63,9 @@ def _lacking(
         if reply.has_error():
             continue  # left out of its first round, with the reason, like any other fault
         missing = reply.content.config_records.get("graphs", ConfigRecord()).get("missing")
-        wanted = set(missing) & set(digests) if isinstance(missing, list) else set()
+        wanted = (
+            {str(one) for one in missing} & set(digests) if isinstance(missing, list) else set()
+        )
         if wanted:
             lacking[reply.metadata.src_node_id] = sorted(wanted)
     return lacking

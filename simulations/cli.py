@@ -48,7 +48,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", help="The run folder; default runs/NAME-TIME.")
     ] = None,
-    resume: Annotated[
+    resume: Annotated[  # noqa: FBT002 — a flag of the command line
         bool, typer.Option("--resume", help="Go on with the interrupted run of this file.")
     ] = False,
     format_: Formats = Format.table,
@@ -162,6 +162,30 @@ def sweep(
     with Progress(Console(stderr=True)) as progress:
         table = run_sweep(load_sweep(file), out, progress)
     Console().print(table.read_text(), markup=False, highlight=False)
+
+
+@app.command()
+def bench(
+    clients: Annotated[int, typer.Option(help="Clients a round.", min=1)] = 50,
+    workers: Annotated[int, typer.Option(help="Processes of every engine.", min=1)] = 2,
+    repeats: Annotated[int, typer.Option(help="Timings of each engine, in turns.", min=1)] = 5,
+    format_: Formats = Format.table,
+) -> None:
+    """Measure client updates a second: LocalGrid, Flower's Ray simulation, and the bare floor.
+
+    One run on one machine, the engines in turns: read the ratios, not the rates.
+    """
+    from simulations.bench.engines import compare as compare_engines
+    from simulations.bench.table import show_bench
+    from simulations.bench.workloads import conv_autoencoder, flat_regression
+
+    rows = []
+    for workload in (flat_regression(), conv_autoencoder()):
+        rows += compare_engines(workload, clients, workers, repeats)
+    if format_ is Format.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+    else:
+        show_bench(rows, Console())
 
 
 def guarded(command: Callable[[], Any]) -> int:

@@ -155,7 +155,7 @@ class StrategyRun:
         make_folder(self.folder)
         cls = strategies()[self.name]
         strategy = cls(self.world.federation, self.loaded.parameters[self.name])
-        rounds = self.loaded.config.rounds if getattr(cls, "rounds", None) is None else 0
+        rounds = self.loaded.config.rounds if cls.rounds is None else 0
         self.progress.begin(self.name, rounds)
         watch = Watch(self.progress.round, self._save, macro_f1, self.progress.note)
         world = self.world

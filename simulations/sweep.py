@@ -119,9 +119,7 @@ def write_tables(loaded: LoadedSweep, folder: Path) -> Path:
         summary = _done(folder, task)
         if summary is not None:
             config = task.loaded.config
-            cells.append(
-                Cell(task.method.label, config.data.label_fraction, config.seed, summary)
-            )
+            cells.append(Cell(task.method.label, config.data.label_fraction, config.seed, summary))
     atomic_write(folder / "table.csv", csv_of(cells).encode())
     atomic_write(folder / "table.md", markdown_of(cells).encode())
     return folder / "table.md"
@@ -158,9 +156,7 @@ def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> None:
                 _run_cell(task, world, grid, folder, progress)
 
 
-def _run_cell(
-    task: Task, world: World, grid: LocalGrid, folder: Path, progress: Progress
-) -> None:
+def _run_cell(task: Task, world: World, grid: LocalGrid, folder: Path, progress: Progress) -> None:
     config = task.loaded.config
     progress.note(f"{task.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}")
     own = replace(world, federation=replace(world.federation, config=config))

@@ -53,4 +53,5 @@ class Hypernetwork(WeightGenerator):
         hidden = self.mix_hidden(relu(self.trunk(conditions)))
         joined = relu(hidden[:, None] + self.mix_code(self.codes))
         residual = self.head(joined).flatten(1)[:, : self.length]
-        return self.centre + self.scale * residual
+        weights: Tensor = self.centre + self.scale * residual
+        return weights

@@ -27,7 +27,8 @@ class ConvDecoder(nn.Module):
         """(windows, latent) → (windows, features, time)."""
         x = relu(self.linear(z)).reshape(-1, self.width, self.coarse)
         x = relu(self.conv1(_double(x)))
-        return self.conv2(_double(x))[..., : self.time]
+        rebuilt: Tensor = self.conv2(_double(x))[..., : self.time]
+        return rebuilt
 
 
 class MlpDecoder(nn.Module):
@@ -43,7 +44,8 @@ class MlpDecoder(nn.Module):
         """(windows, latent) → (windows, features, time)."""
         for layer in self.layers:
             z = relu(layer(z))
-        return self.last(z).reshape(-1, *self.shape)
+        rebuilt: Tensor = self.last(z).reshape(-1, *self.shape)
+        return rebuilt
 
 
 class Autoencoder(nn.Module):
@@ -66,7 +68,8 @@ class Autoencoder(nn.Module):
     def errors(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Mean squared reconstruction error of each window (windows,), in deviations²."""
         target = self.spec.normalise(x, mean, deviation)
-        return (self.decoder(self.encoder(target)) - target).square().mean((1, 2))
+        rebuilt: Tensor = self.decoder(self.encoder(target))
+        return (rebuilt - target).square().mean((1, 2))
 
     def reconstruction_loss(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Mean of ``errors``; a scalar."""

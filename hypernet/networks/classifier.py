@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from hypernet.networks.losses import cross_entropy
 
 from hypernet.networks.encoder import ConvEncoder
 from hypernet.networks.inputs import InputSpec
+from hypernet.networks.losses import cross_entropy
 
 
 class Classifier(nn.Module):

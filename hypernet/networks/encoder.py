@@ -1,5 +1,7 @@
 """Encoders: a window to its latent vector."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -41,7 +43,7 @@ class MlpEncoder(nn.Module):
     def __init__(self, spec: InputSpec, latent: int = 64) -> None:
         super().__init__()
         sizes = (spec.features * spec.time, 256, 128, latent)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows, features, time) → (windows, latent)."""

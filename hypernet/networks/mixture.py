@@ -1,4 +1,4 @@
-"""SemiPFL's personal model as in the paper's figure: base models of the sources, one weight each."""
+"""SemiPFL's personal model as in the paper's figure: a base model and a weight a source."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class BaseModels(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(windows, latent) or (sources, windows, latent) → logits (sources, windows, classes)."""
         hidden = relu(z @ self.weight1 + self.bias1)
-        return hidden @ self.weight2 + self.bias2
+        logits: Tensor = hidden @ self.weight2 + self.bias2
+        return logits
 
 
 class Mixture(nn.Module):
@@ -54,6 +55,6 @@ class Mixture(nn.Module):
 
     def classification_loss(self, x: Tensor, y: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Negative log-likelihood; a scalar."""
-        logits = self(x, mean, deviation)
+        logits: Tensor = self(x, mean, deviation)
         target = (y[:, None] == torch.arange(logits.shape[1])).to(logits.dtype)
         return -(target * logits).sum(1).mean()

@@ -4,7 +4,7 @@ FedAvg: McMahan et al., arXiv:1602.05629. FedProx: Li et al., arXiv:1812.06127.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -32,9 +32,8 @@ class FedAvg(flower.FedAvg, EdgeStrategy):
     needs_labels: ClassVar[bool] = True
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
-        assert isinstance(parameters, self.Parameters)
-        self.federation, self.parameters = federation, parameters
-        super().__init__(**_sampling(federation))
+        EdgeStrategy.__init__(self, federation, parameters)
+        flower.FedAvg.__init__(self, **_sampling(federation))
         self.plans = classifier_plans(federation)
 
     def initial(self) -> ArrayRecord:
@@ -83,8 +82,7 @@ class FedProx(flower.FedProx, FedAvg):
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
         FedAvg.__init__(self, federation, parameters)
-        assert isinstance(parameters, self.Parameters)
-        self.proximal_mu = parameters.mu
+        self.proximal_mu = self.parameters.mu
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -93,7 +91,7 @@ class FedProx(flower.FedProx, FedAvg):
         return flower.FedProx.configure_train(self, server_round, arrays, config, grid)
 
 
-def _sampling(federation: Federation) -> dict[str, float | int]:
+def _sampling(federation: Federation) -> dict[str, Any]:
     """Flower's words for: so many a round, evaluate all, wait for nobody."""
     cohort, clients = federation.cohort, len(federation.clients)
     return {

@@ -64,7 +64,14 @@ class EdgeStrategy(Strategy):
     needs_labels: ClassVar[bool] = False
     """Whether it is of no use where the clients have no label at all."""
 
+    rounds: ClassVar[int | None] = None
+    """Rounds, where they are not the simulation file's."""
+
     federation: Federation
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        self.federation = federation
+        self.parameters: Any = parameters
 
     @abstractmethod
     def initial(self) -> ArrayRecord:

@@ -41,10 +41,10 @@ class GeneratedStrategy(EdgeStrategy):
     """
 
     Parameters: ClassVar[type[Strict]] = Generating
-    settings: Any
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
-        self.federation, self.settings = federation, parameters
+        super().__init__(federation, parameters)
+        self.settings: Any = parameters
         self.embeddings: dict[int, Tensor] = {}
         self._sent: dict[int, Tensor] = {}
 
@@ -69,9 +69,7 @@ class GeneratedStrategy(EdgeStrategy):
             if node not in self.embeddings:
                 seed = (self.federation.config.seed * 1009 + node) % 2**63  # node ids have 64 bits
                 seeded = torch.Generator().manual_seed(seed)
-                self.embeddings[node] = 0.1 * torch.randn(
-                    self.settings.embedding, generator=seeded
-                )
+                self.embeddings[node] = 0.1 * torch.randn(self.settings.embedding, generator=seeded)
         return torch.stack([self.embeddings[node] for node in nodes])
 
     def vectors(self, nodes: Sequence[int]) -> Tensor:
@@ -89,9 +87,7 @@ class GeneratedStrategy(EdgeStrategy):
     ) -> Iterable[Message]:
         """Generate the cohort's weights as one batch."""
         nodes = [int(node) for node in grid.get_node_ids()]
-        cohort = sample(
-            nodes, self.federation.cohort, self.federation.config.seed, server_round
-        )
+        cohort = sample(nodes, self.federation.cohort, self.federation.config.seed, server_round)
         return self.messages(cohort, MessageType.TRAIN, config, server_round)
 
     def messages(

@@ -27,11 +27,9 @@ class SourceModel(EdgeStrategy):
         adapt: bool = False
 
     rounds: ClassVar[int | None] = 0
-    start: ClassVar[str] = "source"
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
-        assert isinstance(parameters, Finetune)
-        self.federation, self.parameters = federation, parameters
+        super().__init__(federation, parameters)
         self.plans = classifier_plans(federation)
 
     def initial(self) -> ArrayRecord:

@@ -59,9 +59,7 @@ class FedRep(FedPer):
         assert isinstance(self.parameters, FedRep.Parameters)
         head = self.plans.local(self.parameters, trainable=self.plans.head)
         body = self.plans.local(self.parameters, trainable=self.plans.body)
-        body = body.model_copy(
-            update={"steps": self.parameters.representation_steps, "epochs": 1}
-        )
+        body = body.model_copy(update={"steps": self.parameters.representation_steps, "epochs": 1})
         return config_of(self.plans.plan(stages=(head, body), personal=self.personal()))
 
 

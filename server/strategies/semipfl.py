@@ -1,4 +1,4 @@
-"""SemiPFL: a hypernetwork generates each person's autoencoder; base models live in its latent space.
+"""SemiPFL: each person's autoencoder is generated; base models live in its latent space.
 
 Tashakori et al., "SemiPFL: Personalized Semi-Supervised Federated Learning Framework for Edge
 Intelligence", arXiv:2203.08176. ``variant = "figure"`` is the paper's system figure; ``"joint"`` is
@@ -81,7 +81,7 @@ class SemiPFL(GeneratedStrategy):
 
     def freeze_centre(self) -> None:
         """Keep the sources' encoder as the centre: reconstruction alone would blur its classes."""
-        self.generator.get_parameter("centre").requires_grad_(False)  # noqa: FBT003
+        self.generator.get_parameter("centre").requires_grad_(False)
 
     def _source_labels(self) -> SourceClassification:
         federation, config = self.federation, self.federation.config

@@ -73,9 +73,7 @@ class FigurePersonaliser:
         if self.settings.filtered and errors is not None:
             threshold = float(errors.quantile(self.settings.quantile))
         z, y, kept = kept_latents(autoencoder, self.samples, threshold)
-        models = fit_base_models(
-            z, y, kept, self.federation.classes, self.federation.config.seed
-        )
+        models = fit_base_models(z, y, kept, self.federation.classes, self.federation.config.seed)
         self.network.encoder.load_state_dict(autoencoder.encoder.state_dict())
         self.network.models.load_state_dict(models.state_dict())
         with torch.no_grad():

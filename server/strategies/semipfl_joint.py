@@ -37,7 +37,7 @@ class JointSettings(Strict):
     many: int = Field(
         90, ge=0, description="With more labelled windows than this, the encoder is tuned too."
     )
-    tuning_steps: int = Field(150, ge=0, le=100_000, description="Steps of that tuning.")
+    tuning_steps: int = Field(100, ge=0, le=100_000, description="Steps of that tuning.")
     tuning_epochs: int = Field(5, ge=0, le=1000, description="And at least so many passes.")
     tuning_batch: int = Field(96, ge=1, le=4096)
     tuning_rate: float = Field(1e-3, gt=0, le=10, description="Adam's, cosine.")
@@ -90,9 +90,12 @@ class JointPersonaliser:
 
     def _tuning(self) -> Train:
         settings = self.settings
+        book = self.federation.graphs
         loss = "tuning_loss" if settings.distil else "head_loss"
+        classes = self.federation.classes if settings.distil else 0
         return Train(
-            graph=self.federation.graphs.step(self.network, loss, "adam"),
+            graph=book.step(self.network, loss, "adam", targets=classes),
+            targets=book.forward(self.network, "posteriors") if classes else None,
             part="all" if settings.distil else "labelled",
             steps=settings.tuning_steps,
             epochs=settings.tuning_epochs,

@@ -79,6 +79,44 @@ def flat_regression(length: int = 10_000, batch: int = 1) -> Workload:
     return Workload(f"flat regression, {length} weights, 1 step", graph, length, 1, feeds)
 
 
+def conv_autoencoder(steps: int = 10, windows: int = 32) -> Workload:
+    """The conv autoencoder's reconstruction by SGD, as SemiPFL's devices run it.
+
+    Parameters
+    ----------
+    steps
+        Steps a client update.
+    windows
+        Windows of 100 × 6 in the one batch.
+    """
+    import torch
+
+    from hypernet.export import step_graph
+    from hypernet.networks import Autoencoder, InputSpec
+    from hypernet.parameters import ParameterSpec
+
+    spec = InputSpec(100, 6, ((0, 1, 2), (3, 4, 5)))
+    network = Autoencoder(spec)
+    layout = ParameterSpec.of(network)
+    x = torch.randn(windows, spec.time, spec.channels, generator=torch.Generator().manual_seed(0))
+    mean, deviation = spec.statistics(x)
+    trainable = layout.trainable_length
+    feeds: dict[str, NDArray[Any]] = {
+        "windows": x.numpy(),
+        "input_mean": mean.numpy(),
+        "input_deviation": deviation.numpy(),
+        "learning_rate": np.array(1e-4, np.float32),
+        "proximal": np.array(0, np.float32),
+        "anchor": np.zeros(trainable, np.float32),
+        "mask": np.ones(trainable, np.float32),
+        "state": np.zeros(trainable, np.float32),
+    }
+    graph = step_graph(network, "reconstruction_loss", "sgd", labels=False)
+    name = f"conv autoencoder, {layout.length} weights, {steps} steps of {windows} windows"
+    carry = {"weights": "new_weights", "state": "new_state"}
+    return Workload(name, graph, layout.length, steps, feeds, carry)
+
+
 def _regression_step(length: int, batch: int) -> bytes:
     """Build w ← w − rate · xᵀ(x·w − y)."""
     from onnx import TensorProto, helper

@@ -44,7 +44,7 @@ def moving(network):
 
 def batches(network, windows, classification, sizes=BATCHES):
     """Batches of one person: keyword arguments of a step, without the step's own."""
-    everyone = torch.from_numpy(windows(40))
+    everyone = torch.from_numpy(windows(40, seed=7))
     mean, deviation = network.spec.statistics(everyone)
     for number, size in enumerate(sizes):
         batch = {"windows": everyone[number : number + size]}
@@ -334,7 +334,8 @@ def test_graphs_hold_no_weights(graph, which):
     onnx.checker.check_model(model)
     constants = [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
     for tensor in (*model.graph.initializer, *constants):
-        assert np.prod(tensor.dims) <= 16, tensor.name
+        floating = tensor.data_type == onnx.TensorProto.FLOAT
+        assert np.prod(tensor.dims) <= (1 if floating else 32), tensor
         assert not tensor.external_data
 
 

@@ -55,7 +55,9 @@ def test_devices_forget_and_learn_where_the_windows_lie(flower: LocalGrid, tmp_p
     y = np.array([0, 1])
     x = rng.standard_normal((2, 8, 3)).astype(np.float32)
     PersonWindows(x, y, x, y).save(tmp_path)
-    ours: dict[int, Mapping[str, Any]] = {n: {**c, "windows": str(tmp_path)} for n, c in OURS.items()}
+    ours: dict[int, Mapping[str, Any]] = {
+        n: {**c, "windows": str(tmp_path)} for n, c in OURS.items()
+    }
     grid = FlowerGrid.of(flower, ours, timeout=20)
     flower.restore({31: b""})
     grid.restore({})

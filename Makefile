@@ -1,0 +1,50 @@
+# make run    install, and run the smartwatch simulation
+# make test   install what the tests need, lint, type-check, test
+# make study  the slow studies
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint study bench clean
+
+help: ## Say what there is.
+	@sed -n 's/^# //p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by exact version: a range would pull gigabytes of CUDA packages.
+$(VENV)/.sim: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[sim]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.sim
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.sim
+
+run: install
+	$(BIN)/flwr-sim run simulations/wearables.toml
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m 'not study'
+
+study: $(VENV)/.dev
+	$(BIN)/pytest -m study
+
+bench: $(VENV)/.dev
+	$(BIN)/flwr-sim bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

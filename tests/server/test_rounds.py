@@ -1,0 +1,247 @@
+"""The rounds of a strategy: faults left out and named, records, checkpoints, the unseen."""
+
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message
+
+from server.border import weights_of
+from server.checkpoint import Checkpoint, CheckpointError
+from server.outcome import Outcome
+from server.rounds import Rounds, Watch, outcome_of, progress_of
+from server.strategies.averaging import FedAvg
+from server.strategies.local import SourceModel
+from server.strategies.pfedhn import PFedHN
+
+PERSONS = {1: "Ann", 2: "Bo", 3: "Cy", 4: "Di"}
+UNSEEN = {8: "Yu", 9: "Zoe"}
+
+
+class Kept:
+    """A watch that keeps all that it is told."""
+
+    def __init__(self):
+        self.records, self.checkpoints, self.lines = [], [], []
+
+    def watch(self):
+        def score(confusion):
+            return float(np.trace(confusion) / confusion.sum())
+
+        return Watch(self.records.append, self.checkpoints.append, score, self.lines.append)
+
+
+@pytest.fixture
+def go(federation, devices, trained, counted):
+    """Run a strategy on devices that train, unless a test's function says otherwise."""
+
+    def run(cls=FedAvg, answer=None, resume=None, rounds=2, unseen=UNSEEN, **config):
+        strategy = cls(federation(rounds=rounds, **config), cls.Parameters())
+
+        def default(message):
+            if message.metadata.message_type == "train":
+                node = message.metadata.dst_node_id
+                return trained(message, np.full(weights_of(message).size, 0.01 * node))
+            if message.metadata.message_type == "evaluate":
+                return counted(message)
+            return Message(Error(1, "no query"), reply_to=message)
+
+        def reply(message):
+            return answer(message, default) if answer else default(message)
+
+        grid, kept = devices([*PERSONS, *UNSEEN], reply), Kept()
+        loop = Rounds("it", strategy, grid, PERSONS, unseen, rounds, kept.watch(), "id")
+        return loop.run(resume), kept, grid
+
+    return run
+
+
+def sent(grid, kind):
+    return [m for m in grid.sent if m.metadata.message_type == kind]
+
+
+def test_updates_bytes_and_seconds_add_up(go):
+    outcome, kept, grid = go()
+    assert outcome.client_updates == 8
+    assert outcome.device_seconds == pytest.approx(8 * 0.25)
+    assert outcome.bytes_down == sum(r.bytes_down for r in outcome.rounds) > 0
+    assert outcome.bytes_up == sum(r.bytes_up for r in outcome.rounds) > 0
+    assert [(r.round, r.cohort, r.loss, r.failures) for r in outcome.rounds] == [
+        (1, 4, 0.5, 0),
+        (2, 4, 0.5, 0),
+    ]
+    assert sorted(outcome.confusion) == sorted(PERSONS.values())
+    assert sorted(outcome.unseen) == sorted(UNSEEN.values())
+    assert not outcome.failures
+
+
+def test_the_unseen_are_never_trained(go):
+    for cls in (FedAvg, PFedHN):
+        _, _, grid = go(cls, rounds=3)
+        assert {m.metadata.dst_node_id for m in sent(grid, "train")} == set(PERSONS)
+        evaluated = [m.metadata.dst_node_id for m in sent(grid, "evaluate")]
+        assert sorted(n for n in evaluated if n in UNSEEN) == sorted(UNSEEN)
+
+
+def test_no_two_devices_share_a_record_or_an_array(go):
+    for cls in (FedAvg, PFedHN, SourceModel):
+        _, _, grid = go(cls)
+        for kind in ("train", "evaluate"):
+            messages = sent(grid, kind)
+            for part in ("arrays", "config"):
+                assert len({id(m.content[part]) for m in messages}) == len(messages)
+            arrays = [m.content["arrays"]["weights"] for m in messages]
+            assert len({id(array) for array in arrays}) == len(messages)
+            if messages:
+                messages[0].content["config"]["plan"] = "other"
+                arrays[0].data = b"other"
+                assert all(m.content["config"]["plan"] != "other" for m in messages[1:])
+                assert all(array.data != b"other" for array in arrays[1:])
+
+
+def test_faults_are_left_out_counted_and_named_and_the_run_goes_on(go, trained):
+    def answer(message, good):
+        kind, node = message.metadata.message_type, message.metadata.dst_node_id
+        if kind == "train" and node == 1:
+            return Message(Error(1, "ValueError: two\nlines"), reply_to=message)
+        if kind == "train" and node == 2:
+            return trained(message, np.full(weights_of(message).size, np.nan))
+        if kind == "train" and node == 3:
+            return None
+        return good(message)
+
+    outcome, kept, _ = go(answer=answer)
+    assert outcome.client_updates == 2
+    assert [r.failures for r in outcome.rounds] == [3, 3]
+    assert outcome.failures["Ann"] == [
+        "round 1: ValueError: two | lines",
+        "round 2: ValueError: two | lines",
+    ]
+    assert "NaN" in outcome.failures["Bo"][0]
+    assert outcome.failures["Cy"] == [f"round {n}: no reply within 60 s" for n in (1, 2)]
+    assert sorted(outcome.failures) == ["Ann", "Bo", "Cy"]
+    assert len(kept.lines) == 3  # one a person, not one a fault
+    assert all("\n" not in line for line in kept.lines)
+    assert kept.lines[0].startswith("it: Ann left out of round 1: ")
+    assert len(outcome.confusion) == 4
+
+
+def test_a_round_in_which_all_fail_keeps_the_model(go):
+    def answer(message, good):
+        kind = message.metadata.message_type
+        return Message(Error(1, "x"), reply_to=message) if kind == "train" else good(message)
+
+    for cls in (FedAvg, PFedHN):
+        outcome, kept, grid = go(cls, answer=answer)
+        assert outcome.client_updates == 0
+        assert all(math.isnan(r.loss) for r in outcome.rounds)
+        first, last = sent(grid, "train")[0], sent(grid, "train")[-4]
+        np.testing.assert_array_equal(weights_of(first), weights_of(last))
+
+
+def test_who_fails_in_the_evaluation_has_no_result_and_is_named(go):
+    def answer(message, good):
+        kind, node = message.metadata.message_type, message.metadata.dst_node_id
+        if kind != "evaluate" or node not in {1, 2, 8}:
+            return good(message)
+        reply = good(message)
+        if node == 1:
+            return None
+        reply.content["metrics"]["confusion"] = [float("nan")] * 9 if node == 2 else [1, 2]
+        return reply
+
+    outcome, _, _ = go(answer=answer)
+    assert sorted(outcome.confusion) == ["Cy", "Di"]
+    assert sorted(outcome.unseen) == ["Zoe"]
+    assert outcome.failures["Ann"] == ["evaluation after round 2: no reply"]
+    assert "counts" in outcome.failures["Bo"][0]
+    assert "counts" in outcome.failures["Yu"][0]
+
+
+def test_examples_of_nobody_weigh_nothing(go, trained):
+    def answer(message, good):
+        kind, node = message.metadata.message_type, message.metadata.dst_node_id
+        if kind == "train":
+            size = weights_of(message).size
+            return trained(message, np.full(size, node), examples=0 if node != 4 else 3)
+        return good(message)
+
+    _, kept, grid = go(answer=answer, rounds=1)
+    first = weights_of(sent(grid, "train")[0])
+    np.testing.assert_allclose(kept.checkpoints[0].arrays["weights"].numpy(), first + 4, atol=1e-5)
+
+    def nobody(message, good):
+        kind = message.metadata.message_type
+        return trained(message, examples=0) if kind == "train" else good(message)
+
+    outcome, _, _ = go(answer=nobody)
+    assert outcome.client_updates == 8
+
+
+def test_where_nobody_trains_the_download_of_every_evaluated_person_counts(go):
+    outcome, _, grid = go(SourceModel, rounds=0)
+    size = len(sent(grid, "evaluate")[0].content["arrays"]["weights"].data)
+    assert outcome.bytes_down >= 6 * size
+    assert outcome.bytes_up == 0
+    assert [(r.round, r.macro_f1) for r in outcome.rounds] == [(0, 1.0)]
+
+
+def test_the_curve_has_a_point_every_so_often_and_at_the_end(go):
+    outcome, _, _ = go(rounds=5, evaluate_every=2)
+    assert [r.macro_f1 for r in outcome.rounds] == [None, 1.0, None, 1.0, 1.0]
+
+
+def test_cohorts_are_the_same_for_a_seed_and_others_for_another(go):
+    def cohorts(seed):
+        _, _, grid = go(FedAvg, rounds=6, cohort=2, seed=seed)
+        return [m.metadata.dst_node_id for m in sent(grid, "train")]
+
+    assert cohorts(1) == cohorts(1)
+    assert cohorts(1) != cohorts(2)
+
+
+@pytest.mark.parametrize("cls", [FedAvg, PFedHN])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_from_any_checkpoint_a_run_comes_to_the_same(go, tmp_path, cls, at):
+    whole, kept, grid = go(cls, rounds=3, cohort=2)
+    path = tmp_path / "c"
+    path.write_bytes(kept.checkpoints[at - 1].to_bytes())
+    resumed, again, rest = go(cls, rounds=3, cohort=2, resume=Checkpoint.read(path, "id"))
+    left = sent(grid, "train")[2 * at :]
+    assert [m.metadata.dst_node_id for m in sent(rest, "train")] == [
+        m.metadata.dst_node_id for m in left
+    ]
+    for a, b in zip(left, sent(rest, "train"), strict=True):
+        np.testing.assert_array_equal(weights_of(a), weights_of(b))
+    for a, b in zip(sent(grid, "evaluate")[-6:], sent(rest, "evaluate")[-6:], strict=True):
+        np.testing.assert_array_equal(weights_of(a), weights_of(b))
+    assert resumed.client_updates == whole.client_updates
+    assert resumed.bytes_up == whole.bytes_up
+    assert [r.round for r in resumed.rounds] == [1, 2, 3]
+
+
+def test_a_checkpoint_that_does_not_fit_says_so(go):
+    _, kept, _ = go(PFedHN)
+    checkpoint = kept.checkpoints[0]
+    checkpoint.state["buffers"] = np.zeros(3, np.float32)
+    del checkpoint.state["generator/centre"]
+    with pytest.raises(CheckpointError, match="does not fit this run") as caught:
+        go(PFedHN, resume=checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_outcome_survives_json():
+    import json
+
+    outcome, counts = Outcome("it", client_updates=3, wall_seconds=1.5), np.arange(4).reshape(2, 2)
+    outcome.confusion["Ann"] = outcome.unseen["Zoe"] = counts
+    outcome.failures["Bo"] = ["round 1: x"]
+    from server.outcome import RoundRecord
+
+    outcome.rounds = [RoundRecord(1, 2, float("nan"), 0, 5, 6, 0.5), RoundRecord(2, 2, 0.25, 0, 5, 6, 1)]
+    back = outcome_of("it", json.loads(json.dumps(progress_of(outcome), allow_nan=False)))
+    assert math.isnan(back.rounds[0].loss)
+    assert back.rounds[1] == outcome.rounds[1]
+    np.testing.assert_array_equal(back.confusion["Ann"], counts)
+    assert back.confusion["Ann"].dtype == np.int64
+    assert (back.failures, back.client_updates, back.wall_seconds) == (outcome.failures, 3, 1.5)
