@@ -151,6 +151,9 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the runs and tables go; default runs/NAME.")
     ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only this seed; repeatable. The rest keeps its place.")
+    ] = None,
 ) -> None:
     """Run a grid of methods, label fractions and seeds; skip what is done; write one table.
 
@@ -160,7 +163,7 @@ def sweep(
     from simulations.sweep import load_sweep, run_sweep
 
     with Progress(Console(stderr=True)) as progress:
-        table = run_sweep(load_sweep(file), out, progress)
+        table = run_sweep(load_sweep(file), out, progress, seed or ())
     Console().print(table.read_text(), markup=False, highlight=False)
 
 

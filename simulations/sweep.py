@@ -1,6 +1,7 @@
 """Run a grid of methods, label fractions and seeds; skip what is done; write one table."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -90,8 +91,21 @@ def cell(loaded: LoadedSweep, method: Method, fraction: float, seed: int) -> Tas
     return Task(method, load(loaded.base, (*method.set, *grid)))
 
 
-def run_sweep(loaded: LoadedSweep, out: Path | None, progress: Progress) -> Path:
+def run_sweep(
+    loaded: LoadedSweep, out: Path | None, progress: Progress, seeds: Sequence[int] = ()
+) -> Path:
     """Run what is not done yet; write ``table.csv`` and ``table.md``.
+
+    Several processes may share a folder where each has seeds of its own.
+
+    Parameters
+    ----------
+    loaded : LoadedSweep
+    out : Path, optional
+        ``runs/NAME`` if left out.
+    progress : Progress
+    seeds : Sequence[int]
+        Only these; all of them if empty.
 
     Returns
     -------
@@ -104,7 +118,11 @@ def run_sweep(loaded: LoadedSweep, out: Path | None, progress: Progress) -> Path
     folder = out or Path("runs") / loaded.sweep.name
     make_folder(folder / "cells")
     prepare()
-    waiting = [task for task in _tasks(loaded) if _done(folder, task) is None]
+    waiting = [
+        task
+        for task in _tasks(loaded)
+        if _done(folder, task) is None and (not seeds or task.loaded.config.seed in seeds)
+    ]
     progress.note(f"{loaded.sweep.name}: {len(waiting)} cells to run, into {folder}")
     for group in _groups(waiting):
         _run_group(group, folder, progress)
@@ -149,7 +167,7 @@ def _groups(tasks: Sequence[Task]) -> Iterator[list[Task]]:
 def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> None:
     first = tasks[0].loaded
     config = first.config
-    with open_world(first, folder / ".windows", progress.note) as world:
+    with open_world(first, folder / f".windows-{os.getpid()}", progress.note) as world:
         timeout = config.cohort.timeout_seconds
         with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
             for task in tasks:

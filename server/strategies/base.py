@@ -32,7 +32,7 @@ class Local(Strict):
     epochs: int = Field(1, ge=0, le=1000, description="Passes over the labelled windows.")
     steps: int = Field(10, ge=0, le=100_000, description="Least number of steps.")
     batch_size: int = Field(32, ge=1, le=4096)
-    learning_rate: float = Field(1e-3, gt=0, le=10)
+    learning_rate: float = Field(3e-4, gt=0, le=10)
     optimizer: Literal["sgd", "adam"] = "adam"
 
 

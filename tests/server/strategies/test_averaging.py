@@ -1,0 +1,77 @@
+"""FedAvg and FedProx against the arithmetic done by hand."""
+
+import random
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord
+
+from schemas.delta import decode, encode
+from server.border import weights_of
+from server.strategies.averaging import FedAvg, FedProx, FinetunedFedAvg
+from server.view import GridView
+
+
+@pytest.mark.parametrize("encoding", ["int8", "float32"])
+def test_the_aggregate_is_the_weighted_mean_of_the_decoded_changes(
+    federation, training, trained, admitted, encoding
+):
+    strategy = FedAvg(federation(encoding=encoding), FedAvg.Parameters())
+    requests = training(strategy)
+    start = weights_of(requests[0])
+    rng = np.random.default_rng(1)
+    replies, expected, examples = [], np.zeros(start.size), [1, 10, 3, 50]
+    for request, count in zip(requests, examples, strict=True):
+        delta = rng.standard_normal(start.size).astype(np.float32)
+        replies.append(trained(request, delta, count, encoding))
+        coded, _ = encode(delta, None, encoding)
+        expected += count / sum(examples) * (start + decode(coded, start.size)).astype(np.float64)
+    arrays, _ = strategy.aggregate_train(1, admitted(requests, replies))
+    result = arrays["weights"].numpy()
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_no_updates_no_new_arrays(federation):
+    strategy = FedAvg(federation(), FedAvg.Parameters())
+    assert strategy.aggregate_train(1, []) == (None, None)
+
+
+@pytest.mark.parametrize("cohort", [1, 2, 3, 4, None])
+def test_a_round_asks_a_cohort_of_clients_and_an_evaluation_asks_all(
+    federation, training, devices, cohort
+):
+    strategy = FedAvg(federation(cohort=cohort), FedAvg.Parameters())
+    for number in range(10):
+        random.seed(number)
+        nodes = [m.metadata.dst_node_id for m in training(strategy, number=number + 1)]
+        assert len(set(nodes)) == len(nodes) == (cohort or 4)
+        assert 9 not in nodes
+    view = GridView(devices([1, 2, 3, 4, 9], None), [1, 2, 3, 4])
+    config = ConfigRecord(dict(strategy.evaluate_config()))
+    asked = strategy.configure_evaluate(1, strategy.initial(), config, view)
+    assert sorted(m.metadata.dst_node_id for m in asked) == [1, 2, 3, 4]
+
+
+def test_finetuning_is_the_evaluation_s(federation, plan_of):
+    plain = FedAvg(federation(), FedAvg.Parameters())
+    tuned = FinetunedFedAvg(federation(), FinetunedFedAvg.Parameters())
+    assert plan_of(plain.train_config()) == plan_of(tuned.train_config())
+    assert len(plan_of(plain.evaluate_config()).stages) == 1
+    assert len(plan_of(tuned.evaluate_config()).stages) == 3
+
+
+def test_fedprox_sends_its_pull_and_fedavg_none(federation, training):
+    strategy = FedProx(federation(), FedProx.Parameters(mu=0.7))
+    requests = training(strategy)
+    assert [m.content["config"]["proximal-mu"] for m in requests] == [0.7] * 4
+    plain = training(FedAvg(federation(), FedAvg.Parameters()))
+    assert "proximal-mu" not in plain[0].content["config"]
+
+
+def test_where_it_starts_is_a_parameter(federation):
+    for start in ("source", "random"):
+        strategy = FedAvg(federation(), FedAvg.Parameters(start=start))
+        vector = strategy.initial()["weights"].numpy()
+        same = FedAvg(federation(), FedAvg.Parameters()).initial()["weights"].numpy()
+        assert np.array_equal(vector, same) == (start == "source")
