@@ -17,6 +17,7 @@ from schemas.plan import Adapt, Plan, Range, Stage, Train
 
 Floats = NDArray[np.float32]
 _PREDICT_BATCH = 256
+_REPORT_WINDOWS = 256  # evenly spread: enough for a summary, cheap on a device
 
 
 class LearnerError(ValueError):
@@ -170,15 +171,16 @@ class Learner:
         session = self.graphs.session(stage.graph)
         wanted = {value.name for value in session.get_inputs()}
         chosen = _spread(len(self.windows.train), stage.windows)
-        inputs = {
+        inputs: dict[str, Any] = {
             "windows": _float(self.windows.train[chosen]),
-            "labels": self.windows.labels[chosen].astype(np.int64),
             "weights": weights,
-            "mix": np.array(stage.mix, np.float32),
             **self.statistics(plan),
         }
-        given = {name: value for name, value in inputs.items() if name in wanted}
-        adapted: Floats = session.run(None, given)[0]
+        if "labels" in wanted:
+            inputs["labels"] = self.windows.labels[chosen].astype(np.int64)
+        if "mix" in wanted:
+            inputs["mix"] = np.array(stage.mix, np.float32)
+        adapted: Floats = session.run(None, inputs)[0]
         return adapted
 
     def _train(
@@ -228,7 +230,7 @@ class Learner:
 
     def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
         inputs = {
-            "windows": _float(self.windows.train[_spread(len(self.windows.train), 512)]),
+            "windows": _float(self.windows.train[_spread(len(self.windows.train), _REPORT_WINDOWS)]),
             "weights": weights,
         }
         inputs |= self.statistics(plan)

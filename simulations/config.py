@@ -53,8 +53,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         With every problem found: file, key, value and what is allowed.
     """
     table = read_toml(path)
-    for override in overrides:
-        _override(table, override)
+    problems = [problem for override in overrides if (problem := _override(table, override))]
+    if problems:
+        raise ConfigError("--set", problems)
     return check(path, table)
 
 
@@ -132,25 +133,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), [f"not TOML: {error}"]) from error
 
 
-def _override(table: dict[str, Any], override: str) -> None:
+def _override(table: dict[str, Any], override: str) -> str | None:
+    """Set a key in the table; what is wrong with the override, if anything is."""
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        raise ConfigError("--set", [f"{override!r}: expected key.path=value"])
+        return f"{override!r}: expected key.path=value"
     for part in parts[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError("--set", [f"{override!r}: {part} is a value, not a table"])
+            return f"{override!r}: {part} is a value, not a table"
         table = inner
     table[parts[-1]] = value_of(text.strip())
+    return None
 
 
 def value_of(text: str) -> Any:
     """A TOML value; what is none is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return table["value"] if len(table) == 1 else text
 
 
 def _names(table: dict[str, Any], tables: Any) -> list[tuple[str, str]]:

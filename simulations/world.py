@@ -25,7 +25,7 @@ from simulations.data.base import DataError, Recordings
 from simulations.data.load import source
 from simulations.data.shards import write_shards
 from simulations.data.split import Split, source_rows, split
-from simulations.report.files import atomic_write, make_folder
+from simulations.report.files import RunError, atomic_write, make_folder
 
 SEED_OFFSET = 1  # node ids start at 1: Flower keeps 0 for the server
 
@@ -71,6 +71,8 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
     ------
     DataError, ConfigError
         Where data or their parts are not what the file says.
+    RunError
+        Where the disk is full.
     """
     config = loaded.config
     try:
@@ -82,10 +84,19 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
         raise DataError(f"{loaded.path}: {error}") from error
     _check_cohort(loaded, parts)
     try:
-        shards = write_shards(recordings, parts, folder)
+        shards = _write(recordings, parts, folder)
         yield _world(config, recordings, parts, shards, tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(recordings: Recordings, parts: Split, folder: Path) -> dict[str, Path]:
+    try:
+        return write_shards(recordings, parts, folder)
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):  # the disk's fault, not the recordings'
+            raise RunError(str(error)) from error
+        raise
 
 
 def _world(
@@ -123,7 +134,8 @@ def digest_of(recordings: Recordings) -> str:
     """Digest of all windows, labels and names."""
     names = (recordings.persons, recordings.classes, recordings.magnitudes)
     digest = hashlib.sha256(repr(names).encode())
-    for array in (recordings.x, recordings.y, recordings.person, recordings.stream):
+    fields = ("x", "y", "person", "stream", "start")
+    for array in (getattr(recordings, field) for field in fields):
         digest.update(repr((array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -92,7 +92,8 @@ class SemiPFL(GeneratedStrategy):
     def train_config(self) -> ConfigRecord:
         """Fine-tune the autoencoder on all training windows, labels unread."""
         settings, book = self.settings, self.federation.graphs
-        adapt = Adapt(graph=book.adapt(self.network))
+        adapt = Adapt(graph=book.adapt(self.network), windows=128)
+        figure = settings.variant == "figure"
         train = Train(
             graph=book.step(self.network, "reconstruction_loss", "sgd", labels=False),
             part="unlabelled",
@@ -105,7 +106,7 @@ class SemiPFL(GeneratedStrategy):
             length=self.spec.length,
             statistics=book.statistics(self.network.spec),
             stages=(adapt, train),
-            report={"errors": book.forward(self.network, "errors")},
+            report={"errors": book.forward(self.network, "errors")} if figure else {},
             encoding=self.federation.config.upload.encoding,
             seed=self.federation.config.seed,
         )
@@ -116,10 +117,11 @@ class SemiPFL(GeneratedStrategy):
         return config_of(self.personaliser.plan())
 
     def pull(self, nodes: list[int], updates: list[Message], *, learn: bool) -> None:
-        """Remember each user's own errors, from which τ is set; pull the changes back."""
+        """Remember a user's own errors, from which τ is set (figure); pull the changes back."""
         for node, update in zip(nodes, updates, strict=True):
-            errors = update.content.array_records["report"]["errors"].numpy()
-            self.reports[node] = torch.from_numpy(errors.copy())
+            if "report" in update.content.array_records:
+                errors = update.content.array_records["report"]["errors"].numpy()
+                self.reports[node] = torch.from_numpy(errors.copy())
         if self.settings.residual:
             super().pull(nodes, updates, learn=learn)
 

@@ -71,9 +71,7 @@ def test_every_parameter_of_the_classifier_learns(spec):
 
 def test_dropout_keeps_the_mean_and_obeys_its_generator():
     z = torch.ones(200, 100)
-    one, two, other = (
-        dropout(z, 0.2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    one, two, other = (dropout(z, 0.2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert one.mean().item() == pytest.approx(1, abs=0.02)

@@ -43,14 +43,14 @@ def test_a_round_is_what_one_device_at_a_time_comes_to(federation, one_round, cl
     generator = copy.deepcopy(strategy.generator)
     adam = torch.optim.Adam(generator.parameters(), 1e-3)
     adam.load_state_dict(copy.deepcopy(strategy.optimizer.state_dict()))
-    before = {node: v.clone() for node, v in strategy.embeddings.items()}
+    before = dict(zip((1, 2, 3, 4), strategy.condition([1, 2, 3, 4]).clone(), strict=True))
 
     requests, deltas = one_round(strategy, 2)
     nodes = [request.metadata.dst_node_id for request in requests]
     learns = strategy.plans.spec.trainable_length
     gradients = [torch.zeros_like(p) for p in generator.parameters()]
     for node, request, delta in zip(nodes, requests, deltas, strict=True):
-        v = before.get(node, strategy.condition([node])[0]).clone().requires_grad_()
+        v = before[node].requires_grad_()
         theta = generator.generate(v[None])[0]
         np.testing.assert_allclose(theta.detach().numpy(), weights_of(request)[:learns], atol=1e-6)
         loss = 0.5 * (theta - (theta.detach() + torch.from_numpy(delta[:learns]))).square().sum()

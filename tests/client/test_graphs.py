@@ -1,0 +1,112 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from client import graphs
+from client.graphs import GraphError, GraphStore, default_folder
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    return GraphStore(tmp_path / "graphs")
+
+
+def files(store):
+    return sorted(path.name for path in store.folder.rglob("*")) if store.folder.exists() else []
+
+
+def test_a_graph_is_stored_under_its_digest(fresh, graph):
+    content = graph("statistics")
+    digest = fresh.put(content)
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert files(fresh) == [f"{digest}.onnx"]
+    assert fresh.has(digest)
+    assert (fresh.folder / f"{digest}.onnx").stat().st_mode & 0o077 == 0o044 & ~umask()
+    assert fresh.put(content) == digest
+    assert files(fresh) == [f"{digest}.onnx"]
+
+
+def umask():
+    text = Path("/proc/self/status").read_text()
+    return int(text.split("Umask:")[1].split()[0], 8)
+
+
+def test_a_session_is_made_once_and_runs_on_one_thread(fresh, graph):
+    digest = fresh.put(graph("statistics"))
+    session = fresh.session(digest)
+    assert session.get_session_options().intra_op_num_threads == 1
+    assert session.get_session_options().inter_op_num_threads == 1
+    (fresh.folder / f"{digest}.onnx").unlink()
+    assert fresh.session(digest) is session
+    assert fresh.has(digest)
+
+
+def test_a_missing_graph_says_so(fresh):
+    assert not fresh.has("0" * 64)
+    with pytest.raises(GraphError, match="graph 000000000000 is not on this device"):
+        fresh.session("0" * 64)
+
+
+def altered(content):
+    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
+
+
+@pytest.mark.parametrize("harm", [altered, lambda c: c[:-1], lambda c: c + b"x", lambda c: b""])
+def test_bytes_that_do_not_match_the_name_are_removed_and_refused(fresh, graph, harm):
+    content = graph("statistics")
+    digest = fresh.put(content)
+    path = fresh.folder / f"{digest}.onnx"
+    path.write_bytes(harm(content))
+    with pytest.raises(GraphError, match="do not match its name; removed"):
+        fresh.session(digest)
+    assert not path.exists()
+    assert not fresh.has(digest), "the next plan could not bring it"
+    fresh.put(content)
+    fresh.session(digest)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 500, -1])
+def test_a_graph_that_is_none_is_refused(fresh, graph, cut):
+    digest = fresh.put(graph("statistics")[:cut])
+    with pytest.raises(GraphError, match="does not load"):
+        fresh.session(digest)
+
+
+def test_junk_is_refused(fresh):
+    with pytest.raises(GraphError, match="does not load"):
+        fresh.session(fresh.put(b"#!/bin/sh\nrm -rf /\n"))
+
+
+def test_an_oversized_graph_is_refused_before_it_is_written(fresh, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_BYTES", 10)
+    fresh.put(b"x" * 10)
+    with pytest.raises(GraphError, match="a graph of 11 bytes; at most 10"):
+        fresh.put(b"x" * 11)
+    assert len(files(fresh)) == 1
+
+
+@pytest.mark.parametrize("when", ["write_bytes", "replace"])
+def test_put_is_whole_or_not_at_all(fresh, graph, monkeypatch, when):
+    def full(self, *_):
+        if when == "write_bytes":
+            with self.open("wb") as file:
+                file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, when, full)
+    with pytest.raises(OSError, match="No space"):
+        fresh.put(graph("statistics"))
+    monkeypatch.undo()
+    assert files(fresh) == []
+
+
+def test_the_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLWR_EDGE_CACHE", "/edge")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert default_folder() == Path("/edge/graphs")
+    monkeypatch.delenv("FLWR_EDGE_CACHE")
+    assert default_folder() == Path("/xdg/flwr-edge/graphs")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache/flwr-edge/graphs"
