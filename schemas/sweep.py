@@ -16,8 +16,17 @@ class Method(Strict):
     label: str = Field(min_length=1, max_length=80, description="The row's name in the table.")
     strategy: Name
     set: tuple[str, ...] = Field((), description="Overrides, as of `flwr-sim run --set`.")
-    label_fractions: tuple[Fraction, ...] | None = Field(None, description="Instead of the grid's.")
-    seeds: tuple[Seed, ...] | None = Field(None, description="Instead of the grid's.")
+    label_fractions: tuple[Fraction, ...] | None = Field(
+        None, description="Only these of a grid's; all of them if left out."
+    )
+
+
+class Grid(Strict):
+    """Label fractions × seeds × methods."""
+
+    label_fractions: tuple[Fraction, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    only: tuple[str, ...] = Field((), description="Labels of methods; all of them if left out.")
 
 
 class Sweep(Strict):
@@ -25,9 +34,19 @@ class Sweep(Strict):
 
     name: Name
     base: str = Field(description="The simulation file, relative to this one.")
-    label_fractions: tuple[Fraction, ...] = Field(min_length=1)
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    grids: tuple[Grid, ...] = Field(min_length=1, description="Cells that several have run once.")
     methods: tuple[Method, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> "Sweep":
+        labels = {method.label for method in self.methods}
+        unknown = sorted({label for grid in self.grids for label in grid.only} - labels)
+        if unknown:
+            raise ValueError(
+                f"no method is labelled {', '.join(unknown)}; there are: "
+                f"{', '.join(sorted(labels))}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "Sweep":

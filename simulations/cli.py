@@ -179,16 +179,23 @@ def bench(
     One run on one machine, the engines in turns: read the ratios, not the rates.
     """
     from simulations.bench.engines import compare as compare_engines
+    from simulations.bench.memory import measure
     from simulations.bench.table import show_bench
     from simulations.bench.workloads import conv_autoencoder, flat_regression
 
     rows = []
     for workload in (flat_regression(), conv_autoencoder()):
         rows += compare_engines(workload, clients, workers, repeats)
+    memory = measure(workers=workers)
     if format_ is Format.json:
-        print(json.dumps(rows, indent=2))  # noqa: T201
-    else:
-        show_bench(rows, Console())
+        print(json.dumps({"speed": rows, "memory": memory}, indent=2))  # noqa: T201
+        return
+    console = Console()
+    show_bench(rows, console)
+    console.print(
+        f"{memory['clients']:.0f} clients of the first workload: "
+        f"{memory['megabytes']:.0f} MB in the whole process tree"
+    )
 
 
 def guarded(command: Callable[[], Any]) -> int:

@@ -99,8 +99,11 @@ def json_schema() -> dict[str, Any]:
         table = strategy.Parameters.model_json_schema()
         schema.setdefault("$defs", {}).update(table.pop("$defs", {}))
         properties[name] = table
-    schema["properties"]["strategies"] |= {"properties": properties, "additionalProperties": False}
+    tables = schema["properties"]["strategies"]
+    tables.pop("patternProperties", None)  # any name: only installed ones are right
+    tables |= {"properties": properties, "additionalProperties": False}
     schema["properties"]["strategy"]["enum"] = list(properties)
+    schema["properties"]["baselines"]["items"]["enum"] = list(properties)
     return schema
 
 

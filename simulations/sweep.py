@@ -69,8 +69,7 @@ def load_sweep(path: Path) -> LoadedSweep:
         raise ConfigError(str(path), describe(error.errors(), fields)) from error
     loaded = LoadedSweep(path, path.parent / sweep.base, sweep)
     for method in sweep.methods:
-        fractions = method.label_fractions or sweep.label_fractions
-        cell(loaded, method, max(fractions), sweep.seeds[0])
+        cell(loaded, method, 1.0, 0)
     return loaded
 
 
@@ -146,10 +145,19 @@ def write_tables(loaded: LoadedSweep, folder: Path) -> Path:
 def _tasks(loaded: LoadedSweep) -> Iterator[Task]:
     known = strategies()
     for method in loaded.sweep.methods:
-        fractions = method.label_fractions or loaded.sweep.label_fractions
-        for fraction, seed in product(fractions, method.seeds or loaded.sweep.seeds):
+        for fraction, seed in _points(loaded.sweep, method):
             if fraction > 0 or not known[method.strategy].needs_labels:
                 yield cell(loaded, method, fraction, seed)
+
+
+def _points(sweep: Sweep, method: Method) -> list[tuple[float, int]]:
+    """A method's label fractions and seeds, each pair once."""
+    points: dict[tuple[float, int], None] = {}
+    for grid in sweep.grids:
+        if not grid.only or method.label in grid.only:
+            points |= dict.fromkeys(product(grid.label_fractions, grid.seeds))
+    wanted = method.label_fractions
+    return [point for point in points if wanted is None or point[0] in wanted]
 
 
 def _groups(tasks: Sequence[Task]) -> Iterator[list[Task]]:

@@ -16,6 +16,7 @@ from server.federation import Federation
 from server.strategies.base import (
     EdgeStrategy,
     Finetune,
+    Finetunes,
     Local,
     classifier_plans,
     config_of,
@@ -69,7 +70,7 @@ class FinetunedFedAvg(FedAvg):
     class Parameters(FedAvg.Parameters):
         """``[strategies.fedavg-finetune]``."""
 
-        finetune: bool = True
+        finetune: Finetunes = True
 
 
 class FedProx(flower.FedProx, FedAvg):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -22,6 +22,15 @@ from server.federation import Federation
 
 State = dict[str, NDArray[Any]]
 
+# Types of parameters whose default differs from strategy to strategy; bounds do not.
+Adapts = Annotated[bool, Field(description="AdaBN on the person's unlabelled windows, first.")]
+Finetunes = Annotated[bool, Field(description="Then learn on the person's labelled windows.")]
+Few = Annotated[
+    int, Field(ge=0, description="With at most so many labelled windows the head alone learns.")
+]
+BodySteps = Annotated[int, Field(ge=0, le=100_000, description="Steps of the whole network.")]
+BodyEpochs = Annotated[int, Field(ge=0, le=1000, description="And at least so many passes.")]
+
 
 class Local(Strict):
     """A device's training in one round."""
@@ -31,22 +40,20 @@ class Local(Strict):
     )
     epochs: int = Field(1, ge=0, le=1000, description="Passes over the labelled windows.")
     steps: int = Field(10, ge=0, le=100_000, description="Least number of steps.")
-    batch_size: int = Field(32, ge=1, le=4096)
-    learning_rate: float = Field(3e-4, gt=0, le=10)
-    optimizer: Literal["sgd", "adam"] = "adam"
+    batch_size: int = Field(32, ge=1, le=4096, description="Windows a step.")
+    learning_rate: float = Field(3e-4, gt=0, le=10, description="The optimizer's.")
+    optimizer: Literal["sgd", "adam"] = Field("adam", description="New in every round.")
 
 
 class Finetune(Strict):
     """The device's last step: from the weights that it received to its own model."""
 
-    adapt: bool = Field(True, description="AdaBN on the person's unlabelled windows, first.")
-    finetune: bool = Field(False, description="Then learn on the person's labelled windows.")
-    few: int = Field(
-        90, ge=0, description="With at most so many labelled windows the head alone learns."
-    )
+    adapt: Adapts = True
+    finetune: Finetunes = False
+    few: Few = 90
     head_steps: int = Field(40, ge=0, le=100_000, description="Steps of the head alone.")
-    body_steps: int = Field(150, ge=0, le=100_000, description="Steps of the whole network.")
-    body_epochs: int = Field(5, ge=0, le=1000, description="And at least so many passes.")
+    body_steps: BodySteps = 150
+    body_epochs: BodyEpochs = 5
     tune_rate: float = Field(1e-3, gt=0, le=10, description="Adam's learning rate, cosine.")
 
 

@@ -152,7 +152,9 @@ class GeneratedStrategy(EdgeStrategy):
         for number, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"adam/{number}/{k}": v.numpy() for k, v in moments.items()}
         state |= {f"embedding/{node}": v.numpy() for node, v in self.embeddings.items()}
-        return {name: array.copy() for name, array in state.items()}  # the optimizer writes in place
+        return {
+            name: array.copy() for name, array in state.items()
+        }  # the optimizer writes in place
 
     def load(self, state: State) -> None:
         """Go on from ``state``."""

@@ -9,8 +9,13 @@ from flwr.serverapp import Grid
 from schemas.base import Strict
 from server.federation import Federation
 from server.strategies.base import (
+    Adapts,
+    BodyEpochs,
+    BodySteps,
     EdgeStrategy,
+    Few,
     Finetune,
+    Finetunes,
     classifier_plans,
     config_of,
     request,
@@ -24,7 +29,7 @@ class SourceModel(EdgeStrategy):
     class Parameters(Finetune):
         """``[strategies.source]``."""
 
-        adapt: bool = False
+        adapt: Adapts = False
 
     rounds: ClassVar[int | None] = 0
 
@@ -79,7 +84,7 @@ class FinetunedSource(SourceModel):
     class Parameters(Finetune):
         """``[strategies.finetune]``."""
 
-        finetune: bool = True
+        finetune: Finetunes = True
 
     needs_labels: ClassVar[bool] = True
 
@@ -90,10 +95,10 @@ class LocalOnly(SourceModel):
     class Parameters(Finetune):
         """``[strategies.local]``."""
 
-        finetune: bool = True
-        few: int = 0
-        body_steps: int = 300
-        body_epochs: int = 10
+        finetune: Finetunes = True
+        few: Few = 0
+        body_steps: BodySteps = 300
+        body_epochs: BodyEpochs = 10
 
     needs_labels: ClassVar[bool] = True
 

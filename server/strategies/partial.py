@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from pydantic import Field
 
 from server.strategies.averaging import FedAvg
-from server.strategies.base import config_of
+from server.strategies.base import Adapts, config_of
 
 
 class FedPer(FedAvg):
@@ -39,7 +39,7 @@ class FedBN(FedPer):
     class Parameters(FedAvg.Parameters):
         """``[strategies.fedbn]``; the norms are the device's already, so no AdaBN."""
 
-        adapt: bool = False
+        adapt: Adapts = False
 
     def personal(self) -> Any:
         """Batch norms' scales, shifts and statistics."""
@@ -52,7 +52,9 @@ class FedRep(FedPer):
     class Parameters(FedAvg.Parameters):
         """``[strategies.fedrep]``."""
 
-        representation_steps: int = Field(5, ge=0, le=100_000)
+        representation_steps: int = Field(
+            5, ge=0, le=100_000, description="Least number of steps of the encoder, head fixed."
+        )
 
     def train_config(self) -> ConfigRecord:
         """Two stages; return the encoder."""

@@ -287,7 +287,7 @@ def test_soft_targets_are_of_the_windows_beside_them(
             learner.fit(plan(soft), vector())
     row_of = {float(w.sum()): row for row, w in enumerate(person.train)}
     rows = [[row_of[float(w.sum())] for w in batch] for batch in seen["windows"]]
-    assert sorted(sum(rows, [])) == list(range(24))
+    assert sorted(row for batch in rows for row in batch) == list(range(24))
     for number, row in enumerate(rows):
         np.testing.assert_array_equal(seen["targets"][number], logits[row])
         np.testing.assert_array_equal(seen["labels"][number], person.labels[row])

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -90,4 +92,4 @@ def test_ranges_cover_the_wanted_and_are_joined(tensors):
         assert start < stop
         found[start:stop] = [True] * (stop - start)
     assert found == expected
-    assert all(a[1] < b[0] for a, b in zip(ranges, ranges[1:], strict=False)), "not joined"
+    assert all(a[1] < b[0] for a, b in pairwise(ranges)), "not joined"

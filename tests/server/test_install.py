@@ -35,7 +35,9 @@ class Machines:
             missing = sorted(set(record["digests"]) - self.has[machine])
             if how == "wants more":
                 missing = ["f" * 64]
-            return Message(RecordDict({"graphs": ConfigRecord({"missing": missing})}), reply_to=message)
+            return Message(
+                RecordDict({"graphs": ConfigRecord({"missing": missing})}), reply_to=message
+            )
         self.installs.append((node, sorted(record)))
         if how == "full":
             return Message(Error(1, "OSError: No space left on device"), reply_to=message)

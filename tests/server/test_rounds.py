@@ -61,7 +61,7 @@ def sent(grid, kind):
 
 
 def test_updates_bytes_and_seconds_add_up(go):
-    outcome, kept, grid = go()
+    outcome, _, _ = go()
     assert outcome.client_updates == 8
     assert outcome.device_seconds == pytest.approx(8 * 0.25)
     assert outcome.bytes_down == sum(r.bytes_down for r in outcome.rounds) > 0
@@ -132,7 +132,7 @@ def test_a_round_in_which_all_fail_keeps_the_model(go):
         return Message(Error(1, "x"), reply_to=message) if kind == "train" else good(message)
 
     for cls in (FedAvg, PFedHN):
-        outcome, kept, grid = go(cls, answer=answer)
+        outcome, _, grid = go(cls, answer=answer)
         assert outcome.client_updates == 0
         assert all(math.isnan(r.loss) for r in outcome.rounds)
         first, last = sent(grid, "train")[0], sent(grid, "train")[-4]
@@ -206,7 +206,7 @@ def test_from_any_checkpoint_a_run_comes_to_the_same(go, tmp_path, cls, at):
     whole, kept, grid = go(cls, rounds=3, cohort=2)
     path = tmp_path / "c"
     path.write_bytes(kept.checkpoints[at - 1].to_bytes())
-    resumed, again, rest = go(cls, rounds=3, cohort=2, resume=Checkpoint.read(path, "id"))
+    resumed, _, rest = go(cls, rounds=3, cohort=2, resume=Checkpoint.read(path, "id"))
     left = sent(grid, "train")[2 * at :]
     assert [m.metadata.dst_node_id for m in sent(rest, "train")] == [
         m.metadata.dst_node_id for m in left
@@ -238,7 +238,10 @@ def test_an_outcome_survives_json():
     outcome.failures["Bo"] = ["round 1: x"]
     from server.outcome import RoundRecord
 
-    outcome.rounds = [RoundRecord(1, 2, float("nan"), 0, 5, 6, 0.5), RoundRecord(2, 2, 0.25, 0, 5, 6, 1)]
+    outcome.rounds = [
+        RoundRecord(1, 2, float("nan"), 0, 5, 6, 0.5),
+        RoundRecord(2, 2, 0.25, 0, 5, 6, 1),
+    ]
     back = outcome_of("it", json.loads(json.dumps(progress_of(outcome), allow_nan=False)))
     assert math.isnan(back.rounds[0].loss)
     assert back.rounds[1] == outcome.rounds[1]

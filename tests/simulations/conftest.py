@@ -59,7 +59,11 @@ def arrays() -> dict[str, Any]:
     steps = np.arange(TIME)[None, :, None]
     phase = rng.uniform(0, 6, (count, 1, 6))
     x = np.sin(steps * (0.25 + 0.5 * y[:, None, None]) + phase)
-    x = x + 0.5 * rng.standard_normal((count, TIME, 6)) + rng.standard_normal((PERSONS, 1, 6))[person]
+    x = (
+        x
+        + 0.5 * rng.standard_normal((count, TIME, 6))
+        + rng.standard_normal((PERSONS, 1, 6))[person]
+    )
     names = [f"person {chr(65 + number)}" for number in range(PERSONS)]
     return {"X": x.astype(np.float32), "y": y, "subject": person, "subjects": names, "hz": 10.0}
 

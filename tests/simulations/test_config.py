@@ -66,6 +66,7 @@ def test_the_schema_refuses_what_load_refuses(write):
         GOOD + "[strategies.fedavg]\nstep = 3\n",
         GOOD + "[strategies.fedavgg]\nsteps = 3\n",
         'name = "a"\nstrategy = "fedavgg"\n',
+        GOOD + 'baselines = ["fedavgg"]\n',
         'strategy = "fedavg"\n',
     ):
         with pytest.raises(ConfigError):
@@ -74,18 +75,33 @@ def test_the_schema_refuses_what_load_refuses(write):
             jsonschema.validate(tomllib.loads(text), json_schema())
 
 
-def _described(schema, path):
-    for key, field in schema.get("properties", {}).items():
-        if "$ref" in field or "properties" in field or key in ("kind",):
-            continue
-        yield f"{path}{key}", "description" in field or "$ref" in str(field)
-
-
 def test_every_field_of_the_file_is_described():
     schema = json_schema()
-    tables = {"": schema} | {f"{name}.": table for name, table in schema["$defs"].items()}
-    bare = [key for path, table in tables.items() for key, ok in _described(table, path) if not ok]
+    tables = {"": schema, **schema["$defs"], **schema["properties"]["strategies"]["properties"]}
+    tables.pop("semipfl", None)
+    assert all(table["description"] for table in tables.values())
+    bare = [
+        f"{name}.{key}"
+        for name, table in tables.items()
+        for key, field in table.get("properties", {}).items()
+        if not field.get("description") and "$ref" not in field
+    ]
     assert bare == []
+
+
+def test_no_number_of_any_table_is_without_bounds():
+    """A subclass that gives another default must not lose them."""
+    schema = json_schema()
+    tables = {"": schema, **schema["$defs"], **schema["properties"]["strategies"]["properties"]}
+    free = [
+        f"{name}.{key}"
+        for name, table in tables.items()
+        for key, field in table.get("properties", {}).items()
+        for kind in (field, *field.get("anyOf", ()))
+        if kind.get("type") in {"integer", "number"}
+        and not kind.keys() & {"minimum", "exclusiveMinimum"}
+    ]
+    assert free == []
 
 
 def test_bounds_and_defaults_are_in_the_schema():

@@ -148,11 +148,8 @@ def test_one_and_two_workers_give_the_same_and_another_seed_does_not(stage, go):
 def test_what_is_trained_is_learned(stage, go):
     """The classes are easy: a run that ignores its labels, or its windows, would not get there."""
     on = stage("cohort.size=3", "rounds=15", "data.label_fraction=0.5")
-    loaded = load(
-        on.loaded.path,
-        ["cohort.size=3", "rounds=15", "data.label_fraction=0.5"]
-        + ["strategies.fedavg.learning_rate=0.02"],
-    )
+    overrides = ["cohort.size=3", "rounds=15", "data.label_fraction=0.5"]
+    loaded = load(on.loaded.path, [*overrides, "strategies.fedavg.learning_rate=0.02"])
     assert np.mean(list(scores(go(on, "fedavg", loaded=loaded)).values())) > 0.6
 
 

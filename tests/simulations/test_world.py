@@ -61,8 +61,9 @@ def test_what_devices_read_is_gone_after_an_error_too(opened, tmp_path):
 
 
 def test_errors_in_the_parts_name_the_simulation_file(opened, simulation_file):
-    with pytest.raises(ConfigError, match="no client is left") as caught, opened(
-        "data.source_persons=6"
+    with (
+        pytest.raises(ConfigError, match="no client is left") as caught,
+        opened("data.source_persons=6"),
     ):
         pass
     assert caught.value.where == str(simulation_file)

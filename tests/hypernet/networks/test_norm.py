@@ -96,9 +96,8 @@ def test_adapting_normalises_with_the_mix_and_keeps_it(mix):
 
 
 def test_one_window_and_a_constant_channel_are_finite():
-    for x in (torch.randn(1, 4), torch.full((5, 4, 3), 2.0)):
-        norm = made(4).train()
-        x = x.requires_grad_()
+    for values in (torch.randn(1, 4), torch.full((5, 4, 3), 2.0)):
+        norm, x = made(4).train(), values.requires_grad_()
         out = norm(x)
         out.sum().backward()
         assert torch.isfinite(out).all()

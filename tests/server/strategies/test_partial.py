@@ -16,9 +16,7 @@ def mark(length, ranges):
     return inside
 
 
-@pytest.mark.parametrize(
-    ("cls", "part"), [(FedPer, "head"), (FedRep, "head"), (FedBN, "norms")]
-)
+@pytest.mark.parametrize(("cls", "part"), [(FedPer, "head"), (FedRep, "head"), (FedBN, "norms")])
 @pytest.mark.parametrize("encoding", ["int8", "float32"])
 def test_personal_ranges_do_not_move_at_the_server(
     federation, training, trained, admitted, plan_of, cls, part, encoding

@@ -56,7 +56,7 @@ def test_a_round_is_what_one_device_at_a_time_comes_to(federation, one_round, cl
         loss = 0.5 * (theta - (theta.detach() + torch.from_numpy(delta[:learns]))).square().sum()
         own, *shared = torch.autograd.grad(loss, [v, *generator.parameters()])
         for total, gradient in zip(gradients, shared, strict=True):
-            total += gradient / len(nodes)
+            total.add_(gradient / len(nodes))
         norm = float(own.norm())
         assert norm > 0
         expected = v.detach() - 0.5 * own * min(1, clip / norm)
@@ -67,7 +67,9 @@ def test_a_round_is_what_one_device_at_a_time_comes_to(federation, one_round, cl
     adam.step()
     for ours, hand in zip(strategy.generator.parameters(), generator.parameters(), strict=True):
         torch.testing.assert_close(ours, hand, atol=2e-5, rtol=1e-3)
-    mean = np.mean([weights_of(r)[learns:] + d[learns:] for r, d in zip(requests, deltas, strict=True)], 0)
+    mean = np.mean(
+        [weights_of(r)[learns:] + d[learns:] for r, d in zip(requests, deltas, strict=True)], 0
+    )
     np.testing.assert_allclose(strategy.buffers.numpy(), mean, atol=1e-6)
 
 

@@ -1,0 +1,373 @@
+"""``flwr-sim`` as a user meets it: wrong input, Ctrl-C, kill -9."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulations import cli
+from simulations import run as runs
+from simulations.config import load, strategies
+from simulations.report.folder import RunFolder
+
+
+@pytest.fixture
+def sim(monkeypatch, capsys):
+    """Run the command in this process: exit code, standard output, lines of standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["flwr-sim", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return ended.value.code or 0, said.out, said.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def refused(sim, simulation_file, tmp_path):
+    """Run what must be refused before it leaves anything behind."""
+
+    def call(*arguments, file=simulation_file, code=2):
+        out = tmp_path / "out"
+        ended, output, lines = sim("run", file, "--out", out, *arguments)
+        assert (ended, output) == (code, "")
+        assert all(line.startswith("flwr-sim: ") for line in lines), lines
+        assert not out.exists()
+        return [line.removeprefix("flwr-sim: ") for line in lines]
+
+    return call
+
+
+def sets(*overrides):
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def test_a_missing_file(refused, tmp_path):
+    path = tmp_path / "none.toml"
+    assert refused(file=path) == [f"{path}: no such file"]
+
+
+def test_wrong_toml(refused, simulation_file):
+    simulation_file.write_text("name = \n[data")
+    (said,) = refused()
+    assert said.startswith(f"{simulation_file}: not TOML: ")
+
+
+def test_every_problem_of_a_file_is_a_line(refused, simulation_file):
+    text = simulation_file.read_text()
+    text = text.replace("label_fraction = 0.2", "label_fraction = 2\nlabels = 0.1")
+    simulation_file.write_text(text.replace('"ditto"', '"dito"'))
+    said = refused(*sets("rounds=-1"))
+    assert len(said) == 4
+    assert all(line.startswith(f"{simulation_file}: ") for line in said)
+    for part in ("data.labels = 0.1: unknown key; allowed here: ", "data.label_fraction = 2: "):
+        assert len([line for line in said if part in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["data.labels=3"], ["data.labels = 3: unknown key", "label_fraction"]),
+        (["data.label_fraction=1.01"], ["data.label_fraction = 1.01", "less than or equal to 1"]),
+        (["strategy=fedavgg"], ["strategy = 'fedavgg': no such strategy", "fedavg"]),
+        (["strategies.fedavg.stepps=3"], ["strategies.fedavg.stepps = 3: unknown key", "steps"]),
+        (["data.label_fraction=0", "baselines=[]"], ["label_fraction = 0", "fedavg", "above 0"]),
+        (["data.source_persons=7"], ["data.source_persons = 7", "6 persons", "at most 5"]),
+        (["data.unseen_persons=4"], ["data.unseen_persons = 4", "6 persons", "at most 5"]),
+        (["cohort.size=4"], ["cohort.size = 4", "3 clients", "1 to 3"]),
+        (["data.kind=npzz"], ["data.kind = 'npzz'", "npz"]),
+        (["data.path=none.npz"], ["none.npz", "no such file"]),
+    ],
+)
+def test_one_problem_is_one_line_that_names_file_key_value_and_what_is_allowed(
+    refused, simulation_file, overrides, parts
+):
+    (said,) = refused(*sets(*overrides))
+    assert said.startswith(f"{simulation_file}: ")
+    for part in parts:
+        assert part in said
+
+
+def test_malformed_overrides(refused):
+    assert refused(*sets("seed", "=1")) == [
+        "--set: 'seed': expected key.path=value",
+        "--set: '=1': expected key.path=value",
+    ]
+
+
+def one_person(arrays):
+    rows = arrays["subject"] == 0
+    return {k: arrays[k][rows] for k in ("X", "y", "subject")} | {"subjects": ["person A"]}
+
+
+def with_nan(arrays):
+    x = arrays["X"].copy()
+    x[130, 4, 2] = np.nan
+    return arrays | {"X": x}
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda a: a | {"subjects": [*a["subjects"], "Nobody"]}, ["'Nobody'", "no windows"]),
+        (with_nan, ["window 130", "person B", "NaN"]),
+        (one_person, ["1 person", "a source and a client"]),
+        (lambda a: {k: v for k, v in a.items() if k != "y"}, ["y: missing"]),
+        (lambda a: a | {"y": a["y"] * 0 - 1}, ["no window has a known class"]),
+    ],
+)
+def test_recordings_that_cannot_be_used(refused, simulation_file, arrays, tmp_path, change, parts):
+    np.savez(tmp_path / "bad.npz", **change(arrays))
+    (said,) = refused(*sets("data.path=bad.npz"))
+    assert said.startswith(f"{simulation_file}: ")
+    for part in parts:
+        assert part in said
+
+
+def test_what_is_no_npz(refused, tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 and no more")
+    (said,) = refused(*sets("data.path=bad.npz"))
+    assert "bad.npz" in said
+
+
+def test_a_folder_that_is_in_use_is_left_alone(sim, simulation_file, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    code, _, (said,) = sim("run", simulation_file, "--out", out)
+    assert (code, [path.name for path in out.iterdir()]) == (1, ["thesis.txt"])
+    assert f"{out}: is not empty" in said
+    (tmp_path / "file").write_text("")
+    code, _, (said,) = sim("run", simulation_file, "--out", tmp_path / "file")
+    assert code == 1
+    assert "is a file" in said
+
+
+def test_bad_data_leave_a_folder_of_the_user_s_own_usable(sim, simulation_file, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for _ in range(2):  # the second time would find it not empty
+        code, _, (said,) = sim("run", simulation_file, "--out", out, *sets("data.source_persons=9"))
+        assert code == 2
+        assert "data.source_persons = 9" in said
+
+
+def test_nothing_to_resume(sim, simulation_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, (said,) = sim("run", simulation_file, "--resume")
+    assert code == 1
+    assert "no interrupted run named 'tiny'" in said
+    for out, part in (("none", "no such folder"), (".", "no config.toml")):
+        code, _, (said,) = sim("run", simulation_file, "--resume", "--out", out)
+        assert code == 1
+        assert part in said
+
+
+def test_usage_errors_are_2_and_help_is_0(sim):
+    assert sim("run")[0] == 2
+    assert sim("fly")[0] == 2
+    code, out, err = sim("--help")
+    assert (code, err) == (0, [])
+    assert "Exit codes" in out
+
+
+def test_schema_and_strategies_are_for_programs_too(sim):
+    code, out, err = sim("schema")
+    assert (code, err) == (0, [])
+    assert json.loads(out)["properties"]["name"]
+    code, out, err = sim("strategies", "--format", "json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert (code, err, rows.keys()) == (0, [], strategies().keys())
+    assert rows["fedprox"]["parameters"]["mu"]["default"] == 0.1
+    assert rows["fedavg"]["needs_labels"]
+    code, out, _ = sim("strategies")
+    assert "mu = 0.1" in out
+
+
+@pytest.mark.parametrize("where", ["command", "imports"])
+def test_ctrl_c_at_any_moment_is_130_and_one_line(sim, simulation_file, monkeypatch, where):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    if where == "command":
+        monkeypatch.setattr("simulations.config.load", interrupt)
+    else:
+        monkeypatch.setattr(cli, "_guarded", interrupt)
+    code, out, lines = sim("run", simulation_file)
+    assert (code, out) == (130, "")
+    assert [line for line in lines if line] == ["flwr-sim: interrupted; go on with --resume"]
+
+
+def test_what_the_system_refuses_is_one_line(capsys):
+    def refuse():
+        Path("/proc/1/nothing/here").write_text("")
+
+    assert cli.guarded(refuse) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("flwr-sim: /proc/1/nothing/here: ")
+
+
+# From here on, real processes.
+
+# As the installed script does; and whoever runs the tests in the background has Ctrl-C ignored.
+SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from simulations.cli import main
+main()
+"""
+COMMAND = [sys.executable, "-c", SCRIPT, "run"]
+
+
+class Running:
+    """A ``flwr-sim run`` of its own session, as a terminal would have it."""
+
+    def __init__(self, file, out, *arguments):
+        self.out = out
+        self.process = subprocess.Popen(
+            [*COMMAND, str(file), "--out", str(out), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, name):
+        """Wait until the run has written a file."""
+        end = time.monotonic() + 60
+        while not (self.out / "checkpoint" / name).exists():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    def children(self):
+        """Processes that have this one's id as their parent's."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == self.process.pid:
+                found.append(int(stat.parent.name))
+        return found
+
+    def end(self, sent):
+        """Send a signal; exit code, output, and lines of standard error."""
+        workers = self.children()
+        self.process.send_signal(sent)
+        out, err = self.process.communicate(timeout=30)
+        end = time.monotonic() + 10
+        while any(alive(pid) for pid in workers):
+            assert time.monotonic() < end, "orphans"
+            time.sleep(0.02)
+        return self.process.returncode, out, err.splitlines(), workers
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+LONG = ("rounds=30", "evaluate_every=10", "source.steps=100", "seed=11")
+
+
+@pytest.fixture
+def unbroken(simulation_file, quiet, tmp_path):
+    """What a run comes to that nobody interrupts."""
+
+    def go(*overrides):
+        folder = RunFolder.create("tiny", tmp_path / "unbroken")
+        return runs.run(load(simulation_file, overrides), folder, quiet).summary
+
+    return go
+
+
+def numbers(summary):
+    return [
+        (one.strategy, one.rounds, one.macro_f1, one.client_updates, one.bytes_per_participation)
+        for one in (summary, *summary.baselines)
+    ]
+
+
+def lines_of_rounds(folder):
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "rounds.parquet")
+    names = [name for name in table.column_names if "second" not in name]
+    return repr(table.select(names).to_pylist())
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(
+    sim, simulation_file, unbroken, tmp_path, edge_cache
+):
+    expected = unbroken(*LONG)
+    for path in edge_cache.rglob("source-*.safetensors"):
+        path.unlink()  # so that the sources' training is done, and can be killed, again
+    out, moment = tmp_path / "killed", random.Random()
+    arguments = sets(*LONG)
+
+    running = Running(simulation_file, out, *arguments)
+    line = running.process.stderr.readline()
+    assert "training on 2 source persons" in line
+    time.sleep(moment.uniform(0, 0.05))
+    code, *_ = running.end(signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not list((out / "checkpoint").glob("*"))
+
+    for name in ("fedavg", "pfedhn"):
+        running = Running(simulation_file, out, "--resume", *arguments)
+        running.wait_for(f"{name}.safetensors")
+        time.sleep(moment.uniform(0, 0.4))
+        code, _, _, workers = running.end(signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        assert workers
+
+    code, printed, _ = sim(
+        "run", simulation_file, "--out", out, "--resume", "--format", "json", *arguments
+    )
+    assert code == 0
+    summary = RunFolder.open(out).summary()
+    assert json.loads(printed) == summary.model_dump(mode="json")
+    assert numbers(summary) == numbers(expected)
+    assert lines_of_rounds(out) == lines_of_rounds(tmp_path / "unbroken")
+    assert not [p for p in out.rglob("*") if p.name.startswith(".")]
+
+
+def test_ctrl_c_ends_with_one_line_no_orphans_and_can_be_resumed(simulation_file, quiet, tmp_path):
+    overrides = ("baselines=[]", "rounds=80", "evaluate_every=80")
+    out = tmp_path / "out"
+    running = Running(simulation_file, out, *sets(*overrides))
+    running.wait_for("fedavg.safetensors")
+    code, printed, lines, workers = running.end(signal.SIGINT)
+    assert (code, printed, len(workers)) == (130, "", 2)
+    ours = [line for line in lines if not re.match(r"training on|fedavg: round", line)]
+    assert [line for line in ours if line] == ["flwr-sim: interrupted; go on with --resume"]
+    assert not (out / ".windows").exists()
+    assert not RunFolder.open(out).finished
+    summary = runs.run(load(simulation_file, overrides), RunFolder.open(out), quiet).summary
+    assert (summary.rounds, summary.client_updates) == (80, 160)
+
+
+def test_the_installed_command_says_one_line_and_nothing_else(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text('name = "a"\nstrategy = "fedavg"\nlabels = 1\n')
+    command = [*COMMAND, str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (said,) = ended.stderr.splitlines()
+    assert said.startswith(f"flwr-sim: {file}: labels = 1: unknown key; allowed here: ")
+    assert list(tmp_path.iterdir()) == [file]
