@@ -98,6 +98,9 @@ def _check_resumed(loaded: Loaded, world: World, folder: RunFolder, progress: Pr
     """Refuse another run's folder before anything in it is changed."""
     for name in (loaded.config.strategy, *loaded.config.baselines):
         StrategyRun(name, loaded, world, folder.path / "checkpoint", progress).check()
+    for half in folder.path.rglob(".*.part"):
+        if half.is_file():
+            half.unlink()  # of a process that was killed while it wrote
     folder.write_config(loaded.config, loaded.path.parent)
 
 

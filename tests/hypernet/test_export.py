@@ -158,6 +158,7 @@ def test_proximal_term_and_mask_equal_torchs(stepper, network, windows, name, op
 def test_mask_0_leaves_weights_bit_identical(stepper, network, windows, name, optimizer, mode):
     step = stepper(name, optimizer, mode)
     step.mask = torch.zeros(step.size)
+    step.state = torch.ones_like(step.state)  # of steps under another mask
     step.anchor = step.anchor + 1
     before = step.weights[: step.size].clone()
     for batch in batches(network(name), windows, name == "classifier"):

@@ -226,14 +226,16 @@ def test_a_device_cannot_move_what_the_plan_calls_personal(trained, encoding):
 
 
 def test_bytes_are_all_requests_and_the_good_replies(trained):
-    asked = [ask(1), ask(2)]
+    asked = [ask(1), ask(2), ask(3)]
     good, bad = trained(asked[0], change()), trained(asked[1], np.full(LENGTH, np.nan))
-    admitted = admit(asked, [good, bad], 1e4, 60)
+    other = trained(asked[2], change(1), encoding="int8")
+    admitted = admit(asked, [good, bad, other], 1e4, 60)
     plan = asked[0].content["config"]["plan"]
     weights = len(asked[0].content["arrays"]["weights"].data)
     assert weights >= 4 * LENGTH
-    assert admitted.bytes_down == 2 * (weights + len(plan))
-    assert admitted.bytes_up == len(good.content["delta"]["delta"].data)
+    assert admitted.bytes_down == 3 * (weights + len(plan))
+    coded = sum(len(array.data) for array in other.content["delta"].values())
+    assert admitted.bytes_up == len(good.content["delta"]["delta"].data) + coded
 
 
 def test_int8_is_a_quarter_of_float32(trained):

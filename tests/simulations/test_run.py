@@ -293,8 +293,10 @@ def test_only_the_very_run_is_resumed_and_nothing_of_another_is_touched(
         assert str(checkpoint) in refusal(capsys, 1, resume)
     checkpoint.write_bytes(whole)
     assert content(out) == before
+    (out / "checkpoint" / ".fedavg.safetensors.77.part").write_bytes(b"a kill -9 left it")
     resume("engine.workers=1")
     assert RunFolder.open(out).finished
+    assert not list(out.rglob("*.part"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": 1}', "\udcff"])
