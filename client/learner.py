@@ -230,7 +230,9 @@ class Learner:
 
     def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
         inputs = {
-            "windows": _float(self.windows.train[_spread(len(self.windows.train), _REPORT_WINDOWS)]),
+            "windows": _float(
+                self.windows.train[_spread(len(self.windows.train), _REPORT_WINDOWS)]
+            ),
             "weights": weights,
         }
         inputs |= self.statistics(plan)

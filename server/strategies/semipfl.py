@@ -43,7 +43,7 @@ class SemiPFL(GeneratedStrategy):
         )
         epochs: int = Field(0, ge=0, le=1000, description="Device's passes a round, no labels.")
         steps: int = Field(5, ge=0, le=100_000, description="Least number of its steps.")
-        batch_size: int = Field(64, ge=1, le=4096)
+        batch_size: int = Field(64, ge=1, le=4096, description="Windows a step.")
         learning_rate: float = Field(1e-3, gt=0, le=10, description="Device's SGD.")
         residual: bool = Field(
             True, description="Generate a personal residual; without it all share one autoencoder."

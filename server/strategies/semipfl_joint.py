@@ -39,7 +39,7 @@ class JointSettings(Strict):
     )
     tuning_steps: int = Field(100, ge=0, le=100_000, description="Steps of that tuning.")
     tuning_epochs: int = Field(5, ge=0, le=1000, description="And at least so many passes.")
-    tuning_batch: int = Field(96, ge=1, le=4096)
+    tuning_batch: int = Field(96, ge=1, le=4096, description="Windows a step of it.")
     tuning_rate: float = Field(1e-3, gt=0, le=10, description="Adam's, cosine.")
     distil: bool = Field(
         True, description="Unlabelled windows hold the tuning by the mixed head's posteriors."

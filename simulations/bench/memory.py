@@ -31,7 +31,8 @@ def measure(clients: int = 1000, workers: int = 2) -> dict[str, float]:
         ``clients`` and ``megabytes`` of the process tree after the rounds.
     """
     command = [sys.executable, "-m", "simulations.bench.memory", str(clients), str(workers)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    output = done.stdout
     found: dict[str, float] = json.loads(output.splitlines()[-1])
     return found
 

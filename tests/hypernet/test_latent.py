@@ -46,7 +46,9 @@ def test_a_class_that_a_source_lacks_has_the_others_mean(sources):
     )
     found = latent_sources(network_for(lacking), sample_sources(lacking, 50), 3)
     assert found.base.isfinite().all()
-    torch.testing.assert_close(found.base[1, 0], found.base[[0, 2], 0].mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found.base[1, 0], found.base[[0, 2], 0].mean(0), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("most", [1, 4])

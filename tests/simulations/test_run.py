@@ -77,7 +77,7 @@ STOPS = {1: "round", 2: "checkpoint", 4: "round", 5: "checkpoint"}
 
 
 @pytest.mark.parametrize(
-    "name", ["fedavg", "fedprox", "fedper", "fedbn", "fedrep", "ditto", "pfedhn"]
+    "name", ["fedavg", "fedprox", "fedper", "fedbn", "fedrep", "ditto", "pfedhn", "semipfl"]
 )
 def test_an_interrupted_run_comes_to_the_same_to_the_last_digit(
     stage, go, quiet, monkeypatch, name

@@ -34,7 +34,7 @@ def figure(outcomes: Sequence[Outcome]) -> Figure:
     above.set_ylabel("macro-F1")
     below.set_ylabel("loss")
     below.set_xlabel("round")
-    below.set_xlim(0, last)
+    below.set_xlim(0, max(last, 1))
     below.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for axes in (above, below):
         axes.grid(visible=True, axis="y")

@@ -68,7 +68,9 @@ def test_mixing_equals_the_slow_computation(person):
     found = network.mix(*person)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     x, _, mean, deviation = person
-    torch.testing.assert_close(network.posteriors(x, mean, deviation), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network.posteriors(x, mean, deviation), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()

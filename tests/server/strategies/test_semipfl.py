@@ -131,7 +131,9 @@ def test_many_labels_are_tuned_on_few_are_not(federation, plan_of, distil):
     strategy = make(federation, many=50, distil=distil)
     tuning = plan_of(strategy.evaluate_config()).stages[-1]
     assert (tuning.suits(50), tuning.suits(51)) == (False, True)
-    assert (tuning.part, tuning.targets is not None) == (("all", True) if distil else ("labelled", False))
+    assert (tuning.part, tuning.targets is not None) == (
+        ("all", True) if distil else ("labelled", False)
+    )
 
 
 def test_a_checkpoint_goes_on_as_if_never_stopped(federation, training, one_round, tmp_path):
@@ -148,7 +150,9 @@ def test_a_checkpoint_goes_on_as_if_never_stopped(federation, training, one_roun
     assert torch.equal(straight.vectors([1, 2, 3, 4]), resumed.vectors([1, 2, 3, 4]))
 
 
-def test_an_unseen_person_joins_without_moving_the_generator(federation, devices, one_round, trained):
+def test_an_unseen_person_joins_without_moving_the_generator(
+    federation, devices, one_round, trained
+):
     strategy = make(federation, join_rounds=2)
     for number in (1, 2, 3):
         one_round(strategy, number)
@@ -162,6 +166,8 @@ def test_an_unseen_person_joins_without_moving_the_generator(federation, devices
         return trained(message, rng.standard_normal(size).astype(np.float32))
 
     strategy.join([9], devices([9], answer))
-    assert all(torch.equal(a, b) for a, b in zip(before, strategy.generator.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, strategy.generator.parameters(), strict=True)
+    )
     assert torch.equal(strategy.condition([1, 2]), others)
     assert not torch.equal(strategy.condition([9]), fresh)

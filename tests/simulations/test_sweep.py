@@ -1,0 +1,117 @@
+"""A sweep: its cells, what is skipped, its tables, and what is wrong in a file."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from schemas.base import ConfigError
+from simulations.report.files import RunError
+from simulations.sweep import load_sweep, run_sweep
+
+SWEEP = """
+name = "grid"
+base = "tiny.toml"
+[[grids]]
+label_fractions = [0.0, 0.2]
+seeds = [0, 1]
+[[grids]]
+label_fractions = [0.2, 0.4]
+only = ["tuned"]
+[[methods]]
+label = "as it is"
+strategy = "source"
+[[methods]]
+label = "tuned"
+strategy = "finetune"
+set = ["strategies.finetune.head_steps=2"]
+"""
+
+
+@pytest.fixture
+def sweep_file(simulation_file: Path) -> Path:
+    path = simulation_file.with_name("sweep.toml")
+    path.write_text(SWEEP)
+    return path
+
+
+def rows(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (folder / "table.csv").open() as file:
+        return {(r["method"], r["label_fraction"], r["seed"]): r for r in csv.DictReader(file)}
+
+
+def test_a_sweep_runs_each_cell_once_and_skips_what_is_done(sweep_file, quiet, tmp_path):
+    out = tmp_path / "out"
+    loaded = load_sweep(sweep_file)
+    table = run_sweep(loaded, out, quiet, seeds=[1]).read_text()
+    assert set(rows(out)) == {
+        ("as it is", "0.0", "1"),
+        ("as it is", "0.2", "1"),
+        ("tuned", "0.2", "1"),
+    }
+    kept = (out / "cells" / "tuned.f0.2.s1.json").stat().st_mtime_ns
+    table = run_sweep(loaded, out, quiet).read_text()
+    assert (out / "cells" / "tuned.f0.2.s1.json").stat().st_mtime_ns == kept
+    assert len(rows(out)) == 7  # needing labels, "tuned" has no cell at f = 0
+    assert "| as it is |" in table
+    assert "no labels" in table
+    assert list(out.glob(".windows*")) == []
+
+
+def test_a_cell_is_the_run_that_flwr_sim_run_would_do(sweep_file, quiet, tmp_path):
+    from simulations.config import load
+    from simulations.report.folder import RunFolder
+    from simulations.run import run
+
+    out = tmp_path / "out"
+    run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
+    sets = ["strategy=finetune", "baselines=[]", "seed=1", "strategies.finetune.head_steps=2"]
+    loaded = load(sweep_file.with_name("tiny.toml"), sets)
+    single = run(loaded, RunFolder.create("one", tmp_path / "one"), quiet).summary
+    found = rows(out)["tuned", "0.2", "1"]
+    assert float(found["macro_f1"]) == pytest.approx(single.macro_f1.mean, abs=1e-4)
+
+
+def test_a_changed_method_is_run_again(sweep_file, quiet, tmp_path):
+    out = tmp_path / "out"
+    run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
+    before = (out / "cells" / "tuned.f0.2.s1.json").read_text()
+    sweep_file.write_text(SWEEP.replace("head_steps=2", "head_steps=3"))
+    run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
+    after = (out / "cells" / "tuned.f0.2.s1.json").read_text()
+    assert json.loads(before)["identity"] != json.loads(after)["identity"]
+
+
+def test_a_damaged_cell_is_named(sweep_file, quiet, tmp_path):
+    out = tmp_path / "out"
+    (out / "cells").mkdir(parents=True)
+    (out / "cells" / "tuned.f0.2.s1.json").write_text("{")
+    with pytest.raises(RunError, match=r"tuned\.f0\.2\.s1\.json: not a readable cell"):
+        run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('label = "as it is"', 'label = "tuned"', "same label"),
+        ('only = ["tuned"]', 'only = ["nobody"]', "no method is labelled nobody"),
+        ("seeds = [0, 1]", "seeds = [-1]", "grids.0.seeds.0 = -1"),
+        ("[0.0, 0.2]", "[0.0, 2.0]", "label_fractions.1 = 2.0"),
+        ("head_steps=2", "head_step=2", "head_step"),
+        ('strategy = "finetune"', 'strategy = "magic"', "no such strategy"),
+        ('base = "tiny.toml"', 'base = "absent.toml"', "absent.toml: no such file"),
+        ('name = "grid"', 'name = "grid"\nmore = 1', "more"),
+    ],
+)
+def test_what_is_wrong_in_a_sweep_file_is_said_before_anything_runs(sweep_file, old, new, words):
+    sweep_file.write_text(SWEEP.replace(old, new))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_sweep(sweep_file)
+
+
+@pytest.mark.parametrize("name", ["wisdm-sweep", "wisdm-ablations"])
+def test_the_shipped_sweeps_are_right(name):
+    folder = Path(__file__).parents[2] / "simulations"
+    assert load_sweep(folder / f"{name}.toml").sweep.name == name

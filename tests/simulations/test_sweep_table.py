@@ -1,0 +1,35 @@
+"""A sweep's tables."""
+
+from schemas.summary import Bytes, MacroF1, MethodSummary
+from simulations.sweep_table import Cell, csv_of, markdown_of
+
+
+def cell(method: str, fraction: float, seed: int, mean: float) -> Cell:
+    summary = MethodSummary(
+        strategy="s",
+        rounds=3,
+        macro_f1=MacroF1(mean=mean, worst_decile=mean - 0.1),
+        client_updates=6,
+        failures={"ann": ["round 1: late"]},
+        wall_seconds=1,
+        client_updates_per_second=6,
+        bytes_per_participation=Bytes(down=2000, up=500),
+        device_seconds=0.5,
+    )
+    return Cell(method, fraction, seed, summary)
+
+
+def test_markdown_has_mean_and_deviation_over_seeds_and_a_dash_where_nothing_ran():
+    cells = [cell("a", 0, 0, 0.7), cell("a", 0, 1, 0.8), cell("b", 1, 0, 0.9)]
+    assert markdown_of(cells).splitlines() == [
+        "|  | no labels | all | bytes down / up |",
+        "| --- | --- | --- | --- |",
+        "| a | .750 / .650 ± .071 / .071 | – | 2 kB / 0 kB |",
+        "| b | – | .900 / .800 | 2 kB / 0 kB |",
+    ]
+
+
+def test_csv_has_a_line_a_run():
+    lines = csv_of([cell("a, b", 0.05, 2, 0.5)]).splitlines()
+    assert lines[0].startswith("method,strategy,label_fraction,seed,macro_f1")
+    assert lines[1] == '"a, b",s,0.05,2,0.5000,0.4000,,2000,500,3,6,0.500,1'
