@@ -1,6 +1,7 @@
 import json
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,18 @@ def parted(simple: Make) -> tuple[Recordings, Split]:
     return recordings, split(recordings, Data(source_persons=2, unseen_persons=1), 0)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow over 1 kB: the nearest to a full disk that needs no privilege."""
+    """No file may grow over 1 kB: the nearest to a full disk that needs no privilege.
+
+    No fixture: pytest itself writes to its log before it tears a fixture down.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -120,20 +126,21 @@ def test_two_persons_of_one_name_are_refused(tmp_path: Path, simple: Make) -> No
         write_shards(recordings, drawn, tmp_path / "shards")
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_nothing(tmp_path: Path, parted: tuple[Recordings, Split]) -> None:
-    with pytest.raises(DataError, match=r"shards: the clients' windows could not be written"):
+    with (
+        pytest.raises(DataError, match=r"shards: the clients' windows could not be written"),
+        full_disk(),
+    ):
         write_shards(*parted, tmp_path / "shards")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_what_was_there(
-    tmp_path: Path, parted: tuple[Recordings, Split], request: pytest.FixtureRequest
+    tmp_path: Path, parted: tuple[Recordings, Split]
 ) -> None:
     recordings, drawn = parted
     write_shards(recordings, drawn, tmp_path / "shards")
     before = everything(tmp_path)
-    request.getfixturevalue("full_disk")
-    with pytest.raises(DataError, match="could not be written"):
+    with pytest.raises(DataError, match="could not be written"), full_disk():
         write_shards(replace(recordings, x=recordings.x + 1), drawn, tmp_path / "shards")
     assert everything(tmp_path) == before
