@@ -135,7 +135,7 @@ def test_a_broken_configuration_is_refused(run: RunFolder) -> None:
     with pytest.raises(RunError, match="no TOML"):
         run.config()
     (run.path / "config.toml").write_text('name = "x"\nround = 3\n')
-    with pytest.raises(RunError, match="round: unknown key"):
+    with pytest.raises(RunError, match="round = 3: unknown key"):
         run.config()
 
 
