@@ -151,7 +151,7 @@ def compare(
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         plan = plan_of(workload, Path(name))
-        settings = {"plan": plan, "length": workload.length, "clients": clients, "workers": workers}
+        settings = {"plan": plan, "clients": clients, "workers": workers}
         contenders: dict[str, Contender] = {}
         for engine in engines:
             contenders[engine] = _open(engine, workload, settings)

@@ -21,7 +21,7 @@ def server_app(settings: dict[str, Any], link: socket.socket) -> ServerApp:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  Flower hands it over
-        weights = Array(np.zeros(settings["length"], np.float32))
+        weights = Array(np.load(f"{settings['plan']['graph']}.npy"))
         with link.makefile("rw") as lines:
             while line := lines.readline():
                 nodes = _wait_for_nodes(grid, settings["clients"])

@@ -27,6 +27,9 @@ class Workload:
         Steps that a client update takes.
     feeds
         Inputs that stay the same in each step: the batch, the learning rate.
+    start
+        Where every update starts. Speed depends on it: a network whose weights are all zero, or
+        whose values overflow, is not what a client computes.
     carry
         Input → output whose value it has in the next step; the weights come first, an
         optimizer's state, which starts from ``feeds``, after them.
@@ -37,6 +40,7 @@ class Workload:
     length: int
     steps: int = 1
     feeds: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    start: F32 | None = None
     carry: Mapping[str, str] = field(default_factory=lambda: {"weights": "new_weights"})
 
     def save(self, folder: Path) -> str:
@@ -50,11 +54,15 @@ class Workload:
         path = folder / hashlib.sha256(self.graph).hexdigest()
         path.with_suffix(".onnx").write_bytes(self.graph)
         path.with_suffix(".json").write_text(json.dumps(dict(self.carry)))
+        with path.with_suffix(".npy").open("wb") as file:
+            np.save(file, self.weights())
         np.savez(path.with_suffix(".npz"), **dict(self.feeds))  # type: ignore[arg-type]
         return str(path)
 
     def weights(self, seed: int = 0) -> F32:
-        """Draw small random weights."""
+        """Return where every update starts: as given, or small random weights."""
+        if self.start is not None:
+            return self.start
         draw = np.random.default_rng(seed).standard_normal(self.length, dtype=np.float32)
         return draw * np.float32(0.01)
 
@@ -93,7 +101,7 @@ def conv_autoencoder(steps: int = 10, windows: int = 32) -> Workload:
 
     from hypernet.export import step_graph
     from hypernet.networks import Autoencoder, InputSpec
-    from hypernet.parameters import ParameterSpec
+    from hypernet.parameters import ParameterSpec, vector_of
 
     spec = InputSpec(100, 6, ((0, 1, 2), (3, 4, 5)))
     network = Autoencoder(spec)
@@ -114,7 +122,8 @@ def conv_autoencoder(steps: int = 10, windows: int = 32) -> Workload:
     graph = step_graph(network, "reconstruction_loss", "sgd", labels=False)
     name = f"conv autoencoder, {layout.length} weights, {steps} steps of {windows} windows"
     carry = {"weights": "new_weights", "state": "new_state"}
-    return Workload(name, graph, layout.length, steps, feeds, carry)
+    start = vector_of(network).numpy()
+    return Workload(name, graph, layout.length, steps, feeds, start, carry)
 
 
 def _regression_step(length: int, batch: int) -> bytes:
