@@ -1,7 +1,7 @@
 """What a strategy knows of the federation that it runs: never a client's window."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
@@ -25,8 +25,6 @@ class Federation:
     source_model : callable
         Gives the network trained on the sources; trained at its first call, shared by all
         strategies of a run.
-    report : callable
-        Takes a line for whoever watches the run.
     """
 
     config: Simulation
@@ -34,7 +32,6 @@ class Federation:
     clients: tuple[int, ...]
     graphs: GraphBook
     source_model: Callable[[], Classifier]
-    report: Callable[[str], None] = field(default=lambda _: None)
 
     @property
     def spec(self) -> InputSpec:

@@ -124,7 +124,6 @@ def _world(
             clients=tuple(sorted(persons)),
             graphs=GraphBook(default_cache()),
             source_model=SourceModel(sources, config, tell),
-            report=tell,
         ),
         digest=digest_of(recordings),
     )

@@ -14,12 +14,17 @@ from schemas.plan import Plan, Train
 from server.federation import Federation
 
 
-class FigureSettings(Strict):
-    """What the figure leaves open."""
+class BaseModelSettings(Strict):
+    """What both variants' base models are made from."""
 
     base_windows: int = Field(
         20, ge=1, le=10_000, description="Windows of each source and class that base models see."
     )
+
+
+class FigureSettings(BaseModelSettings):
+    """What the figure leaves open."""
+
     quantile: float = Field(
         0.9, gt=0, le=1, description="τ: this quantile of the user's own reconstruction errors."
     )

@@ -13,12 +13,12 @@ from hypernet.latent import latent_sources, sample_sources
 from hypernet.networks.autoencoder import Autoencoder
 from hypernet.networks.personal import Mixing, PersonalModel
 from hypernet.parameters import ParameterSpec, vector_of
-from schemas.base import Strict
 from schemas.plan import Adapt, Plan, Stage, Train
 from server.federation import Federation
+from server.strategies.semipfl_figure import BaseModelSettings
 
 
-class JointSettings(Strict):
+class JointSettings(BaseModelSettings):
     """How base models are mixed, and the last step."""
 
     adapt: bool = Field(True, description="AdaBN on the device (joint).")
@@ -68,8 +68,7 @@ class JointPersonaliser:
         ).eval()
         self.network.head.load_state_dict(federation.source_model().head.state_dict())
         self.spec = ParameterSpec.of(self.network)
-        windows = getattr(settings, "base_windows", 20)
-        self.samples = sample_sources(federation.sources, windows)
+        self.samples = sample_sources(federation.sources, settings.base_windows)
 
     def plan(self) -> Plan:
         """AdaBN, mix, and tune where labels are many."""
