@@ -1,0 +1,144 @@
+"""What a device does when asked, whoever carries the question.
+
+Actions: ``query.graphs`` tells which graphs are missing, ``query.install`` stores some, ``train``
+runs a plan and returns the change, ``evaluate`` runs a plan and returns counts. What is kept from
+one question to the next is a few arrays: the device's second vector (``own``), the ranges that
+never leave it (``personal``) and what coding lost of its last change (``residual``).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.graphs import GraphStore
+from client.learner import Learner
+from schemas.delta import encode
+from schemas.payload import Payload, PayloadError
+from schemas.plan import Plan
+
+Floats = NDArray[np.float32]
+KEPT: Final = ("own", "personal", "residual")
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(text: str) -> Plan:
+    return Plan.model_validate_json(text)
+
+
+class Device:
+    """Answers for one device.
+
+    Parameters
+    ----------
+    graphs : GraphStore
+    learner : callable() -> Learner
+        Called where windows are needed.
+    number : int
+        Of the device: with the round it orders the batches.
+    kept : dict[str, array]
+        What it kept the last time; replaced by every ``train``.
+    """
+
+    def __init__(
+        self,
+        graphs: GraphStore,
+        learner: Callable[[], Learner],
+        number: int,
+        kept: dict[str, Floats] | None = None,
+    ) -> None:
+        self.graphs, self.learner, self.number = graphs, learner, number
+        self.kept = dict(kept or {})
+        self._actions = {
+            "query.graphs": self._missing,
+            "query.install": self._install,
+            "train": self._train,
+            "evaluate": self._evaluate,
+        }
+
+    def answer(self, action: str, asked: Payload) -> Payload:
+        """Do what is asked.
+
+        Raises
+        ------
+        PayloadError, LearnerError, GraphError, pydantic.ValidationError
+            Where the question does not fit this device; it then keeps what it kept.
+        """
+        if action not in self._actions:
+            raise PayloadError(f"no action {action!r}; there are {sorted(self._actions)}")
+        return self._actions[action](asked)
+
+    def _missing(self, asked: Payload) -> Payload:
+        digests = asked.setting("graphs", "digests")
+        lacking = [str(digest) for digest in digests if not self.graphs.has(str(digest))]
+        return Payload(config={"graphs": {"missing": lacking}})
+
+    def _install(self, asked: Payload) -> Payload:
+        for graph in asked.config.get("graphs", {}).values():
+            if not isinstance(graph, bytes):
+                raise TypeError("a graph must travel as bytes")
+            self.graphs.put(graph)
+        return Payload()
+
+    def _train(self, asked: Payload) -> Payload:
+        plan, received, number = _received(asked)
+        start = self._with_personal(plan, received)
+        fitted = self.learner().fit(plan, start, self.kept.get("own"), salt=self._salt(number))
+        delta = fitted.weights - received
+        for first, last in plan.personal:
+            delta[first:last] = 0
+        coded, residual = encode(delta, self.kept.get("residual"), plan.encoding)
+        personal = fitted.weights if plan.personal else None
+        self._keep(personal=personal, own=fitted.own, residual=residual)
+        metrics: dict[str, Any] = {
+            "num-examples": fitted.examples,
+            "loss": fitted.loss,
+            "seconds": fitted.seconds,
+        }
+        answer = Payload(arrays={"delta": dict(coded)}, metrics={"metrics": metrics})
+        if fitted.report:
+            answer.arrays["report"] = dict(fitted.report)
+        return answer
+
+    def _evaluate(self, asked: Payload) -> Payload:
+        plan, received, number = _received(asked)
+        learner, own = self.learner(), self.kept.get("own")
+        start = self._with_personal(plan, received)
+        if own is not None and plan.predict_own:
+            start = own
+        fitted = learner.fit(plan, start, own, salt=self._salt(number))
+        confusion = learner.evaluate(plan, fitted.weights)
+        metrics: dict[str, Any] = {
+            "num-examples": int(confusion.sum()),
+            "seconds": fitted.seconds,
+            "confusion": [int(count) for count in confusion.ravel()],
+        }
+        return Payload(metrics={"metrics": metrics})
+
+    def _salt(self, round_number: int) -> int:
+        return round_number * 1_000_003 + self.number
+
+    def _with_personal(self, plan: Plan, weights: Floats) -> Floats:
+        kept = self.kept.get("personal")
+        if kept is None or not plan.personal:
+            return weights
+        mixed = weights.copy()
+        for start, stop in plan.personal:
+            mixed[start:stop] = kept[start:stop]
+        return mixed
+
+    def _keep(self, **arrays: Floats | None) -> None:
+        kept = {name: array for name, array in arrays.items() if array is not None}
+        if kept:
+            self.kept = kept
+
+
+def _received(asked: Payload) -> tuple[Plan, Floats, int]:
+    plan = _plan(str(asked.setting("config", "plan")))
+    proximal = asked.config["config"].get("proximal-mu")
+    if proximal is not None:
+        plan = plan.with_proximal(float(proximal))
+    weights = asked.vector("arrays", "weights")
+    return plan, weights, int(asked.setting("config", "server-round"))
