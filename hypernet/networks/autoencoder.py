@@ -90,4 +90,5 @@ class MlpAutoencoder(Autoencoder):
 
 def _double(x: Tensor) -> Tensor:
     """(windows, channels, time) → (windows, channels, 2·time), each step twice."""
-    return torch.stack([x, x], dim=-1).flatten(-2)
+    rows = x.transpose(1, 2)
+    return torch.cat([rows, rows], dim=2).reshape(-1, 2 * x.shape[2], x.shape[1]).transpose(1, 2)
