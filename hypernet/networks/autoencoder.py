@@ -89,6 +89,9 @@ class MlpAutoencoder(Autoencoder):
 
 
 def _double(x: Tensor) -> Tensor:
-    """(windows, channels, time) → (windows, channels, 2·time), each step twice."""
+    """(windows, channels, time) → (windows, channels, 2·time), each step twice.
+
+    By steps × channels, as exported convolutions have it: no copy element by element.
+    """
     rows = x.transpose(1, 2)
     return torch.cat([rows, rows], dim=2).reshape(-1, 2 * x.shape[2], x.shape[1]).transpose(1, 2)

@@ -32,7 +32,7 @@ class ConvEncoder(nn.Module):
         """(windows, features, time) → (windows, latent), not negative."""
         x = relu(self.norm1(self.conv1(x)))
         x = relu(self.norm2(self.conv2(x)))
-        x = relu(self.norm3(self.conv3(x))).transpose(1, 2)
+        x = relu(self.norm3(self.conv3(x))).transpose(1, 2)  # as exported convolutions have it
         pooled = torch.cat([x.mean(1), x.amax(1)], dim=1)
         return relu(self.norm4(self.linear(pooled)))
 

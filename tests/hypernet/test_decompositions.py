@@ -1,11 +1,16 @@
+import onnx
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hypernet.decompositions import TABLE, convolution_backward
+from hypernet.convolutions import convolution, convolution_backward
+from hypernet.decompositions import TABLE, power, threshold_backward
 
 small = st.integers(1, 4)
+shapes = given(
+    small, small, small, st.integers(1, 6), small, st.integers(0, 5), small, st.integers(1, 24)
+)
 
 
 def gradients(x, weight, stride, padding, dilation, groups=1, mask=(True, True, True)):
@@ -17,8 +22,23 @@ def gradients(x, weight, stride, padding, dilation, groups=1, mask=(True, True, 
 
 
 @settings(max_examples=150, deadline=None)
-@given(small, small, small, st.integers(1, 6), small, st.integers(0, 5), small, st.integers(1, 24))
-def test_it_equals_autograd(batch, inputs, outputs, kernel, stride, padding, dilation, time):
+@shapes
+def test_the_convolution_equals_torchs(
+    batch, inputs, outputs, kernel, stride, padding, dilation, time
+):
+    assume(time + 2 * padding >= dilation * (kernel - 1) + 1)
+    x = torch.randn(batch, inputs, time, dtype=torch.float64)
+    weight = torch.randn(outputs, inputs, kernel, dtype=torch.float64)
+    for bias in (None, torch.randn(outputs, dtype=torch.float64)):
+        arguments = (x, weight, bias, [stride], [padding], [dilation], False, [0], 1)
+        torch.testing.assert_close(convolution(*arguments), torch.ops.aten.convolution(*arguments))
+
+
+@settings(max_examples=150, deadline=None)
+@shapes
+def test_its_gradients_equal_autograds(
+    batch, inputs, outputs, kernel, stride, padding, dilation, time
+):
     assume(time + 2 * padding >= dilation * (kernel - 1) + 1)
     x = torch.randn(batch, inputs, time, dtype=torch.float64)
     weight = torch.randn(outputs, inputs, kernel, dtype=torch.float64)
@@ -32,7 +52,15 @@ def test_only_what_is_asked_for_is_made(mask):
     assert [gradient is not None for gradient in mine] == list(mask)
 
 
-def test_other_convolutions_are_refused():
+def test_other_convolutions_stay_as_they_are():
+    x, image = torch.randn(2, 4, 9), torch.randn(1, 2, 3, 3)
+    one = ([1], [0], [1])
+    assert convolution(x, torch.randn(4, 2, 3), None, *one, False, [0], 2) is NotImplemented
+    assert convolution(x, torch.randn(4, 2, 3), None, *one, True, [0], 1) is NotImplemented
+    assert convolution(image, image, None, *one, False, [0], 1) is NotImplemented
+
+
+def test_training_other_convolutions_is_refused():
     with pytest.raises(NotImplementedError):
         gradients(torch.randn(2, 4, 9), torch.randn(4, 2, 3), 1, 1, 1, groups=2)
     grad, x, weight = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3), torch.randn(2, 2, 1, 1)
@@ -45,5 +73,35 @@ def test_other_convolutions_are_refused():
         )
 
 
-def test_the_table_holds_it():
-    assert TABLE[torch.ops.aten.convolution_backward.default] is convolution_backward
+def test_a_relus_gradient_is_torchs():
+    grad, x = torch.randn(2, 50)
+    for threshold in (0.0, 0.3):
+        expected = torch.ops.aten.threshold_backward(grad, x, threshold)
+        assert torch.equal(threshold_backward(grad, x, threshold), expected)
+    assert not threshold_backward(grad, torch.zeros(50), 0).any()
+
+
+def test_powers_are_torchs():
+    x = torch.randn(50)
+    for exponent in (1, 2, 1.0, 2.0):
+        assert torch.equal(power(x, exponent), x.pow(exponent))
+    assert power(x, 1) is not x
+    assert power(x, 3) is NotImplemented
+
+
+def test_the_table_holds_them():
+    aten = torch.ops.aten
+    expected = {
+        aten.convolution.default: convolution,
+        aten.convolution_backward.default: convolution_backward,
+        aten.threshold_backward.default: threshold_backward,
+        aten.pow.Tensor_Scalar: power,
+    }
+    assert expected == TABLE
+
+
+def test_no_step_runs_what_the_runtime_is_slow_at(graph):
+    slow = {"Conv", "ConvTranspose", "Pow", "Where"}
+    for name in ("classifier", "autoencoder"):
+        model = onnx.load_from_string(graph("step", name, "sgd", "frozen"))
+        assert not slow & {node.op_type for node in model.graph.node}
