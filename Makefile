@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint study bench clean
+.PHONY: help install run test system lint study bench clean
 
 help: ## Say what there is.
 	@sed -n 's/^# //p' Makefile
@@ -37,7 +37,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# Debian packages that the tests use: a cross-compiler and an emulator for aarch64.
+SYSTEM := g++-aarch64-linux-gnu qemu-user-static
+
+system:
+	@.ci/system-packages $(SYSTEM)
+
+test: lint system
 	$(BIN)/pytest -m 'not study'
 
 study: $(VENV)/.dev
@@ -45,6 +51,7 @@ study: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/flwr-sim bench
+	$(BIN)/flwr-edge bench kernels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

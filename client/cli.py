@@ -1,0 +1,83 @@
+"""``flwr-edge``: what runs on a device. Noun–verb, from the standard library alone."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+from client.commands import bench, info
+from schemas.base import ConfigError
+
+# A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
+# sets ``run`` to a function of the parsed arguments.
+COMMANDS: Final = (info, bench)
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_EPILOG = """\
+exit codes: 0 done, 1 it failed, 2 something wrong on the command line or in a file,
+130 interrupted. Errors are one line each, on standard error.
+
+examples:
+  flwr-edge info
+  flwr-edge bench kernels --quick
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """One line an error; examples keep their lines."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong on one line, and where help is; exit with 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser with all commands."""
+    root = Parser(
+        prog="flwr-edge",
+        description="Low-bit models on the device, run by table lookup in ONNX Runtime.",
+        epilog=_EPILOG,
+    )
+    nouns = root.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.register(nouns)
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``flwr-edge`` and exit."""
+    parsed = parser().parse_args(arguments)
+    sys.exit(guarded(lambda: parsed.run(parsed)))
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run a command; turn what can go wrong into a line on standard error and an exit code."""
+    try:
+        command()
+    except ConfigError as error:
+        return _fail(str(error), BAD_INPUT)
+    except OSError as error:
+        what = error.strerror or str(error)
+        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
+    except RuntimeError as error:
+        return _fail(str(error), FAILED)
+    except MemoryError:
+        return _fail("out of memory", FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    return DONE
+
+
+def _fail(message: str, code: int) -> int:
+    for line in message.splitlines():
+        print(f"flwr-edge: {line}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Commands of ``flwr-edge``, one module a noun."""

@@ -1,0 +1,56 @@
+// Loads, and sums that stay in registers. Part of avx2.cc alone.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "isa.h"
+
+namespace flwr_edge {
+namespace {
+
+#define INLINE inline __attribute__((always_inline))
+
+constexpr int kAhead = 2048;  // bytes from the line that is read to the line that is prefetched
+
+INLINE __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
+INLINE void store(void* at, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(at), v); }
+
+INLINE void prefetch(const uint8_t* line) {
+  _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+}
+
+// The same 16 entries in both lanes.
+INLINE __m256i load_table(const void* at) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(at)));
+}
+
+INLINE __m256i four_bytes(const void* at) {
+  int32_t value;
+  std::memcpy(&value, at, 4);
+  return _mm256_set1_epi32(value);
+}
+
+// A value that the compiler computes here, between its neighbours that are pinned too. Left alone
+// it regroups long sums as trees and loads ahead, and so needs more registers than there are.
+INLINE __m256i pinned(__m256i v) {
+  __asm__ volatile("" : "+x"(v));
+  return v;
+}
+
+INLINE __m256i add_bytes(__m256i a, __m256i b) { return pinned(_mm256_add_epi8(a, b)); }
+INLINE __m256i add_words(__m256i a, __m256i b) { return pinned(_mm256_add_epi16(a, b)); }
+
+INLINE __m256 load_halves(const uint8_t* at) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+}
+
+template <int group>
+INLINE __m256 load_zeros(const uint8_t* zeros, int row) {
+  if (group == 0) return _mm256_loadu_ps(reinterpret_cast<const float*>(zeros) + row);
+  return load_halves(zeros + 2 * row);
+}
+
+}  // namespace
+}  // namespace flwr_edge

@@ -1,0 +1,281 @@
+// Many rows of activations: unpack a tile of weights to int8, then an int8 product. Part of
+// avx512_kernels.h.
+#pragma once
+
+namespace flwr_edge {
+namespace {
+
+// Bytes of a plane's line so that dword i holds rows i, 16 + i, 32 + i, 48 + i (see plane_row).
+FLWR_INLINE __m512i rows_in_dwords(__m512i line) {
+  return _mm512_shuffle_epi8(
+      line, _mm512_set4_epi32(0x0f070e06, 0x0d050c04, 0x0b030a02, 0x09010800));
+}
+
+// Sixteen dwords: entry n has plane's value in byte i if bit i of n is set.
+FLWR_INLINE __m512i bit_table(int value) {
+  const __m512i n = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i spread = _mm512_mullo_epi32(n, _mm512_set1_epi32(0x00204081));
+  const __m512i bits = _mm512_and_si512(spread, _mm512_set1_epi32(0x01010101));
+  return _mm512_mullo_epi32(bits, _mm512_set1_epi32(value));
+}
+
+// Writes values step by step, with padded inputs zeroed, and sums them.
+struct Unpacked {
+  int8_t* values;
+  int64_t valid;         // inputs of this tile that are no padding
+  __m512i sums[2][kRowVectors];
+  int half_steps;        // steps that count to half 0
+
+  FLWR_INLINE void put(int step, int r, __m512i v) {
+    if (valid < kTile) {
+      const int64_t left = valid - 4 * step;
+      const uint32_t keep = left >= 4 ? ~0u : left <= 0 ? 0 : (1u << 8 * left) - 1;
+      v = _mm512_and_si512(v, _mm512_set1_epi32(int(keep)));
+    }
+    _mm512_storeu_si512(values + (step * kRowVectors + r) * kLine, v);
+    __m512i& sum = sums[step >= half_steps][r];
+    const __m512i ones = _mm512_set1_epi8(1);
+#ifdef __AVX512VNNI__
+    sum = _mm512_dpbusd_epi32(sum, ones, v);
+#else
+    sum = _mm512_add_epi32(
+        sum, _mm512_madd_epi16(_mm512_maddubs_epi16(ones, v), _mm512_set1_epi16(1)));
+#endif
+  }
+};
+
+template <int kBits>
+FLWR_INLINE void unpack_planes(const uint8_t* tile, int factor, int zero, Unpacked& out) {
+  __m512i table[kBits];
+  FLWR_UNROLL
+  for (int p = 0; p < kBits; ++p) table[p] = bit_table(factor << p);
+  // The zero once, in the lowest plane; modulo 256 in each byte.
+  table[0] = _mm512_sub_epi8(table[0], _mm512_set1_epi8(char(zero)));
+  FLWR_UNROLL
+  for (int j = 0; j < 8; ++j) {
+    __m512i line[kBits];
+    FLWR_UNROLL
+    for (int p = 0; p < kBits; ++p) line[p] = rows_in_dwords(load(tile + (8 * p + j) * kLine));
+    FLWR_UNROLL
+    for (int r = 0; r < kRowVectors; ++r) {
+      FLWR_UNROLL
+      for (int n = 0; n < 2; ++n) {
+        __m512i v = _mm512_permutexvar_epi32(_mm512_srli_epi32(line[0], 8 * r + 4 * n), table[0]);
+        FLWR_UNROLL
+        for (int p = 1; p < kBits; ++p) {
+          v = _mm512_add_epi8(
+              v, _mm512_permutexvar_epi32(_mm512_srli_epi32(line[p], 8 * r + 4 * n), table[p]));
+        }
+        out.put(2 * j + n, r, v);
+      }
+    }
+  }
+}
+
+FLWR_INLINE void unpack_dwords(const uint8_t* tile, int zero, Unpacked& out) {
+  const __m512i nibble = _mm512_set1_epi8(15), lost = _mm512_set1_epi8(char(zero));
+  FLWR_UNROLL
+  for (int j = 0; j < 8; ++j) {
+    FLWR_UNROLL
+    for (int r = 0; r < kRowVectors; ++r) {
+      const __m512i line = load(tile + (4 * j + r) * kLine);
+      out.put(2 * j, r, _mm512_sub_epi8(_mm512_and_si512(line, nibble), lost));
+      out.put(2 * j + 1, r,
+              _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(line, 4), nibble), lost));
+    }
+  }
+}
+
+void unpack(const Weights& w, int64_t row_tile, int64_t t, int8_t* values, int32_t* value_sums) {
+  const Strides strides(w);
+  const uint8_t* tile =
+      w.tiles + size_t(row_tile) * strides.offset(w.input_tiles) + strides.offset(t);
+  Unpacked out;
+  out.values = values;
+  out.valid = w.inputs - t * kTile;
+  out.half_steps = w.group == 32 ? kSteps / 2 : kSteps;
+  FLWR_UNROLL
+  for (auto& half : out.sums) {
+    FLWR_UNROLL
+    for (__m512i& sum : half) sum = _mm512_setzero_si512();
+  }
+  const bool doubled = w.bits == 1 && w.values != Values::kZeroPoints;
+  const int zero = fixed_zero(w);
+  switch (w.bits) {
+    case 1: unpack_planes<1>(tile, doubled ? 2 : 1, zero, out); break;
+    case 2: unpack_planes<2>(tile, 1, zero, out); break;
+    case 3: unpack_planes<3>(tile, 1, zero, out); break;
+    default: unpack_dwords(tile, zero, out);
+  }
+  FLWR_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    FLWR_UNROLL
+    for (int r = 0; r < kRowVectors; ++r) {
+      _mm512_storeu_si512(value_sums + h * kTile + 16 * r, out.sums[h][r]);
+    }
+  }
+}
+
+#ifdef __AVX512VNNI__
+constexpr int kGemmRows = 6;
+#else
+constexpr int kGemmRows = 3;  // each needs sums of 16 and of 32 bits
+#endif
+
+// Of one type with the results of vpdpbusd: GCC copies and spills a loop's __m512i sums.
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef int16_t Shorts __attribute__((vector_size(64)));
+
+// Sums of kRows rows of activations over `kCount` steps.
+template <int kRows, int kCount>
+FLWR_INLINE void multiply(const uint8_t* a, int64_t a_stride, const int8_t* values,
+                          Ints (&sum)[kRows][kRowVectors]) {
+#ifdef __AVX512VNNI__
+  for (int step = 0; step < kCount; ++step) {
+    __m512i v[kRowVectors];
+    FLWR_UNROLL
+    for (int r = 0; r < kRowVectors; ++r) v[r] = load(values + (step * kRowVectors + r) * kLine);
+    FLWR_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      int32_t four;
+      __builtin_memcpy(&four, a + i * a_stride + 4 * step, 4);
+      const __m512i inputs = _mm512_set1_epi32(four);
+      FLWR_UNROLL
+      for (int r = 0; r < kRowVectors; ++r) {
+        sum[i][r] = Ints(_mm512_dpbusd_epi32(__m512i(sum[i][r]), inputs, v[r]));
+      }
+    }
+  }
+#else
+  // |values| are at most 15, so four products of pairs (2 * 15 * 255 each) fit int16.
+  for (int first = 0; first < kCount; first += 4) {
+    Shorts words[kRows][kRowVectors];
+    FLWR_UNROLL
+    for (auto& row : words) {
+      FLWR_UNROLL
+      for (Shorts& word : row) word = Shorts{};
+    }
+    for (int step = first; step < first + 4; ++step) {
+      __m512i v[kRowVectors];
+      FLWR_UNROLL
+      for (int r = 0; r < kRowVectors; ++r) v[r] = load(values + (step * kRowVectors + r) * kLine);
+      FLWR_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        int32_t four;
+        __builtin_memcpy(&four, a + i * a_stride + 4 * step, 4);
+        const __m512i inputs = _mm512_set1_epi32(four);
+        FLWR_UNROLL
+        for (int r = 0; r < kRowVectors; ++r) {
+          words[i][r] += Shorts(_mm512_maddubs_epi16(inputs, v[r]));
+        }
+      }
+    }
+    FLWR_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      FLWR_UNROLL
+      for (int r = 0; r < kRowVectors; ++r) {
+        sum[i][r] += Ints(_mm512_madd_epi16(__m512i(words[i][r]), _mm512_set1_epi16(1)));
+      }
+    }
+  }
+#endif
+}
+
+// Scales of the tile at hand.
+struct TileScales {
+  const uint8_t* scales;
+  const uint8_t* zeros;
+};
+
+template <int kRows, int kGroup, bool kZeros>
+FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, const TileScales& at) {
+  constexpr int kCount = kGroup == 32 ? kSteps / 2 : kSteps;
+  const int64_t tile = t - job.begin;
+  const int8_t* values = job.values + tile * kTile * kTile + h * kCount * kRowVectors * kLine;
+  const int32_t* value_sums = job.value_sums + (tile * 2 + h) * kTile;
+  Ints sum[kRows][kRowVectors];
+  FLWR_UNROLL
+  for (int r = 0; r < kRowVectors; ++r) {
+    const Ints start = -128 * Ints(load(value_sums + 16 * r));
+    FLWR_UNROLL
+    for (int i = 0; i < kRows; ++i) sum[i][r] = start;
+  }
+  multiply<kRows, kCount>(job.a + first * job.a_stride + t * kTile + 32 * h, job.a_stride, values,
+                          sum);
+  FLWR_UNROLL
+  for (int r = 0; r < kRowVectors; ++r) {
+    __m512 scale, zero;
+    if (kGroup != 0) scale = load_halves(at.scales + 128 * h + 32 * r);
+    if (kZeros) {
+      zero = kGroup == 0 ? _mm512_loadu_ps(at.zeros + 64 * r)
+                         : load_halves(at.zeros + 128 * h + 32 * r);
+    }
+    FLWR_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t row = first + i;
+      __m512 u = _mm512_cvtepi32_ps(__m512i(sum[i][r]));
+      if (kZeros) {
+        const int32_t* halves = job.sums + (row * job.weights->input_tiles + t) * 2;
+        const int32_t s = kGroup == 32 ? halves[h] : halves[0] + halves[1];
+        u = _mm512_fnmadd_ps(zero, _mm512_set1_ps(float(s)), u);
+      }
+      const __m512 sa = _mm512_set1_ps(job.scale[row * job.scale_stride + t * job.scale_step]);
+      float* to = job.acc + row * kTile + 16 * r;
+      const __m512 acc = _mm512_loadu_ps(to);
+      _mm512_storeu_ps(to, kGroup == 0 ? _mm512_fmadd_ps(u, sa, acc)
+                                       : _mm512_fmadd_ps(_mm512_mul_ps(u, sa), scale, acc));
+    }
+  }
+}
+
+template <int kRows, int kGroup, bool kZeros>
+void gemm_rows(const Gemm& shared, int64_t first) {
+  const Gemm job = shared;  // no store can change a copy
+  const Weights& w = *job.weights;
+  const Strides strides(w);
+  const uint8_t* row = w.tiles + size_t(job.row_tile) * strides.offset(w.input_tiles);
+  TileScales at{nullptr, reinterpret_cast<const uint8_t*>(w.row_zeros) + job.row_tile * kTile * 4};
+  for (int64_t t = job.begin; t < job.end; ++t) {
+    if (kGroup != 0) {
+      at.scales = row + strides.offset(strides.carries(t) ? t : t - 1) + strides.code;
+      if (kZeros) at.zeros = at.scales + (kGroup == 32 ? 2 : 1) * kTile * 2;
+    }
+    FLWR_UNROLL
+    for (int h = 0; h < (kGroup == 32 ? 2 : 1); ++h) {
+      gemm_half<kRows, kGroup, kZeros>(job, first, t, h, at);
+    }
+  }
+}
+
+// The rows that whole blocks leave over.
+template <int kRows, int kGroup, bool kZeros>
+void gemm_rest(const Gemm& job, int64_t first) {
+  if constexpr (kRows > 0) {
+    if (job.m - first == kRows) return gemm_rows<kRows, kGroup, kZeros>(job, first);
+    gemm_rest<kRows - 1, kGroup, kZeros>(job, first);
+  }
+}
+
+template <int kGroup, bool kZeros>
+void gemm_all(const Gemm& job) {
+  int64_t first = 0;
+  for (; first + kGemmRows <= job.m; first += kGemmRows) {
+    gemm_rows<kGemmRows, kGroup, kZeros>(job, first);
+  }
+  gemm_rest<kGemmRows - 1, kGroup, kZeros>(job, first);
+}
+
+template <int kGroup>
+void gemm_values(const Gemm& job) {
+  if (job.weights->values == Values::kZeroPoints) return gemm_all<kGroup, true>(job);
+  gemm_all<kGroup, false>(job);
+}
+
+void gemm(const Gemm& job) {
+  if (job.weights->group == 0) return gemm_values<0>(job);
+  if (job.weights->group == 32) return gemm_values<32>(job);
+  gemm_values<64>(job);  // and 128
+}
+
+}  // namespace
+}  // namespace flwr_edge

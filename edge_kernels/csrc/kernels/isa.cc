@@ -1,0 +1,86 @@
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "isa.h"
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace flwr_edge {
+namespace {
+
+struct Candidate {
+  const Isa* (*isa)();
+  bool (*supported)();
+};
+
+#if defined(__x86_64__)
+[[maybe_unused]] bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+[[maybe_unused]] bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+[[maybe_unused]] bool has_avx512vnni() {
+  return has_avx512() && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#endif
+#if defined(__aarch64__)
+[[maybe_unused]] bool has_dot() { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
+#endif
+[[maybe_unused]] bool always() { return true; }
+
+// Best first.
+const Candidate kCandidates[] = {
+#ifdef FLWR_EDGE_AVX512VNNI
+    {avx512vnni_isa, has_avx512vnni},
+#endif
+#ifdef FLWR_EDGE_AVX512
+    {avx512_isa, has_avx512},
+#endif
+#ifdef FLWR_EDGE_AVX2
+    {avx2_isa, has_avx2},
+#endif
+#ifdef FLWR_EDGE_NEON_DOT
+    {neon_dot_isa, has_dot},
+#endif
+#ifdef FLWR_EDGE_NEON
+    {neon_isa, always},
+#endif
+    {scalar_isa, always},
+};
+
+struct Choice {
+  const Isa* isa = nullptr;
+  std::string error;
+};
+
+Choice choose() {
+  const char* wanted = std::getenv("FLWR_EDGE_ISA");
+  const bool any = !wanted || !*wanted;
+  std::string names;
+  for (const Candidate& candidate : kCandidates) {
+    if (!candidate.supported()) continue;
+    const Isa* isa = candidate.isa();
+    if (any || std::strcmp(wanted, isa->name) == 0) return {isa, ""};
+    names += names.empty() ? isa->name : std::string(", ") + isa->name;
+  }
+  return {nullptr, "FLWR_EDGE_ISA is '" + std::string(wanted).substr(0, 32) +
+                       "'; this CPU and build can run: " + names};
+}
+
+}  // namespace
+
+const Isa* best_isa(const char** error) {
+  static const Choice choice = choose();
+  if (error) *error = choice.isa ? nullptr : choice.error.c_str();
+  return choice.isa;
+}
+
+}  // namespace flwr_edge

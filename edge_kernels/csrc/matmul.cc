@@ -1,0 +1,272 @@
+#include "matmul.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "dequantize.h"
+#include "scratch.h"
+#include "spread.h"
+
+namespace flwr_edge {
+namespace {
+
+// Rows of activations up to which a row at a time, by gemv, is faster than unpacking the weights
+// for gemm, by bit width. Measured on Zen 4 with run_gemv and run_gemm in turn, the fastest of
+// many, group 64, 1024^2 and 4096^2: the two are equal at 16+ and 16, 8 and 5, 3 and 3, 6 and 6
+// rows (avx512vnni); at 16+, 16, 8 and 6 or more (avx2). Both give the same bits.
+constexpr int64_t kGemvRows[5] = {0, 12, 5, 3, 6};
+
+// Tiles of rows that one call of gemv gets at most: their sums take 64 KB.
+constexpr int64_t kGemvTiles = 256;
+// Bytes of weights that several rows of activations share.
+constexpr int64_t kGemvShared = 512 << 10;
+// Rows of activations that gemm runs against one unpacked tile: their sums take 32 KB.
+constexpr int64_t kGemmRows = 128;
+// Input tiles that are unpacked at a time: 16 KB, which stay in the first-level cache.
+constexpr int64_t kGemmTiles = 4;
+// Bytes of quantized activations at a time.
+constexpr int64_t kMostQuantized = int64_t(64) << 20;
+
+// About 10 us of one thread's work, below which another thread is not worth waking.
+#if defined(__x86_64__)
+constexpr int64_t kGemvGrain = 256 << 10;  // bytes of weights
+constexpr int64_t kGemmGrain = 768;        // tiles of weights times rows of activations
+constexpr int64_t kQuantizeGrain = 32 << 10;  // activations
+#else
+constexpr int64_t kGemvGrain = 32 << 10;
+constexpr int64_t kGemmGrain = 64;
+constexpr int64_t kQuantizeGrain = 8 << 10;
+#endif
+
+struct Call {
+  const Isa& isa;
+  const Weights& w;
+  bool fast;
+  const float* x;
+  int64_t m;
+  const Epilogue& epilogue;
+  float* y;
+  int64_t y_stride;
+  const Pool& pool;
+
+  float* at(int64_t row, int64_t row_tile) const { return y + row * y_stride + row_tile * kTile; }
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void run_non_finite(const Call& call, const uint8_t* finite) {
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < call.m; ++i) {
+    if (!finite[i]) rows.push_back(i);
+  }
+  if (rows.empty()) return;
+  float_product(call.isa, call.w, call.x, call.w.inputs, rows.data(), int64_t(rows.size()),
+                call.epilogue, call.y, call.y_stride, call.pool);
+}
+
+// One row, quantized, and its tables where the weights ask for them. False: not finite.
+bool prepare(const Call& call, int64_t row, Scratch& scratch, Activation* out) {
+  const int64_t tiles = call.w.input_tiles;
+  auto* q = scratch.take<int8_t>(tiles * kTile);
+  auto* scale = scratch.take<float>(tiles);
+  auto* sums = scratch.take<int32_t>(tiles * 2);
+  *out = Activation{q, scale, sums, nullptr, nullptr, nullptr, nullptr};
+  const float* x = call.x + row * call.w.inputs;
+  const bool finite = call.isa.quantize(x, call.w.inputs, q, scale, sums);
+  if (!finite || call.w.bits == 4) return finite;
+  if (call.fast) {
+    auto* fast = scratch.take<int8_t>(tiles * 256);
+    auto* step = scratch.take<float>(tiles);
+    call.isa.fast_tables(q, tiles, fast, step);
+    out->fast = fast;
+    out->step = step;
+  } else if (call.isa.tables) {
+    auto* low = scratch.take<uint8_t>(tiles * 256);
+    auto* high = scratch.take<int8_t>(tiles * 256);
+    call.isa.tables(q, tiles, low, high);
+    out->low = low;
+    out->high = high;
+  }
+  return true;
+}
+
+size_t gemv_bytes(const Weights& w) {
+  const size_t tiles = size_t(w.input_tiles);
+  const size_t tables = w.bits == 4 ? 0 : 2 * tiles * 256 + Scratch::padded(tiles * 4);
+  return tiles * kTile + Scratch::padded(tiles * 4) + Scratch::padded(tiles * 8) + tables;
+}
+
+void run_gemv(const Call& call) {
+  const Weights& w = call.w;
+  Scratch scratch(size_t(call.m) * gemv_bytes(w));
+  Activation rows[*std::max_element(kGemvRows, kGemvRows + 5)];
+  uint8_t finite[std::size(rows)];
+  bool all = true;
+  for (int64_t i = 0; i < call.m; ++i) all &= (finite[i] = prepare(call, i, scratch, &rows[i]));
+
+  const int64_t bytes = int64_t(w.tile_offset(w.input_tiles));
+  // Several rows share the weights while they are in the second-level cache; but a call of gemv has
+  // a cost of its own (wider tables), so it gets many tiles of rows.
+  const int64_t most =
+      call.m == 1 ? kGemvTiles : std::clamp(kGemvShared / bytes, int64_t(4), kGemvTiles);
+  spread(call.pool, w.row_tiles, ceil_div(kGemvGrain, bytes * call.m),
+         [&](int64_t begin, int64_t end) {
+           const int64_t step = std::min(most, end - begin);
+           Scratch own(size_t(step) * kTile * 4);
+           auto* acc = own.take<float>(size_t(step) * kTile);
+           for (int64_t from = begin; from < end; from += step) {
+             const int64_t to = std::min(from + step, end);
+             for (int64_t i = 0; i < call.m; ++i) {
+               if (!finite[i]) continue;
+               call.isa.gemv(Gemv{&w, &rows[i], acc, from, to});
+               for (int64_t r = from; r < to; ++r) {
+                 finish(w, r, acc + (r - from) * kTile, call.epilogue, call.at(i, r));
+               }
+             }
+           }
+         });
+  if (!all) run_non_finite(call, finite);
+}
+
+// All rows of activations as gemm reads them.
+struct Quantized {
+  uint8_t* a;
+  float* scale;
+  int32_t* sums;
+  uint8_t* finite;
+};
+
+void quantize_rows(const Call& call, const Quantized& out) {
+  const int64_t tiles = call.w.input_tiles, width = tiles * kTile;
+  spread(call.pool, call.m, ceil_div(kQuantizeGrain, width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      uint8_t* a = out.a + i * width;
+      auto* q = reinterpret_cast<int8_t*>(a);
+      out.finite[i] = call.isa.quantize(call.x + i * call.w.inputs, call.w.inputs, q,
+                                        out.scale + i * tiles, out.sums + i * tiles * 2);
+      if (!out.finite[i]) {  // computed apart; until then, anything that is defined
+        std::memset(a, 0, size_t(width));
+        std::fill_n(out.scale + i * tiles, tiles, 0.0f);
+        std::fill_n(out.sums + i * tiles * 2, tiles * 2, 0);
+      }
+      for (int64_t k = 0; k < width; ++k) a[k] ^= 0x80;
+    }
+  });
+}
+
+// Rows [first, last) of activations times one tile of rows. values and value_sums: room for
+// kGemmTiles tiles; acc: for kGemmRows rows.
+void run_tile(const Call& call, const Quantized& from, int64_t row_tile, int64_t first,
+              int64_t last, int8_t* values, int32_t* value_sums, float* acc) {
+  const Weights& w = call.w;
+  const int64_t tiles = w.input_tiles;
+  std::fill_n(acc, (last - first) * kTile, 0.0f);
+  Gemm job{};
+  job.weights = &w;
+  job.row_tile = row_tile;
+  job.values = values;
+  job.value_sums = value_sums;
+  job.a = from.a + first * tiles * kTile;
+  job.a_stride = tiles * kTile;
+  job.m = last - first;
+  job.scale = from.scale + first * tiles;
+  job.scale_stride = tiles;
+  job.scale_step = 1;
+  job.sums = w.has_zeros() ? from.sums + first * tiles * 2 : nullptr;
+  job.acc = acc;
+  for (job.begin = 0; job.begin < tiles; job.begin = job.end) {
+    job.end = std::min(job.begin + kGemmTiles, tiles);
+    for (int64_t t = job.begin; t < job.end; ++t) {
+      const int64_t at = t - job.begin;
+      call.isa.unpack(w, row_tile, t, values + at * kTile * kTile, value_sums + at * 2 * kTile);
+    }
+    call.isa.gemm(job);
+  }
+  for (int64_t i = first; i < last; ++i) {
+    finish(w, row_tile, acc + (i - first) * kTile, call.epilogue, call.at(i, row_tile));
+  }
+}
+
+void run_gemm(const Call& call) {
+  const Weights& w = call.w;
+  const size_t m = size_t(call.m), tiles = size_t(w.input_tiles);
+  Scratch scratch(m * tiles * kTile + Scratch::padded(m * tiles * 4) +
+                  Scratch::padded(m * tiles * 8) + Scratch::padded(m));
+  Quantized rows{};
+  rows.a = scratch.take<uint8_t>(m * tiles * kTile);
+  rows.scale = scratch.take<float>(m * tiles);
+  rows.sums = scratch.take<int32_t>(m * tiles * 2);
+  rows.finite = scratch.take<uint8_t>(m);
+  quantize_rows(call, rows);
+
+  const int64_t blocks = ceil_div(call.m, kGemmRows), most = std::min(call.m, kGemmRows);
+  // Tiles of one block of rows lie together: a piece is mostly one block against many tiles.
+  spread(call.pool, blocks * w.row_tiles, ceil_div(kGemmGrain, w.input_tiles * most),
+         [&](int64_t begin, int64_t end) {
+           constexpr size_t kValues = kGemmTiles * kTile * kTile, kSums = kGemmTiles * kTile * 2;
+           Scratch own(kValues + kSums * 4 + size_t(most) * kTile * 4);
+           auto* values = own.take<int8_t>(kValues);
+           auto* sums = own.take<int32_t>(kSums);
+           auto* acc = own.take<float>(most * kTile);
+           for (int64_t at = begin; at < end; ++at) {
+             const int64_t first = at / w.row_tiles * kGemmRows;
+             run_tile(call, rows, at % w.row_tiles, first, std::min(first + kGemmRows, call.m),
+                      values, sums, acc);
+           }
+         });
+  run_non_finite(call, rows.finite);
+}
+
+void scale_and_add(const float* acc, const float* bias, const Weights& w, int64_t row_tile,
+                   bool relu, float* y) {
+  float scales[kTile];
+  if (w.row_scales) {
+    std::memcpy(scales, w.row_scales + row_tile * kTile, sizeof scales);
+    for (int i = 0; i < kTile; ++i) scales[i] *= acc[i];
+    acc = scales;
+  }
+  const float multiplier = w.multiplier;
+  float result[kTile];
+  for (int i = 0; i < kTile; ++i) result[i] = acc[i] * multiplier;
+  if (bias) {
+    for (int i = 0; i < kTile; ++i) result[i] += bias[i];
+  }
+  if (relu) {
+    for (int i = 0; i < kTile; ++i) result[i] = result[i] < 0.0f ? 0.0f : result[i];
+  }
+  std::memcpy(y, result, sizeof result);
+}
+
+}  // namespace
+
+MatMul::MatMul(const Isa& isa, const Weights& weights, bool fast)
+    : isa_(isa), weights_(weights), fast_(fast) {}
+
+void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, int64_t y_stride,
+                 const Pool& pool) const {
+  Call call{isa_, weights_, fast_, x, m, epilogue, y, y_stride, pool};
+  if (m <= 0) return;
+  if (m <= kGemvRows[weights_.bits]) return run_gemv(call);
+  const int64_t width = weights_.input_tiles * (kTile + 12);
+  const int64_t most = std::max(kMostQuantized / width, kGemmRows);
+  for (int64_t first = 0; first < m; first += most) {
+    call.x = x + first * weights_.inputs;
+    call.y = y + first * y_stride;
+    call.m = std::min(most, m - first);
+    run_gemm(call);
+  }
+}
+
+void finish(const Weights& w, int64_t row_tile, const float* acc, const Epilogue& epilogue,
+            float* y) {
+  const int64_t first = row_tile * kTile, count = std::min<int64_t>(kTile, w.rows - first);
+  const float* bias = epilogue.bias ? epilogue.bias + first : nullptr;
+  if (count == kTile) return scale_and_add(acc, bias, w, row_tile, epilogue.relu, y);
+  float padded_bias[kTile] = {}, padded_y[kTile];
+  if (bias) std::memcpy(padded_bias, bias, size_t(count) * 4);
+  scale_and_add(acc, bias ? padded_bias : nullptr, w, row_tile, epilogue.relu, padded_y);
+  std::memcpy(y, padded_y, size_t(count) * 4);
+}
+
+}  // namespace flwr_edge

@@ -1,0 +1,277 @@
+// Times every instruction set of this build and CPU, without ONNX Runtime.
+//
+//   isa_bench [name...] [--bits B] [--group G] [--size K N] [--zeros] [--fast] [--gemm]
+//
+// One row of activations against a streaming read of the same weights, interleaved in one run:
+// microseconds (the median), GB/s, and the ratio to the read, of the fastest runs and of medians.
+// --gemm: many rows instead, unpacking included.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "isa.h"
+
+namespace flwr_edge {
+namespace {
+
+struct Options {
+  std::vector<std::string> names;
+  std::vector<int> bits{1, 2, 3, 4};
+  std::vector<std::pair<int64_t, int64_t>> sizes{  // K, N
+      {256, 256}, {1024, 1024}, {4096, 4096}, {4096, 11008}};
+  int group = 64;
+  bool zeros = false, fast = false, gemm = false;
+};
+
+template <class F>
+double microseconds(F&& run, int repeats) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) run();
+  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+  return took.count() / repeats;
+}
+
+#if defined(__x86_64__)
+#define FLWR_EDGE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FLWR_EDGE_CLONES
+#endif
+
+// Reads it all, prefetching as the kernels do.
+FLWR_EDGE_CLONES uint64_t stream(const uint8_t* from, size_t bytes) {
+  typedef uint64_t Line __attribute__((vector_size(64), aligned(1), may_alias));
+  Line a{}, b{}, c{}, d{};
+  for (size_t i = 0; i + 256 <= bytes; i += 256) {
+    const Line* line = reinterpret_cast<const Line*>(from + i);
+    a ^= line[0];
+    b ^= line[1];
+    c ^= line[2];
+    d ^= line[3];
+    for (int p = 0; p < 256; p += 64) __builtin_prefetch(from + i + 2048 + p);
+  }
+  a ^= b ^ c ^ d;
+  return a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7];
+}
+
+// Random weights and everything that a product needs.
+struct Problem {
+  Weights w{};
+  std::vector<uint8_t> blob, low, a;
+  std::vector<int8_t> q, high, fast, values;
+  std::vector<float> x, scale, step, acc;
+  std::vector<int32_t> sums, value_sums;
+  const uint8_t* payload;
+  size_t bytes;
+
+  Problem(const Options& o, int bits, int64_t k, int64_t n, int64_t m) {
+    Header h{};
+    std::memcpy(h.magic, kMagic, sizeof kMagic);
+    h.version = kLayoutVersion;
+    h.bits = uint8_t(bits);
+    h.values = uint8_t(o.zeros ? Values::kZeroPoints : Values::kSymmetric);
+    h.group = uint16_t(o.group);
+    h.rows = uint32_t(n);
+    h.inputs = uint32_t(k);
+    h.multiplier = 1;
+    w.bits = bits;
+    w.group = o.group;
+    w.values = Values(h.values);
+    const int64_t tiles = (k + kTile - 1) / kTile, row_tiles = (n + kTile - 1) / kTile;
+    const size_t ends = o.group == 0 ? size_t(row_tiles) * kTile * (o.zeros ? 8 : 4) : 0;
+    h.payload = size_t(row_tiles) * w.tile_offset(tiles) + ends;
+    blob.resize(kLine + sizeof h + h.payload);
+    // Aligned as ONNX Runtime's initializers are, to 64 bytes.
+    const size_t past_line = reinterpret_cast<uintptr_t>(blob.data()) % kLine;
+    uint8_t* start = blob.data() + (kLine - past_line) % kLine;
+    for (uint8_t& byte : blob) byte = uint8_t(std::rand() >> 7);
+    std::memcpy(start, &h, sizeof h);
+    if (const char* wrong = open_weights(start, sizeof h + h.payload, &w)) {
+      std::printf("%s\n", wrong);
+      std::exit(1);
+    }
+    plain_scales(start + sizeof h);
+    payload = start + sizeof h;
+    bytes = h.payload;
+    allocate(m, tiles);
+  }
+
+  // Random bytes as fp16 may be NaN or subnormal; these are near one.
+  void plain_scales(uint8_t* from) {
+    for (int64_t r = 0; r < w.row_tiles; ++r) {
+      for (int64_t t = 0; t < w.input_tiles; ++t) {
+        uint8_t* scales = from + size_t(r) * w.tile_offset(w.input_tiles) + w.tile_offset(t) +
+                          w.code_bytes();
+        for (size_t i = 1; i < w.scale_bytes(t); i += 2) scales[i] = 0x38;
+      }
+    }
+    if (w.group != 0) return;
+    float* row = const_cast<float*>(w.row_scales);
+    for (int64_t i = 0; i < w.row_tiles * kTile * (w.has_zeros() ? 2 : 1); ++i) row[i] = 0.5f;
+  }
+
+  void allocate(int64_t m, int64_t tiles) {
+    x.resize(size_t(w.inputs));
+    for (float& v : x) v = float(std::rand() % 2001 - 1000) / 500.0f;
+    q.resize(size_t(tiles) * kTile);
+    scale.resize(size_t(tiles * m));
+    step.resize(size_t(tiles));
+    sums.resize(size_t(2 * tiles * m));
+    low.resize(size_t(tiles) * 256);
+    high.resize(low.size());
+    fast.resize(low.size());
+    a.resize(size_t(m * tiles) * kTile);
+    for (uint8_t& byte : a) byte = uint8_t(std::rand() >> 7);
+    values.resize(size_t(tiles) * kTile * kTile);
+    value_sums.resize(size_t(tiles) * 2 * kTile);
+    acc.resize(size_t(std::max(w.row_tiles, m)) * kTile);
+  }
+};
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+double fastest(const std::vector<double>& v) { return *std::min_element(v.begin(), v.end()); }
+
+void bench_gemv(const Isa& isa, const Options& o, int bits, int64_t k, int64_t n) {
+  Problem p(o, bits, k, n, 1);
+  const Weights& w = p.w;
+  auto quantize = [&] { isa.quantize(p.x.data(), k, p.q.data(), p.scale.data(), p.sums.data()); };
+  auto tables = [&] {
+    if (bits == 4) return;
+    if (o.fast) return isa.fast_tables(p.q.data(), w.input_tiles, p.fast.data(), p.step.data());
+    if (isa.tables) isa.tables(p.q.data(), w.input_tiles, p.low.data(), p.high.data());
+  };
+  quantize();
+  tables();
+  const Activation x{p.q.data(),   p.scale.data(), p.sums.data(),
+                     p.low.data(), p.high.data(),  o.fast ? p.fast.data() : nullptr, p.step.data()};
+  const Gemv job{&w, &x, p.acc.data(), 0, w.row_tiles};
+  auto product = [&] { isa.gemv(job); };
+  auto read = [&] {
+    const uint64_t sum = stream(p.payload, p.bytes);
+    asm volatile("" : : "r"(sum) : "memory");
+  };
+  const int repeats = int(std::max<size_t>(1, 400000 / p.bytes));
+  const size_t affordable = 400000000 / (p.bytes * size_t(repeats));
+  const int samples = int(std::min<size_t>(400, std::max<size_t>(60, affordable)));
+  std::vector<double> tq, tt, tp, tr;
+  for (int i = 0; i < samples; ++i) {
+    tq.push_back(microseconds(quantize, 4));
+    tt.push_back(microseconds(tables, 4));
+    tp.push_back(microseconds(product, repeats));
+    tr.push_back(microseconds(read, repeats));
+  }
+  std::printf("%-11s %5lld %6lld  %d  quantize %5.2f  tables %5.2f  gemv %8.2f us (fastest %8.2f) "
+              "%5.1f GB/s  read %8.2f us %5.1f GB/s  ratio %.2f (medians %.2f)\n",
+              isa.name, (long long)k, (long long)n, bits, median(tq), median(tt), median(tp),
+              fastest(tp), double(p.bytes) / median(tp) / 1e3, median(tr),
+              double(p.bytes) / median(tr) / 1e3,
+              fastest(tp) / fastest(tr), median(tp) / median(tr));
+}
+
+void bench_gemm(const Isa& isa, const Options& o, int bits, int64_t k, int64_t n, int64_t m) {
+  Problem p(o, bits, k, n, m);
+  const Weights& w = p.w;
+  // The fastest of several runs for each tile of rows: other processes disturb whole runs.
+  double unpacking = 0, product = 0;
+  for (int64_t r = 0; r < w.row_tiles; ++r) {
+    Gemm job{&w, r, 0, w.input_tiles, p.values.data(), p.value_sums.data(), p.a.data(),
+             w.input_tiles * kTile, m, p.scale.data(), w.input_tiles, 1, p.sums.data(),
+             p.acc.data()};
+    std::vector<double> tu, tp;
+    for (int sample = 0; sample < 5; ++sample) {
+      tu.push_back(microseconds([&] {
+        for (int64_t t = 0; t < w.input_tiles; ++t) {
+          isa.unpack(w, r, t, p.values.data() + t * kTile * kTile,
+                     p.value_sums.data() + t * 2 * kTile);
+        }
+      }, 1));
+      tp.push_back(microseconds([&] { isa.gemm(job); }, 1));
+    }
+    unpacking += fastest(tu);
+    product += fastest(tp);
+  }
+  const double all = unpacking + product;
+  std::printf("%-11s %5lld %6lld  %d  m %4lld  %9.1f us (unpacking %7.1f, product %9.1f), "
+              "%6.1f products of int8 a ns\n",
+              isa.name, (long long)k, (long long)n, bits, (long long)m, all, unpacking, product,
+              double(m) * double(k) * double(n) / all / 1e3);
+}
+
+std::vector<const Isa*> known() {
+  std::vector<const Isa*> all;
+#ifdef FLWR_EDGE_AVX512VNNI
+  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
+    all.push_back(avx512vnni_isa());
+  }
+#endif
+#ifdef FLWR_EDGE_AVX512
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    all.push_back(avx512_isa());
+  }
+#endif
+#ifdef FLWR_EDGE_AVX2
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(avx2_isa());
+#endif
+#ifdef FLWR_EDGE_NEON
+  all.push_back(neon_isa());
+#endif
+#ifdef FLWR_EDGE_NEON_DOT
+  all.push_back(neon_dot_isa());
+#endif
+  return all;
+}
+
+Options parse(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    auto number = [&] { return std::atoll(++i < argc ? argv[i] : "0"); };
+    if (arg == "--bits") {
+      o.bits = {int(number())};
+    } else if (arg == "--group") {
+      o.group = int(number());
+    } else if (arg == "--size") {
+      const int64_t k = number();
+      o.sizes = {{k, number()}};
+    } else if (arg == "--zeros") {
+      o.zeros = true;
+    } else if (arg == "--fast") {
+      o.fast = true;
+    } else if (arg == "--gemm") {
+      o.gemm = true;
+    } else {
+      o.names.push_back(arg);
+    }
+  }
+  return o;
+}
+
+}  // namespace
+}  // namespace flwr_edge
+
+int main(int argc, char** argv) {
+  using namespace flwr_edge;
+  const Options o = parse(argc, argv);
+  for (const Isa* isa : known()) {
+    const auto wanted = std::find(o.names.begin(), o.names.end(), isa->name);
+    if (!o.names.empty() && wanted == o.names.end()) continue;
+    for (auto [k, n] : o.sizes) {
+      for (int bits : o.bits) {
+        if (!o.gemm) {
+          bench_gemv(*isa, o, bits, k, n);
+        } else if (n <= 4096) {
+          bench_gemm(*isa, o, bits, k, n, 16);
+          bench_gemm(*isa, o, bits, k, n, 128);
+        }
+      }
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,116 @@
+"""The native library: where it is, what it can do, and sessions that have it."""
+
+import ctypes
+import json
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypedDict
+
+import onnxruntime
+
+NAME = "libflwr_edge_ops.so"
+
+
+class Info(TypedDict):
+    """What runs here.
+
+    Attributes
+    ----------
+    version
+        Of flwr-edge.
+    onnxruntime
+        Its version.
+    isa
+        The kernels in use; ``FLWR_EDGE_ISA`` forces others.
+    features
+        The CPU's features that kernels ask for.
+    ops
+        Operators of the domain ``flwr.edge``.
+    layout_version
+        Of the packed weights.
+    """
+
+    version: str
+    onnxruntime: str
+    isa: str
+    features: list[str]
+    ops: list[str]
+    layout_version: int
+
+
+def library_path() -> Path:
+    """Return the path of the custom-op library.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package was installed without it.
+    """
+    import edge_kernels
+
+    # An editable install keeps what was built apart from the sources: two folders, one package.
+    for folder in edge_kernels.__path__:
+        path = Path(folder) / NAME
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{NAME} is not in the package edge_kernels: install flwr-edge again, from a wheel or "
+        "where a C++17 compiler and CMake are"
+    )
+
+
+def session(
+    model: bytes | str | PathLike[str],
+    *,
+    threads: int = 1,
+    options: onnxruntime.SessionOptions | None = None,
+) -> onnxruntime.InferenceSession:
+    """Make an ONNX Runtime session on the CPU that has the operators of ``flwr.edge``.
+
+    Parameters
+    ----------
+    model
+        An ONNX model: its bytes, or its path.
+    threads
+        Threads of one call, at least 1.
+    options
+        More settings; they are changed: the threads and the library are added.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer threads than one.
+    """
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; at least 1 is needed")
+    options = options or onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(str(library_path()))
+    if not isinstance(model, bytes):
+        model = str(Path(model))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def info() -> Info:
+    """Say what runs here.
+
+    Raises
+    ------
+    RuntimeError
+        If ``FLWR_EDGE_ISA`` names kernels that cannot run here.
+    """
+    ask = ctypes.CDLL(str(library_path())).flwr_edge_info
+    ask.restype = ctypes.c_char_p
+    answer: dict[str, Any] = json.loads(ask())
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return Info(
+        version=answer["version"],
+        onnxruntime=onnxruntime.__version__,
+        isa=answer["isa"],
+        features=answer["features"],
+        ops=answer["ops"],
+        layout_version=answer["layout_version"],
+    )

@@ -1,0 +1,125 @@
+"""ONNX models in and out, checked."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OLDEST_OPSET = 13
+_LARGEST = (1 << 31) - 1  # of a protobuf
+
+
+def import_onnx() -> ModuleType:
+    """Import onnx, which devices lack.
+
+    Raises
+    ------
+    ImportError
+        With the extra that brings it.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            "quantizing needs the package onnx: pip install 'flwr-edge[quantize]'"
+        ) from error
+    return onnx
+
+
+def load(model: ModelProto | bytes | str | os.PathLike[str]) -> ModelProto:
+    """Return a copy of a model that can be worked on: functions inlined, weights in memory.
+
+    Parameters
+    ----------
+    model : ModelProto, bytes or path
+        From a path external data is read too.
+
+    Raises
+    ------
+    ImportError
+        If onnx is not installed.
+    FileNotFoundError
+        If there is no such file, or none of its external data.
+    ValueError
+        If it is not an ONNX model, its opset is too old, or external data was not read.
+    """
+    onnx = import_onnx()
+    from onnx import inliner
+
+    decode_error: type[Exception] = import_module("google.protobuf.message").DecodeError
+    copy: ModelProto
+    try:
+        if isinstance(model, onnx.ModelProto):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+        elif isinstance(model, bytes):
+            copy = onnx.load_model_from_string(model)
+        else:
+            copy = onnx.load(os.fspath(model))
+    except decode_error as error:
+        raise ValueError(f"not an ONNX model: {error}") from error
+    _check(copy, onnx)
+    if copy.functions:
+        copy = inliner.inline_local_functions(copy)
+    _weights_are_not_inputs(copy)
+    return copy
+
+
+def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write a model beside its path, then rename it: no reader sees half of it.
+
+    Raises
+    ------
+    ValueError
+        If it is too large for one file.
+    """
+    held = sum(len(each.raw_data) for each in model.graph.initializer)
+    if held > _LARGEST:
+        raise ValueError(
+            f"the model still has {held} bytes of weights; an ONNX file ends at {_LARGEST}. "
+            "Fewer bits, or fewer skipped layers, make it smaller"
+        )
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _check(model: ModelProto, onnx: ModuleType) -> None:
+    if not model.graph.node:
+        raise ValueError("not an ONNX model, or an empty one: its graph has no nodes")
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise ValueError(
+            f"the model's opset is {opset}; {OLDEST_OPSET} or newer is read "
+            "(onnx.version_converter raises it)"
+        )
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(
+                f"the weights {tensor.name!r} lie in another file: give the model's path instead"
+            )
+
+
+def _weights_are_not_inputs(model: ModelProto) -> None:
+    """Before IR version 4 every initializer had to be listed as an input too."""
+    if model.ir_version >= 4:
+        return
+    names = {each.name for each in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = 4

@@ -1,0 +1,254 @@
+"""Fuses a small network into one `LutSequential`: a wearable's model pays for one call."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_kernels.quantize.graph import Graph, reads
+from edge_kernels.sequential_program import Program, Unfused
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+DOMAIN = "flwr.edge"
+_MOST_FOLDED = 1 << 22  # elements of a constant that is computed ahead
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Fusion:
+    """What `fuse` did.
+
+    Attributes
+    ----------
+    fused : list of (int, int)
+        Of each LutSequential: the nodes that it replaces, and the instructions of its program.
+    left : dict of str → str
+        Nodes that stay as they are, by name or first output, and why.
+    """
+
+    fused: list[tuple[int, int]] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def fold(model: ModelProto) -> ModelProto:
+    """Compute ahead what depends on constants alone.
+
+    PyTorch's exporter without optimisation writes a batch norm's factor and term as a chain of
+    small nodes; once they are constants, `edge_kernels.quantize.rtn` folds them into the layer
+    before, which has to happen before its weights are rounded.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Not changed.
+    """
+    from onnx import numpy_helper, shape_inference
+
+    folded = copy.deepcopy(model)
+    graph = folded.graph
+    types = {v.name: v.type.tensor_type.elem_type for v in graph.input}
+    inferred = shape_inference.infer_shapes(folded).graph.value_info
+    types.update((v.name, v.type.tensor_type.elem_type) for v in inferred)
+    fed = {value.name for value in graph.input}
+    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name not in fed}
+    given = set(known)
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        results = _computed(node, known, types, folded)
+        if results is None:
+            kept.append(node)
+        else:
+            known.update(zip(node.output, results, strict=True))
+    needed = {v.name for v in graph.output}.union(*(reads(node) for node in kept), fed)
+    nodes = copy.deepcopy(kept)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for at in reversed(range(len(graph.initializer))):
+        if graph.initializer[at].name not in needed:
+            del graph.initializer[at]
+    made = sorted((set(known) - given) & needed)
+    graph.initializer.extend(numpy_helper.from_array(known[name], name) for name in made)
+    return folded
+
+
+def _computed(
+    node: NodeProto, known: dict[str, NDArray[Any]], types: dict[str, int], model: ModelProto
+) -> list[NDArray[Any]] | None:
+    """Return a node's results if it reads constants alone."""
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+        return None
+    if node.op_type == "CastLike" and node.input[0] in known:  # of the other, the type alone counts
+        wanted = types.get(node.input[1], 0)
+        value = known[node.input[0]]
+        same = wanted and helper.tensor_dtype_to_np_dtype(wanted) == value.dtype
+        return [value] if same else None
+    if any(name not in known for name in reads(node)):
+        return None
+    inputs = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(known[name].dtype), known[name].shape
+        )
+        for name in dict.fromkeys(node.input)
+        if name
+    ]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
+    body = helper.make_graph([node], "constant", inputs, outputs)
+    alone = helper.make_model(body, opset_imports=list(model.opset_import))
+    alone.ir_version = model.ir_version
+    try:
+        feeds = {name: known[name] for name in node.input if name}
+        results = [np.asarray(each) for each in ReferenceEvaluator(alone).run(None, feeds)]
+    except Exception:  # noqa: BLE001 (whatever onnx cannot compute stays in the graph)
+        return None
+    return results if all(each.size <= _MOST_FOLDED for each in results) else None
+
+
+def fuse(model: ModelProto, *, report: Fusion | None = None) -> ModelProto:
+    """Replace chains of small layers by one `LutSequential` each.
+
+    A chain starts at one tensor whose shape is known but for the batch, and takes every node that
+    depends on nothing else and that a program can say: `LutMatMul` and `LutConv1d`, ReLU, pooling,
+    mean and largest over an axis, concatenation, residual sums, factors and terms of a channel,
+    reshapes and transposes. What remains is logged and stands in the report.
+
+    Parameters
+    ----------
+    model : ModelProto
+        As `edge_kernels.quantize.rtn` returns it; not changed. Call that with ``gain=0``: a layer
+        left in float cannot be fused.
+    report : Fusion, optional
+        Filled.
+    """
+    fused = fold(model)
+    report = Fusion() if report is None else report
+    left: dict[str, str] = {}
+    number = 0
+    while (chain := _longest(fused, left)) is not None:
+        report.fused.append((len(chain.nodes), len(chain.program.instructions)))
+        _replace(fused, chain, f"sequential_{number}")
+        number += 1
+        left = {}
+    report.left = {
+        node.name or node.output[0]: left.get(node.output[0], "it is in no chain")
+        for node in fused.graph.node
+        if node.op_type != "LutSequential"
+    }
+    for name, why in report.left.items():
+        _log.info("%s stays as it is: %s", name, why)
+    return fused
+
+
+@dataclass
+class _Chain:
+    program: Program
+    nodes: list[int] = field(default_factory=list)
+
+
+def _longest(model: ModelProto, left: dict[str, str]) -> _Chain | None:
+    """The chain that replaces most nodes, of those with a layer and more than one node."""
+    graph = Graph(model.graph)
+    best: _Chain | None = None
+    for source, shape in _sources(model):
+        chain = _grow(graph, source, shape, left)
+        useful = chain.program.layers > 0 and len(chain.nodes) > 1
+        if useful and (best is None or len(chain.nodes) > len(best.nodes)):
+            best = chain
+    return best
+
+
+def _sources(model: ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Tensors of float whose shape is known but for the first axis."""
+    from onnx import TensorProto
+
+    graph = model.graph
+    constants = {each.name for each in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        tensor = value.type.tensor_type
+        sizes = tuple(dim.dim_value for dim in tensor.shape.dim)[1:]
+        if value.name in constants or tensor.elem_type != TensorProto.FLOAT:
+            continue
+        if 1 <= len(sizes) <= 2 and min(sizes) > 0:
+            yield value.name, sizes
+
+
+def _grow(graph: Graph, source: str, shape: tuple[int, ...], left: dict[str, str]) -> _Chain:
+    def constant(name: str) -> NDArray[Any] | None:
+        return graph.constant(name)
+
+    def sole(name: str) -> bool:
+        return graph.only_reader(name) is not None
+
+    chain = _Chain(Program(source, shape, constant, sole))
+    for at, node in enumerate(graph.nodes):
+        if not any(name in chain.program.values for name in node.input):
+            continue
+        try:
+            chain.program.add(node)
+        except Unfused as why:
+            left[node.output[0]] = str(why)
+        else:
+            chain.nodes.append(at)
+    return chain
+
+
+def _replace(model: ModelProto, chain: _Chain, name: str) -> None:
+    """Put the program's node where the chain's first node stands."""
+    from onnx import helper, numpy_helper
+
+    graph, program = model.graph, chain.program
+    inside = set(chain.nodes)
+    outside = {value.name for value in graph.output}.union(
+        *(reads(node) for at, node in enumerate(graph.node) if at not in inside)
+    )
+    made = [out for at in chain.nodes for out in graph.node[at].output if out in outside]
+    inputs = [program.source]
+    for at, constant in enumerate(program.constants):
+        if isinstance(constant, str):
+            inputs.append(constant)
+            continue
+        inputs.append(f"{name}.{at}")
+        whole = np.ascontiguousarray(constant)
+        graph.initializer.append(numpy_helper.from_array(whole, inputs[-1]))
+    node = helper.make_node(
+        "LutSequential",
+        inputs,
+        made,
+        name=name,
+        domain=DOMAIN,
+        program=program.code(),
+        input_shape=list(program.input_shape),
+        results=[program.values[out].number for out in made],
+    )
+    first = min(chain.nodes)
+    nodes = [
+        copy.deepcopy(node if at == first else each)
+        for at, each in enumerate(graph.node)
+        if at == first or at not in inside
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if all(each.domain != DOMAIN for each in model.opset_import):
+        model.opset_import.add(domain=DOMAIN, version=1)
+    _drop_unread(model)
+
+
+def _drop_unread(model: ModelProto) -> None:
+    graph = model.graph
+    needed = {value.name for value in graph.output}.union(*(reads(node) for node in graph.node))
+    made = {name for node in graph.node for name in node.output}
+    for held, wanted in ((graph.initializer, needed), (graph.value_info, made)):
+        for at in reversed(range(len(held))):
+            if held[at].name not in wanted:
+                del held[at]

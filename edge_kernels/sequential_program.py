@@ -1,0 +1,433 @@
+"""Programs of `LutSequential`, made from ONNX nodes (csrc/sequential_program.h is their form)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_kernels import layout
+from edge_kernels.quantize.graph import attributes
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+VERSION = 1
+LINEAR, CONV, RELU, POOL, REDUCE, CONCAT, ADD, AFFINE, RESHAPE, TRANSPOSE = range(1, 11)
+_LAYERS = ("LutMatMul", "LutConv1d")
+_RELU_OPERAND = {LINEAR: 4, CONV: 4, AFFINE: 5}
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class Unfused(Exception):  # noqa: N818
+    """Why a node cannot be part of a program."""
+
+
+@dataclass
+class Value:
+    """A tensor that a program knows: its number, and its shape without the batch."""
+
+    number: int
+    shape: Shape
+
+
+@dataclass
+class Program:
+    """A program that grows node by node.
+
+    Attributes
+    ----------
+    source : str
+        The tensor that it reads.
+    input_shape : tuple of int
+        Of the source, without the batch: (C, L) or (N,).
+    constant : name → array or None
+        Looks up a tensor that is the same at every run.
+    sole : name → bool
+        Whether exactly one node reads a tensor, and the graph does not return it.
+    """
+
+    source: str
+    input_shape: Shape
+    constant: Callable[[str], Array | None]
+    sole: Callable[[str], bool]
+    instructions: list[list[int]] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
+    constants: list[Array | str] = field(default_factory=list)
+    layers: int = 0
+
+    def __post_init__(self) -> None:
+        self.values[self.source] = Value(0, self.input_shape)
+
+    def code(self) -> list[int]:
+        """Return the attribute ``program``."""
+        return [VERSION, *(number for each in self.instructions for number in each)]
+
+    def add(self, node: NodeProto) -> None:
+        """Append what a node does.
+
+        Raises
+        ------
+        Unfused
+            If no instruction does it; the program is unchanged.
+        """
+        translate = _TRANSLATORS.get(node.op_type)
+        domain = "flwr.edge" if node.op_type in _LAYERS else ""
+        if translate is None or node.domain.replace("ai.onnx", "") != domain:
+            raise Unfused(f"there is no instruction for {node.op_type}")
+        if any(node.output[1:]) and node.op_type != "LutMatMul":
+            raise Unfused("it has more than one output")
+        translate(self, node, attributes(node))
+        self.layers += node.op_type in _LAYERS
+
+    def value(self, name: str) -> Value:
+        """Return a tensor's value."""
+        if name not in self.values:
+            raise Unfused(f"it reads {name}, which the program does not make")
+        return self.values[name]
+
+    def emit(self, output: str, shape: Shape, *instruction: int) -> None:
+        """Append an instruction that makes a tensor."""
+        if len(shape) not in (1, 2):
+            raise Unfused(f"its result has {len(shape) + 1} axes; 2 or 3 are served")
+        self.instructions.append(list(instruction))
+        self.values[output] = Value(len(self.instructions), shape)
+
+    def keep(self, constant: Array | str) -> int:
+        """Return the number of a constant: an array, or the name of an initializer."""
+        if isinstance(constant, str):
+            for number, known in enumerate(self.constants):
+                if isinstance(known, str) and known == constant:
+                    return number
+        self.constants.append(constant)
+        return len(self.constants) - 1
+
+    def made_last(self, name: str) -> list[int] | None:
+        """Return the instruction that made a tensor if the next may still become part of it."""
+        value = self.values[name]
+        return self.instructions[value.number - 1] if value.number and self.sole(name) else None
+
+
+Given = dict[str, Any]
+
+
+def _matmul(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    blob = _blob(program, node.input[1])
+    bias = _bias(program, node)
+    relu = int(given.get("relu", 0))
+    if x.shape[-1] != given["k"]:
+        raise Unfused(f"it reads {x.shape[-1]} inputs and has weights for {given['k']}")
+    splits = list(given.get("splits", [])) or [given["n"]]
+    parts: list[Array | str] = [node.input[1]]
+    biases: list[Array | str | None] = [bias]
+    if len(splits) > 1:
+        parts, biases = [*_split(blob, splits)], [*_split_bias(program, bias, splits)]
+    for output, n, part, part_bias in zip(node.output, splits, parts, biases, strict=True):
+        numbers = program.keep(part), -1 if part_bias is None else program.keep(part_bias)
+        program.emit(output, (*x.shape[:-1], n), LINEAR, x.number, *numbers, relu, n)
+
+
+def _split(blob: Array, splits: list[int]) -> list[Array]:
+    """Blobs of the rows of each output."""
+    whole = layout.unpack(blob)
+    at = [int(row) for row in np.cumsum([0, *splits])]
+    return [
+        layout.pack(
+            whole.codes[a:b],
+            whole.scales[a:b],
+            bits=whole.bits,
+            group=whole.group,
+            values=whole.values,
+            zeros=None if whole.zeros is None else whole.zeros[a:b],
+        )
+        for a, b in pairwise(at)
+    ]
+
+
+def _split_bias(program: Program, bias: str | None, splits: list[int]) -> list[Array | None]:
+    if bias is None:
+        return [None] * len(splits)
+    whole = program.constant(bias)
+    assert whole is not None
+    return list(np.split(whole, np.cumsum(splits)[:-1]))
+
+
+def _conv(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    _blob(program, node.input[1])
+    bias = _bias(program, node)
+    if len(x.shape) != 2 or x.shape[0] != given["channels"]:
+        raise Unfused(f"its input is of shape {x.shape}; it needs {given['channels']} channels")
+    window = (given["kernel"], given.get("stride", 1), given.get("dilation", 1))
+    pads = tuple(given.get("pads", (0, 0)))
+    length = _positions(x.shape[1], *window, pads)
+    weights = program.keep(node.input[1])
+    numbers = weights, -1 if bias is None else program.keep(bias)
+    relu, n = int(given.get("relu", 0)), given["n"]
+    program.emit(node.output[0], (n, length), CONV, x.number, *numbers, relu, n, *window, *pads)
+
+
+def _blob(program: Program, name: str) -> Array:
+    blob = program.constant(name)
+    if blob is None:
+        raise Unfused("its weights are not constant")
+    return blob
+
+
+def _bias(program: Program, node: NodeProto) -> str | None:
+    if len(node.input) < 3 or not node.input[2]:
+        return None
+    if program.constant(node.input[2]) is None:
+        raise Unfused("its bias is not constant")
+    return str(node.input[2])
+
+
+def _positions(length: int, kernel: int, stride: int, dilation: int, pads: Shape) -> int:
+    span = dilation * (kernel - 1) + 1
+    if length + sum(pads) < span or max(pads) >= span:
+        raise Unfused(f"its window of {span} does not fit {length} steps with pads {pads}")
+    return (length + sum(pads) - span) // stride + 1
+
+
+def _relu(program: Program, node: NodeProto, given: Given) -> None:
+    if node.op_type == "Clip" and not _is_relu(program, node, given):
+        raise Unfused("it clips to other bounds than 0 and infinity")
+    x = program.value(node.input[0])
+    before = program.made_last(node.input[0])
+    if before is not None and before[0] in _RELU_OPERAND:
+        before[_RELU_OPERAND[before[0]]] = 1
+        program.values[node.output[0]] = x
+    else:
+        program.emit(node.output[0], x.shape, RELU, x.number)
+
+
+def _is_relu(program: Program, node: NodeProto, given: Given) -> bool:
+    low = program.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    has_high = len(node.input) > 2 and bool(node.input[2])
+    return low is not None and not low.any() and not has_high and "max" not in given
+
+
+def _pool(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    if len(x.shape) != 2 or len(given["kernel_shape"]) != 1:
+        raise Unfused("only 1-D pooling is served")
+    if given.get("ceil_mode", 0) or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise Unfused("ceil_mode and auto_pad are not served")
+    kernel, dilation = given["kernel_shape"][0], given.get("dilations", [1])[0]
+    pads = tuple(given.get("pads", (0, 0)))
+    if sum(pads) and (dilation > 1 or max(pads) >= kernel):
+        raise Unfused("pads with a dilation, or as long as the kernel, are not served")
+    window = (kernel, given.get("strides", [1])[0], dilation)
+    length = _positions(x.shape[1], *window, pads)
+    kind = 0 if node.op_type == "MaxPool" else 2 if given.get("count_include_pad", 0) else 1
+    program.emit(node.output[0], (x.shape[0], length), POOL, x.number, kind, *window, *pads)
+
+
+def _reduce(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    rank, keep = len(x.shape) + 1, int(given.get("keepdims", 1))
+    if node.op_type.startswith("Global"):
+        axes, keep = [2], 1
+    else:
+        axes = _axes(program, node, given, "axes")
+    axes = [axis % rank for axis in axes]
+    if len(axes) != 1 or axes[0] == 0 or rank - len(axes) + keep < 2:
+        raise Unfused(f"it reduces axes {axes} of {rank}")
+    axis, kind = axes[0] - 1, int("Max" not in node.op_type)
+    kept = (1,) if keep else ()
+    shape = (*x.shape[:axis], *kept, *x.shape[axis + 1 :])
+    program.emit(node.output[0], shape, REDUCE, x.number, kind, axis, keep)
+
+
+def _axes(program: Program, node: NodeProto, given: Given, what: str) -> list[int]:
+    """Axes: an attribute in old opsets, an input in new ones."""
+    if len(node.input) < 2 or not node.input[1]:
+        return list(given.get(what, []))
+    axes = program.constant(node.input[1])
+    if axes is None:
+        raise Unfused(f"its {what} are computed at run time")
+    return [int(axis) for axis in axes.reshape(-1)]
+
+
+def _concat(program: Program, node: NodeProto, given: Given) -> None:
+    parts = [program.value(name) for name in node.input]
+    rank = len(parts[0].shape) + 1
+    axis = given["axis"] % rank - 1
+    others = {(*p.shape[:axis], -1, *p.shape[axis + 1 :]) for p in parts}
+    if axis < 0 or len(others) != 1:
+        raise Unfused("it concatenates samples, or values of other shapes")
+    shape = list(parts[0].shape)
+    shape[axis] = sum(p.shape[axis] for p in parts)
+    numbers = [part.number for part in parts]
+    program.emit(node.output[0], tuple(shape), CONCAT, axis, len(numbers), *numbers)
+
+
+def _arithmetic(program: Program, node: NodeProto, given: Given) -> None:
+    del given
+    first, second = node.input
+    constants = program.constant(first), program.constant(second)
+    if constants[0] is None and constants[1] is None:
+        x, y = program.value(first), program.value(second)
+        if node.op_type != "Add" or x.shape != y.shape:
+            raise Unfused(f"{node.op_type} of shapes {x.shape} and {y.shape}; equal ones are added")
+        program.emit(node.output[0], x.shape, ADD, x.number, y.number)
+        return
+    name, constant = (first, constants[1]) if constants[0] is None else (second, constants[0])
+    if constant is None or (constants[0] is not None and node.op_type in ("Sub", "Div")):
+        raise Unfused("its constant is the left operand")
+    x = program.value(name)
+    axis, vector = _vector(constant, x.shape)
+    if node.op_type in ("Add", "Sub"):
+        _affine(program, node, name, axis, None, vector if node.op_type == "Add" else -vector)
+    else:
+        factor = vector if node.op_type == "Mul" else np.float32(1) / vector
+        _affine(program, node, name, axis, factor, None)
+
+
+def _vector(constant: Array, shape: Shape) -> tuple[int, Array]:
+    """Axis, without the batch, along which a constant varies, and its numbers."""
+    if constant.dtype != np.float32:
+        raise Unfused(f"its constant is {constant.dtype}; float32 is served")
+    if constant.size == 1:
+        if constant.ndim > len(shape) + 1:
+            raise Unfused("its constant adds axes")
+        return 0, constant.reshape(1)
+    full = (1,) * (len(shape) + 1 - constant.ndim) + constant.shape
+    wide = [axis for axis, size in enumerate(full[1:]) if size != 1]
+    if len(full) != len(shape) + 1 or full[0] != 1 or len(wide) != 1:
+        raise Unfused(f"its constant has shape {constant.shape}: more than one axis")
+    if full[wide[0] + 1] != shape[wide[0]]:
+        raise Unfused(f"its constant of shape {constant.shape} widens {shape}")
+    return wide[0], constant.reshape(-1)
+
+
+def _affine(
+    program: Program,
+    node: NodeProto,
+    name: str,
+    axis: int,
+    scale: Array | None,
+    shift: Array | None,
+) -> None:
+    x = program.value(name)
+    before = program.made_last(name)
+    if before is not None and before[0] == AFFINE and scale is None and shift is not None:
+        lone = before[3] < 0 and before[5] == 0
+        if lone and (before[4] == axis or shift.size == 1):  # the shift of a scale before it
+            before[3] = program.keep(shift)
+            program.values[node.output[0]] = x
+            return
+    numbers = [-1 if part is None else program.keep(part) for part in (scale, shift)]
+    program.emit(node.output[0], x.shape, AFFINE, x.number, *numbers, axis, 0)
+
+
+def _norm(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    parts = [program.constant(name) for name in node.input[1:]]
+    if given.get("training_mode", 0) or any(part is None for part in parts):
+        raise Unfused("its statistics are not constant")
+    scale, shift, mean, variance = (np.asarray(part, np.float64) for part in parts)
+    if scale.shape != x.shape[:1]:
+        raise Unfused(f"it has {scale.shape} statistics for a value of shape {x.shape}")
+    factor = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
+    term = (shift - mean * factor).astype(np.float32)
+    _affine(program, node, node.input[0], 0, factor.astype(np.float32), term)
+
+
+def _reshape(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    full = (-1, *x.shape)
+    if node.op_type == "Flatten":
+        if given.get("axis", 1) % len(full) != 1:
+            raise Unfused("it flattens the batch")
+        shape: Shape = (prod(x.shape),)
+    elif node.op_type == "Reshape":
+        shape = _reshaped(program, node, given, full)
+    else:
+        shape = _squeezed(node.op_type, _axes(program, node, given, "axes"), full)
+    c, length = (*shape, 0)[:2]
+    program.emit(node.output[0], shape, RESHAPE, x.number, c, length)
+
+
+def _reshaped(program: Program, node: NodeProto, given: Given, full: Shape) -> Shape:
+    wanted = program.constant(node.input[1])
+    if wanted is None or given.get("allowzero", 0):
+        raise Unfused("its shape is computed at run time")
+    sizes = [int(size) for size in wanted]
+    sizes = [full[at] if size == 0 and at < len(full) else size for at, size in enumerate(sizes)]
+    rest = sizes[1:]
+    size = prod(full[1:])
+    if rest.count(-1) == 1 and wanted[0] == 0 and size % -prod(rest) == 0:
+        rest[rest.index(-1)] = size // -prod(rest)
+    if not rest or sizes[0] != -1 or min(rest) < 1 or prod(rest) != size:
+        raise Unfused(f"it reshapes to {list(wanted)}: not a sample at a time")
+    return tuple(rest)
+
+
+def _squeezed(op: str, axes: list[int], full: Shape) -> Shape:
+    shape = list(full)
+    rank = len(full) + (len(axes) if op == "Unsqueeze" else 0)
+    places = sorted(axis % rank for axis in axes)
+    if not places or places[0] == 0:
+        raise Unfused(f"it changes the batch's axis, or says no axes: {axes}")
+    if op == "Unsqueeze":
+        for place in places:
+            shape.insert(place, 1)
+    else:
+        for place in reversed(places):
+            if shape.pop(place) != 1:
+                raise Unfused("it squeezes an axis that is longer than 1")
+    if len(shape) < 2:
+        raise Unfused("it leaves nothing but the batch")
+    return tuple(shape[1:])
+
+
+def _transpose(program: Program, node: NodeProto, given: Given) -> None:
+    x = program.value(node.input[0])
+    order = list(given.get("perm", []))
+    if order == list(range(len(x.shape) + 1)):
+        program.values[node.output[0]] = x
+    elif order == [0, 2, 1]:
+        program.emit(node.output[0], x.shape[::-1], TRANSPOSE, x.number)
+    else:
+        raise Unfused(f"it transposes by {order}")
+
+
+def _identity(program: Program, node: NodeProto, given: Given) -> None:
+    del given
+    program.values[node.output[0]] = program.value(node.input[0])
+
+
+_TRANSLATORS: dict[str, Callable[[Program, NodeProto, Given], None]] = {
+    "LutMatMul": _matmul,
+    "LutConv1d": _conv,
+    "Relu": _relu,
+    "Clip": _relu,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _reduce,
+    "GlobalMaxPool": _reduce,
+    "ReduceMean": _reduce,
+    "ReduceMax": _reduce,
+    "Concat": _concat,
+    "Add": _arithmetic,
+    "Sub": _arithmetic,
+    "Mul": _arithmetic,
+    "Div": _arithmetic,
+    "BatchNormalization": _norm,
+    "Flatten": _reshape,
+    "Reshape": _reshape,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
+    "Transpose": _transpose,
+    "Identity": _identity,
+    "Dropout": _identity,
+}

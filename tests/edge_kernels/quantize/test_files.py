@@ -1,0 +1,72 @@
+import sys
+
+import onnx
+import pytest
+
+from edge_kernels.quantize import rtn
+from edge_kernels.quantize.files import load, save
+
+
+def test_bytes_paths_and_models_are_the_same(mlp, tmp_path):
+    path = tmp_path / "mlp.onnx"
+    path.write_bytes(mlp.SerializeToString())
+    right = rtn(mlp, bits=4)
+    assert rtn(mlp.SerializeToString(), bits=4) == right
+    assert rtn(path, bits=4) == right
+    assert rtn(str(path), bits=4) == right
+
+
+def test_external_data_is_read_from_a_path_only(mlp, tmp_path):
+    path = tmp_path / "mlp.onnx"
+    onnx.save(load(mlp), path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert rtn(path, bits=4).graph.node == rtn(mlp, bits=4).graph.node
+    with pytest.raises(ValueError, match="weights 'w1' lie in another file"):
+        rtn(path.read_bytes(), bits=4)
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\0" * 99, b"\xff" * 99])
+def test_junk_is_refused(junk, tmp_path):
+    path = tmp_path / "junk.onnx"
+    path.write_bytes(junk)
+    for model in (junk, path):
+        with pytest.raises(ValueError, match="not an ONNX model"):
+            rtn(model, bits=4)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.onnx"):
+        rtn(tmp_path / "nothing.onnx", bits=4)
+
+
+def test_an_old_opset_is_refused(mlp):
+    old = load(mlp)
+    old.opset_import[0].version = 12
+    with pytest.raises(ValueError, match="opset is 12; 13 or newer"):
+        rtn(old, bits=4)
+
+
+def test_without_onnx_the_extra_is_named(monkeypatch, mlp):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"pip install 'flwr-edge\[quantize\]'"):
+        rtn(b"", bits=4)
+
+
+def test_a_save_that_fails_leaves_the_old_file(mlp, tmp_path, monkeypatch):
+    path = tmp_path / "out.onnx"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("edge_kernels.quantize.files.os.fsync", _full)
+    with pytest.raises(OSError, match="disk is full"):
+        save(mlp, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _full(_):
+    raise OSError("the disk is full")
+
+
+def test_a_model_too_large_for_a_file(mlp, tmp_path, monkeypatch):
+    monkeypatch.setattr("edge_kernels.quantize.files._LARGEST", 1000)
+    with pytest.raises(ValueError, match="an ONNX file ends at 1000"):
+        save(mlp, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())

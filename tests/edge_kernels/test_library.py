@@ -1,0 +1,54 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import edge_kernels
+
+ISAS = ["scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dot"]
+
+
+def ask(isa: str) -> subprocess.CompletedProcess[str]:
+    code = "import json, edge_kernels; print(json.dumps(edge_kernels.info()))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FLWR_EDGE_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_library_is_in_the_package() -> None:
+    assert edge_kernels.library_path().name == "libflwr_edge_ops.so"
+
+
+def test_info_names_what_runs() -> None:
+    info = edge_kernels.info()
+    assert info["isa"] in ISAS
+    assert {"LutMatMul", "LutConv1d", "LutSequential"} <= set(info["ops"])
+    assert info["layout_version"] == 1
+
+
+def test_the_environment_forces_kernels() -> None:
+    run = ask("scalar")
+    assert json.loads(run.stdout)["isa"] == "scalar"
+
+
+def test_unknown_kernels_are_refused_by_name() -> None:
+    run = ask("sse9")
+    assert run.returncode == 1
+    assert "FLWR_EDGE_ISA is 'sse9'; this CPU and build can run:" in run.stderr
+
+
+def test_at_least_one_thread() -> None:
+    with pytest.raises(ValueError, match="threads is 0"):
+        edge_kernels.session(b"", threads=0)
+
+
+def test_importing_needs_neither_onnx_nor_torch() -> None:
+    code = "import sys, edge_kernels; print({'onnx', 'torch', 'flwr'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
