@@ -1,0 +1,1 @@
+"""Benchmarks of the kernels beside what ONNX Runtime offers and what memory allows."""
