@@ -1,0 +1,343 @@
+"""What a link does, on Mosquitto and in memory alike."""
+
+import datetime as dt
+import ipaddress
+import threading
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from schemas.link import LinkDown, Message, PahoLink, TlsFiles
+from tests.mosquitto import Mosquitto, free_port
+from tests.schemas.carriers import MemoryStage, MosquittoStage
+
+STATE = "flwr/v1/dev-1/state"
+CMD = "flwr/v1/dev-1/cmd"
+
+
+@pytest.fixture(params=["memory", "mosquitto"])
+def stage(request, tmp_path):
+    if request.param == "memory":
+        yield MemoryStage()
+        return
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    stage = MosquittoStage(broker)
+    yield stage
+    stage.close()
+    assert "link" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.fixture
+def both(stage):
+    """A server that listens to all states and events, and a device that listens to commands."""
+    server, device = (
+        stage.link("server"),
+        stage.link("dev-1", will=Message(STATE, b"off", "", True)),
+    )
+    server.link.subscribe("flwr/v1/+/state")
+    server.link.subscribe("flwr/v1/+/evt")
+    device.link.subscribe(CMD)
+    for ears in (server, device):
+        ears.link.connect()
+    stage.until(lambda: server.link.connected and device.link.connected)
+    stage.until(lambda: server.sessions and device.sessions)
+    return server, device
+
+
+def test_a_message_arrives_as_it_was_sent(stage, both):
+    server, device = both
+    blob = bytes(range(256)) * 2048
+    server.link.publish(CMD, blob, content_type="application/octet-stream", expiry=60)
+    stage.until(lambda: device.messages)
+    (message,) = device.messages
+    assert message.payload == blob
+    assert (message.topic, message.content_type, message.retain) == (
+        CMD,
+        "application/octet-stream",
+        False,
+    )
+    assert 58 <= message.expiry <= 60
+
+
+def test_order_is_kept_and_nothing_comes_twice(stage, both):
+    server, device = both
+    for number in range(300):
+        server.link.publish(CMD, b"%d" % number, qos=number % 2)
+    stage.until(lambda: len(device.messages) >= 300)
+    stage.quiet()
+    came = [int(payload) for payload in device.payloads]
+    assert sorted(came) == list(range(300))
+    assert [number for number in came if number % 2] == list(range(1, 300, 2))
+
+
+def test_only_what_was_subscribed_arrives(stage, both):
+    server, device = both
+    server.link.publish("flwr/v1/dev-2/cmd", b"not for dev-1")
+    device.link.publish("flwr/v1/dev-1/evt", b"event")
+    stage.until(lambda: server.messages)
+    stage.quiet()
+    assert server.payloads == [b"event"]
+    assert not device.messages
+
+
+def test_a_retained_state_meets_who_comes_later(stage, both):
+    _, device = both
+    device.link.publish(STATE, b"on", retain=True)
+    stage.quiet()
+    late = stage.link("late")
+    late.link.connect()
+    stage.until(lambda: late.link.connected)
+    late.link.subscribe(STATE)
+    stage.until(lambda: late.messages)
+    assert late.messages[0].payload == b"on"
+    assert late.messages[0].retain
+
+
+def test_the_will_is_published_where_the_device_vanishes(stage, both):
+    server, device = both
+    stage.vanish(device)
+    stage.until(lambda: b"off" in server.payloads)
+    stage.until(lambda: len(device.sessions) == 2)
+    assert len(device.losses) == 1
+    assert device.sessions == [False, True]
+
+
+def test_no_will_after_a_goodbye(stage, both):
+    server, device = both
+    device.link.publish(STATE, b"bye", retain=True)
+    device.link.close()
+    stage.until(lambda: server.messages)
+    stage.quiet()
+    assert server.payloads == [b"bye"]
+    assert not device.link.connected
+    assert not device.losses
+    with pytest.raises(LinkDown):
+        device.link.publish(STATE, b"after")
+    with pytest.raises(LinkDown):
+        device.link.connect()
+
+
+def test_the_broker_keeps_messages_of_a_session(stage, both):
+    server, device = both
+    device.link.close()
+    stage.quiet()
+    server.link.publish(CMD, b"kept", qos=1, expiry=60)
+    server.link.publish(CMD, b"not kept", qos=0)
+    stage.quiet()
+    again = stage.link("dev-1")
+    again.link.connect()
+    stage.until(lambda: again.messages)
+    assert again.sessions == [True]
+    assert again.payloads == [b"kept"]
+
+
+def test_a_clean_link_begins_without_a_session(stage, both):
+    server, device = both
+    device.link.close()
+    stage.quiet()
+    server.link.publish(CMD, b"gone")
+    again = stage.link("dev-1", clean=True)
+    again.link.connect()
+    stage.until(lambda: again.sessions)
+    stage.quiet()
+    assert again.sessions == [False]
+    assert not again.messages
+
+
+def test_links_come_back_after_a_crash_of_the_broker(stage, both):
+    server, device = both
+    stage.crash()
+    stage.until(lambda: server.losses and device.losses)
+    assert not server.link.connected
+    with pytest.raises(LinkDown):
+        server.link.publish(CMD, b"while it is down")
+    stage.quiet()
+    stage.revive()
+    stage.until(lambda: len(server.sessions) == 2 and len(device.sessions) == 2)
+    assert (len(server.losses), len(device.losses)) == (1, 1)
+    server.link.publish(CMD, b"after")
+    stage.until(lambda: device.messages)
+    assert device.payloads == [b"after"], "filters are subscribed again"
+
+
+def test_what_was_taken_arrives_although_the_link_breaks(stage, both):
+    server, device = both
+    for number in range(40):
+        stage.until(lambda number=number: published(device, b"%d" % number))
+        if number % 5 == 0:
+            stage.vanish(device)
+    stage.until(lambda: len(set(server.payloads) - {b"off"}) == 40)
+
+
+def published(ears, payload):
+    try:
+        ears.link.publish("flwr/v1/dev-1/evt", payload)
+    except LinkDown:
+        return False
+    return True
+
+
+def test_connect_begins_before_there_is_a_broker(stage):
+    stage.crash()
+    link = stage.link("early")
+    link.link.subscribe(CMD)
+    link.link.connect()
+    assert not link.link.wait_connected(0.2)
+    stage.revive()
+    stage.until(lambda: link.sessions)
+    link.link.publish(CMD, b"to myself")
+    stage.until(lambda: link.messages)
+    assert not link.losses, "what never was is not lost"
+
+
+def test_callbacks_may_publish_and_what_they_raise_is_survived(stage, both, caplog):
+    server, device = both
+
+    def answer(message):
+        device.link.publish("flwr/v1/dev-1/evt", b"re " + message.payload)
+        raise RuntimeError("of the owner")
+
+    device.link.on_message = answer
+    server.link.publish(CMD, b"1")
+    server.link.publish(CMD, b"2")
+    stage.until(lambda: len(server.messages) == 2)
+    assert server.payloads == [b"re 1", b"re 2"]
+    assert "a callback of the link raised" in caplog.text
+
+
+def test_callbacks_come_on_one_thread(stage, both):
+    server, device = both
+    threads = set()
+    device.link.on_message = lambda _: threads.add(threading.get_ident())
+    device.link.on_lost = lambda _: threads.add(threading.get_ident())
+    device.link.on_connected = lambda _: threads.add(threading.get_ident())
+    server.link.publish(CMD, b"1")
+    stage.until(lambda: threads)
+    stage.vanish(device)
+    stage.until(lambda: device.link.connected)
+    stage.quiet()
+    assert len(threads) == 1
+
+
+def test_expired_messages_do_not_arrive(tmp_path):
+    """On Mosquitto, whose clock is the wall's; the twin's is tested beside it."""
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        device, server = stage.link("dev-1"), stage.link("server")
+        device.link.subscribe(CMD)
+        device.link.connect()
+        server.link.connect()
+        stage.until(lambda: device.sessions and server.sessions)
+        device.link.close()
+        server.link.publish(CMD, b"short", expiry=1)
+        server.link.publish(CMD, b"long", expiry=100)
+        time.sleep(2.2)
+        again = stage.link("dev-1")
+        again.link.connect()
+        stage.until(lambda: again.messages)
+        stage.quiet()
+        assert again.payloads == [b"long"]
+        assert 90 < again.messages[0].expiry < 99
+    finally:
+        stage.close()
+
+
+def test_a_refused_password_is_logged_and_tried_again(tmp_path, caplog):
+    broker = Mosquitto(tmp_path, "allow_anonymous false\n")
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        link = stage.link("dev-1", username="dev-1", password="wrong")
+        link.link.connect()
+        stage.until(lambda: caplog.text.count("Not authorized") >= 2)
+        assert not link.link.connected
+        assert not link.losses
+    finally:
+        stage.close()
+
+
+def test_much_is_taken_only_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("schemas.link.MAX_WAITING", 1 << 20)
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        link = stage.link("dev-1")
+        link.link.connect()
+        stage.until(lambda: link.sessions)
+        blocked, go = threading.Event(), threading.Event()
+        link.link.on_message = lambda _: (blocked.set(), go.wait(5))
+        link.link.subscribe(CMD)
+        link.link.publish(CMD, b"block the thread")
+        assert blocked.wait(5)
+        for _ in range(3):
+            link.link.publish(STATE, bytes(1 << 18))
+        with pytest.raises(LinkDown, match="waiting to be sent"):
+            link.link.publish(STATE, bytes((1 << 18) + 1))
+        go.set()
+        stage.until(lambda: link.link._waiting == 0)
+        link.link.publish(STATE, b"room again")
+    finally:
+        stage.close()
+
+
+def test_a_closed_link_that_never_connected_ends_at_once():
+    link = PahoLink("127.0.0.1", free_port(), "nobody", backoff=(30, 60))
+    link.connect()
+    began = time.monotonic()
+    link.close()
+    assert time.monotonic() - began < 2
+
+
+def test_tls_with_client_certificates(tmp_path):
+    files = certificates(tmp_path)
+    lines = (
+        f"cafile {files['ca']}\ncertfile {files['certificate']}\nkeyfile {files['key']}\n"
+        "require_certificate true\n"
+    )
+    broker = Mosquitto(tmp_path, lines)
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        stranger = stage.link("stranger", tls=TlsFiles(files["ca"]))
+        stranger.link.connect()
+        device = stage.link("dev-1", tls=TlsFiles(**files))
+        device.link.subscribe(CMD)
+        device.link.connect()
+        stage.until(lambda: device.sessions)
+        blob = bytes(range(256)) * 2048
+        device.link.publish(CMD, blob)
+        stage.until(lambda: device.messages)
+        assert device.payloads == [blob]
+        assert not stranger.sessions
+    finally:
+        stage.close()
+
+
+def certificates(folder):
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = {"ca": folder / "ca.pem", "certificate": folder / "ca.pem", "key": folder / "key.pem"}
+    files["ca"].write_bytes(certificate.public_bytes(Encoding.PEM))
+    plain = NoEncryption()
+    files["key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, plain))
+    return files
