@@ -12,8 +12,8 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from server.flower_private import fill, make_array
 from simulations.engine.arena import Block
-from simulations.engine.flower_private import fill, make_array
 
 Read = Callable[[int, int], bytes]
 Find = Callable[[bytes], Block | None]

@@ -7,15 +7,15 @@ from typing import Any
 
 from flwr.app import Error, Message, RecordDict
 
-from simulations.engine import codec
-from simulations.engine.arena import Block
-from simulations.engine.flower_private import (
+from server.flower_private import (
     CLIENT_CRASHED,
     CLIENT_RAISED,
     assign_id,
     metadata_fields,
     rebuild,
 )
+from simulations.engine import codec
+from simulations.engine.arena import Block
 from simulations.engine.pool import Pool
 from simulations.engine.tasks import Task, TaskQueue
 from simulations.engine.worker_process import Reply, WorkerProcess

@@ -9,15 +9,15 @@ from typing import Any, Self
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from simulations.engine.codec import check_state
-from simulations.engine.dispatcher import DEPTH, Dispatcher
-from simulations.engine.flower_private import (
+from server.flower_private import (
     SERVER_NODE_ID,
     Run,
     assign_id,
     empty_run,
     identify,
 )
+from simulations.engine.codec import check_state
+from simulations.engine.dispatcher import DEPTH, Dispatcher
 from simulations.engine.pool import Pool
 from simulations.engine.worker_process import hello
 
@@ -172,6 +172,18 @@ class LocalGrid(Grid):
         if left:
             self._dispatcher.withdraw(left)
         return replies
+
+    def work(self, seconds: float) -> None:
+        """Work on what was pushed until a reply comes, or for so many seconds."""
+        self._check_open()
+        self._dispatcher.pump(seconds)
+
+    def settle(self) -> None:
+        """Work until no client runs; nobody gets the replies."""
+        self._check_open()
+        while self._dispatcher.queue.busy():
+            self._dispatcher.pump(1.0)
+        self._dispatcher.done.clear()
 
     def states(self) -> dict[int, bytes]:
         """Return the clients' states (Flower's ``Context.state``), where not empty, to keep."""

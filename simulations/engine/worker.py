@@ -19,8 +19,8 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from server.flower_private import identify, metadata_fields, rebuild
 from simulations.engine import arena, codec
-from simulations.engine.flower_private import identify, metadata_fields, rebuild
 
 REQUEST = struct.Struct("<QQQQQ")  # task, slot of the reply, offset, frame's length, state's length
 REPLY = struct.Struct("<QQqd")  # task, frame's length, state's length (-1: as before), seconds

@@ -17,7 +17,7 @@ from flwr.app import (
 from client.app import app
 from client.learner import LearnerError
 from schemas.delta import decode
-from simulations.engine.flower_private import identify
+from server.flower_private import identify
 
 NODE = 11
 

@@ -59,7 +59,7 @@ def look(message: Message, context: Context) -> Message:
         "node_id": context.node_id,
         "pid": os.getpid(),
         "modules": sorted({name.partition(".")[0] for name in sys.modules}),
-        "ours": sorted(name for name in sys.modules if name.startswith("simulations")),
+        "ours": sorted(name for name in sys.modules if name.startswith(("simulations", "server"))),
     }
     return Message(RecordDict({"facts": ConfigRecord(facts)}), reply_to=message)
 

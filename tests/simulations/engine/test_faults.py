@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from flwr.app import Message
 
+from server.flower_private import CLIENT_CRASHED, CLIENT_RAISED
 from simulations.engine import LocalGrid
-from simulations.engine.flower_private import CLIENT_CRASHED, CLIENT_RAISED
 
 Make = Callable[..., LocalGrid]
 Ask = Callable[..., Message]

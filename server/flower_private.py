@@ -5,7 +5,7 @@ Flower's public API lets an app write messages, but not carry them. A carrier ha
 setter), to rebuild a message in another process with its metadata unchanged, and to hand out a
 ``Run``. Records are also filled past their checks, which take longer than all else that a carrier
 does with a message; what is filled in was checked by the sender. All of this has moved between
-releases: `tests/simulations/engine/test_flower_private.py` holds it against the installed one.
+releases: `tests/server/test_flower_private.py` holds it against the installed one.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 __all__ = [
     "CLIENT_CRASHED",
     "CLIENT_RAISED",
+    "NO_REPLY",
     "SERVER_NODE_ID",
     "Run",
     "assign_id",
@@ -43,6 +44,7 @@ _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 CLIENT_RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CLIENT_CRASHED = ErrorCode.CLIENT_APP_CRASHED
+NO_REPLY = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 SERVER_NODE_ID = SUPERLINK_NODE_ID
 
 _FIELDS = (

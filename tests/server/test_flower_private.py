@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 
-from simulations.engine import flower_private as private
+from server import flower_private as private
 
 RELEASES = ("1.41.0", "1.42.0")
 
@@ -53,7 +53,7 @@ def test_an_empty_run_has_its_id() -> None:
 @pytest.mark.study
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_engine_runs_on_each_release(release: str, tmp_path: Path) -> None:
-    """Put a release before the installed packages and run this folder's quick tests on it."""
+    """Put a release before the installed packages; run this file and the engine's tests on it."""
     wheels = os.environ.get("FLWR_EDGE_WHEELS")
     source = ["--no-index", "--find-links", wheels] if wheels else []
     words = ["install", "--quiet", "--no-deps", "--target", str(tmp_path), *source]
@@ -61,5 +61,6 @@ def test_the_engine_runs_on_each_release(release: str, tmp_path: Path) -> None:
     if subprocess.run(pip, check=False).returncode:
         pytest.skip(f"flwr {release} cannot be had here")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
-    tests = [sys.executable, "-m", "pytest", "-m", "not study", str(Path(__file__).parent)]
+    engine = Path(__file__).parents[1] / "simulations" / "engine"
+    tests = [sys.executable, "-m", "pytest", "-m", "not study", __file__, str(engine)]
     subprocess.run(tests, check=True, env=env)
