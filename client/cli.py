@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-from client.commands import bench, info
+from client.commands import bench, control, daemon, info, service, status
 from schemas.base import ConfigError
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
 # sets ``run`` to a function of the parsed arguments.
-COMMANDS: Final = (info, bench)
+COMMANDS: Final = (daemon, status, control, service, info, bench)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -19,6 +19,8 @@ exit codes: 0 done, 1 it failed, 2 something wrong on the command line or in a f
 130 interrupted. Errors are one line each, on standard error.
 
 examples:
+  flwr-edge run --config /etc/flwr-edge/config.toml
+  flwr-edge status
   flwr-edge info
   flwr-edge bench kernels --quick
 """
@@ -40,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     """Make the parser with all commands."""
     root = Parser(
         prog="flwr-edge",
-        description="Low-bit models on the device, run by table lookup in ONNX Runtime.",
+        description="What runs on a device: the daemon that learns, and low-bit models by lookup tables.",
         epilog=_EPILOG,
     )
     nouns = root.add_subparsers(metavar="COMMAND", required=True)

@@ -1,0 +1,154 @@
+"""The daemon's configuration: one TOML file, checked whole before anything starts."""
+
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from client.conditions import ConditionsConfig
+from schemas.base import ConfigError, Strict, describe
+
+M = TypeVar("M", bound=Strict)
+Word = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")]
+KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Tls(Strict):
+    """Certificates towards the broker, PEM files."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> "Tls":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together; one is missing")
+        return self
+
+
+class Broker(Strict):
+    """Where the broker is."""
+
+    host: str = Field("localhost", min_length=1, max_length=253)
+    port: int | None = Field(
+        None, ge=1, le=65_535, description="8883 with tls, else 1883, where left out."
+    )
+    username: str | None = None
+    password_file: Path | None = Field(None, description="Its first line; never in this file.")
+    keepalive: int = Field(30, ge=5, le=3600, description="Seconds.")
+    tls: Tls | None = None
+
+    @property
+    def number(self) -> int:
+        """The port."""
+        return self.port or (8883 if self.tls else 1883)
+
+
+class Windows(Strict):
+    """Where the person's windows come from: a folder of them, or a sensor."""
+
+    folder: Path | None = Field(None, description="Of .npy files as PersonWindows reads them.")
+    source: str | None = Field(None, description="A sensor: one of flwr_edge.sensor_source.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="The sensor's own.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Windows":
+        if (self.folder is None) == (self.source is None):
+            raise ValueError("expected a folder of windows, or the source of a sensor: one of them")
+        return self
+
+
+class Limits(Strict):
+    """What the daemon may use."""
+
+    store_bytes: int = Field(1 << 30, ge=1 << 20, description="Objects kept on disk.")
+    task_seconds: float = Field(3600, gt=0, le=86_400, description="Longest work on one task.")
+    idle_seconds: float = Field(
+        20, ge=0, le=3600, description="Then the process that learns ends and frees its memory."
+    )
+    tasks: int = Field(64, ge=1, le=10_000, description="Most tasks that may wait.")
+    attempts: int = Field(
+        5, ge=1, le=100, description="Starts of one task, power cuts counted; then it failed."
+    )
+    runs: int = Field(4, ge=1, le=1000, description="Runs whose kept arrays stay on the device.")
+
+
+class DaemonConfig(Strict):
+    """The whole file."""
+
+    device: Word
+    state: Path = Field(Path("/var/lib/flwr-edge"), description="Folder of all that is durable.")
+    number: int | None = Field(
+        None, ge=0, description="Orders the batches; the node id where left out."
+    )
+    fleet_key: KeyHex | None = Field(
+        None, description="Ed25519 public key, hex: then unsigned tasks are refused."
+    )
+    broker: Broker = Broker()
+    windows: Windows
+    conditions: ConditionsConfig = ConditionsConfig()
+    limits: Limits = Limits()
+
+    @classmethod
+    def load(cls, path: Path) -> "DaemonConfig":
+        """Read and check a file; relative paths in it start at its folder.
+
+        Raises
+        ------
+        ConfigError
+            With a line for each thing that is wrong.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(str(path), [error.strerror or str(error)]) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(str(path), [str(error)]) from None
+        try:
+            return cls.model_validate(table)._from(path.absolute().parent)
+        except ValidationError as error:
+            raise ConfigError(str(path), describe(error.errors(), _allowed())) from None
+
+    def _from(self, base: Path) -> "DaemonConfig":
+        return _rebased(self, base)
+
+    def missing(self) -> list[str]:
+        """Files that are named and not there, a line each; for a check before the start."""
+        tls = self.broker.tls
+        named = {
+            "windows.folder": self.windows.folder,
+            "broker.password_file": self.broker.password_file,
+            "broker.tls.ca": tls and tls.ca,
+            "broker.tls.certificate": tls and tls.certificate,
+            "broker.tls.key": tls and tls.key,
+        }
+        lacking = [f"{key}: no {path}" for key, path in named.items() if path and not path.exists()]
+        if self.fleet_key is not None and find_spec("cryptography") is None:
+            lacking.append("fleet_key: the package cryptography is needed to check signatures")
+        return lacking
+
+
+def _rebased(model: M, base: Path) -> M:
+    changed: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, Path):
+            changed[name] = base / value
+        elif isinstance(value, Strict):
+            changed[name] = _rebased(value, base)
+    return model.model_copy(update=changed)
+
+
+def _allowed() -> dict[str, list[str]]:
+    tables: dict[str, type[Strict]] = {
+        "": DaemonConfig,
+        "broker": Broker,
+        "broker.tls": Tls,
+        "windows": Windows,
+        "limits": Limits,
+        "conditions": ConditionsConfig,
+    }
+    return {path: list(model.model_fields) for path, model in tables.items()}

@@ -1,0 +1,175 @@
+"""Windows from files that appear in a folder: ``.npy`` and ``.csv``."""
+
+import contextlib
+import csv
+import math
+import re
+import stat
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from client.sources.base import AbsolutePath, DiskFull, Sink, SourceSettings, Window
+from client.sources.npy import NpyFile
+
+_LABEL: Final = re.compile(r"@(\d{1,6})$")
+_READERS: Final = (".npy", ".csv")
+
+
+class FolderSettings(SourceSettings):
+    """Settings of ``folder``.
+
+    Attributes
+    ----------
+    path : Path
+        The folder; made where there is none.
+    every : float
+        Seconds between two looks.
+    settled : float
+        Seconds for which a file must have been left alone: it may still be written.
+    after : "delete" or "keep"
+        What becomes of a file that was read: kept ones move to its folder ``taken``.
+    max_file_bytes : int
+        Larger files are refused: a ``.csv`` file is read whole.
+    """
+
+    path: AbsolutePath
+    every: float = Field(2.0, ge=0.05, le=3600)
+    settled: float = Field(2.0, ge=0, le=3600)
+    after: Literal["delete", "keep"] = "delete"
+    max_file_bytes: int = Field(16 << 20, ge=1)
+
+
+class FolderSource:
+    """Takes each file once, oldest first.
+
+    An ``.npy`` file holds a window (time, channels) or several (windows, time, channels); a
+    ``.csv`` file a sample a line, as many as make whole windows, a first line of names apart. A
+    name that ends in ``@3`` before its suffix says that the label is 3. What cannot be read moves
+    to the folder ``refused``. A kill, or a full disk, between keeping and deleting gives a file's
+    windows again.
+
+    Parameters
+    ----------
+    settings : FolderSettings
+    """
+
+    Settings: ClassVar[type[SourceSettings]] = FolderSettings
+
+    def __init__(self, settings: Any) -> None:
+        self._settings: FolderSettings = settings
+        self._stuck: set[tuple[str, int]] = set()  # taken, and not to be moved
+
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        """Look again and again."""
+        self._settings.path.mkdir(parents=True, exist_ok=True)
+        while not stop.is_set():
+            for path in self._ready():
+                if stop.is_set():
+                    return
+                self._take(path, sink)
+            stop.wait(self._settings.every)
+
+    def _ready(self) -> list[Path]:
+        now, found = time.time(), []
+        for path in self._settings.path.iterdir():
+            if path.suffix not in _READERS or path.name.startswith("."):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # it went
+                facts = path.lstat()
+                # A clock that jumped must not hold files back for ever.
+                young = 0 <= now - facts.st_mtime < self._settings.settled
+                if not young and (path.name, facts.st_mtime_ns) not in self._stuck:
+                    found.append((facts.st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
+
+    def _take(self, path: Path, sink: Sink) -> None:
+        try:
+            full = any(sink.give(window) == "disk" for window in self._windows(path))
+        except (OSError, ValueError, csv.Error) as error:
+            sink.trouble("file", f"{path.name} is refused: {error}")
+            self._away(path, "refused", sink)
+            return
+        if full:
+            raise DiskFull(f"{path}: is left for later; there is no room for its windows")
+        self._away(path, "taken" if self._settings.after == "keep" else None, sink)
+
+    def _windows(self, path: Path) -> Iterator[Window]:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("is no plain file")
+        if facts.st_size > self._settings.max_file_bytes:
+            raise ValueError(
+                f"has {facts.st_size} bytes; at most {self._settings.max_file_bytes} are read"
+            )
+        found = _LABEL.search(path.stem)
+        label = int(found[1]) if found else -1
+        read = self._npy if path.suffix == ".npy" else self._csv
+        yield from read(path, label)
+
+    def _npy(self, path: Path, label: int) -> Iterator[Window]:
+        with path.open("rb") as file:
+            array_ = NpyFile(file)
+            if len(array_.shape) not in (2, 3):
+                raise ValueError(
+                    f"has the shape {array_.shape}; expected (time, channels) or "
+                    "(windows, time, channels)"
+                )
+            shape = array_.shape[-2:]
+            count = 1 if len(array_.shape) == 2 else array_.shape[0]
+            self._check_room(math.prod(array_.shape))
+            for _ in range(count):
+                yield Window(array_.floats(math.prod(shape)), shape, label)
+
+    def _check_room(self, values: int) -> None:
+        if values > self._settings.max_file_bytes:  # a value takes a byte at least
+            raise ValueError(f"says that it holds {values} values, more than its bytes")
+
+    def _csv(self, path: Path, label: int) -> Iterator[Window]:
+        time_, channels = self._settings.time, self._settings.channels
+        values: array[float] = array("f")
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                numbers = _numbers(row, number)
+                if numbers is None:
+                    continue
+                if len(numbers) != channels:
+                    raise ValueError(f"line {number}: {len(numbers)} values; expected {channels}")
+                values.extend(numbers)
+        size = time_ * channels
+        if not values or len(values) % size:
+            raise ValueError(f"{len(values) // channels} samples; expected a multiple of {time_}")
+        for start in range(0, len(values), size):
+            yield Window(values[start : start + size], (time_, channels), label)
+
+    def _away(self, path: Path, where: str | None, sink: Sink) -> None:
+        try:
+            marked = (path.name, path.lstat().st_mtime_ns)
+            if where is None:
+                path.unlink()
+                return
+            folder = self._settings.path / where
+            folder.mkdir(exist_ok=True)
+            path.replace(folder / path.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._stuck.add(marked)
+            sink.trouble("folder", f"{path.name} was read and cannot be moved away: {error}")
+
+
+def _numbers(row: list[str], line: int) -> list[float] | None:
+    """A line's numbers; None for an empty line, and for names in the first."""
+    if not row:
+        return None
+    try:
+        return [float(cell) for cell in row]
+    except ValueError:
+        if line == 1:
+            return None
+        raise ValueError(f"line {line}: expected numbers with commas") from None

@@ -1,0 +1,137 @@
+"""What stands between a source and the disk: every window is checked, what is odd is counted."""
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from client.ring import Ring
+from client.sources.base import SourceSettings, Window
+
+log = logging.getLogger(__name__)
+
+_STRETCH: Final = 32  # labelled windows that are held out, or not, together
+_TEST_SHARE: Final = 5  # the test windows' part of the byte limit: one of so many
+
+
+class Intake:
+    """Checks windows and keeps them in two rings, to learn from and to evaluate on.
+
+    Parameters
+    ----------
+    settings : SourceSettings
+    folder : Path
+        Of the rings.
+    clock : callable() -> float
+        Seconds that only rise.
+
+    Attributes
+    ----------
+    troubles : Counter
+        What was odd, by kind.
+    """
+
+    def __init__(
+        self, settings: SourceSettings, folder: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings, self._clock = settings, clock
+        self.troubles: Counter[str] = Counter()
+        self._last: float | None = None
+        test = settings.limit_bytes // _TEST_SHARE
+        item = 4 if settings.dtype == "float32" else 2
+        shape = (settings.time, settings.channels, item)
+        self._train = Ring(folder / "train.ring", *shape, settings.limit_bytes - test)
+        try:
+            self._test = Ring(folder / "test.ring", *shape, test)
+        except BaseException:
+            self._train.close()
+            raise
+        self._labelled = self._train.ever + self._test.ever
+        # A bucket of windows that may come at once; it fills with time.
+        self._rate = settings.max_per_second
+        self._room = self._full = max(1.0, 2 * (self._rate or 0))
+        self._filled = clock()
+
+    def give(self, window: Window) -> str:
+        """Check a window and keep it; the kind of trouble where it was not kept, else nothing."""
+        problem = self._wrong(window) or self._kept(window)
+        if problem is None:
+            self._last = time.time()
+            return ""
+        self.trouble(*problem)
+        return problem[0]
+
+    def _kept(self, window: Window) -> tuple[str, str] | None:
+        label = self._label(window.label)
+        ring = self._test if window.test or self._held_out(label) else self._train
+        try:
+            ring.append(window.values, label)
+        except ValueError as error:
+            return "too large", str(error)
+        except OSError as error:
+            return "disk", f"a window is not kept: {error.strerror or error}"
+        return None
+
+    def trouble(self, kind: str, detail: str) -> None:
+        """Count something odd; the first of its kind is logged."""
+        self.troubles[kind] += 1
+        if self.troubles[kind] == 1:
+            log.warning("windows: %s: %s (said once, counted from here on)", kind, detail)
+
+    def given(self, *, test: bool) -> int:
+        """How many windows were ever kept, in earlier lives too."""
+        return (self._test if test else self._train).ever
+
+    def status(self) -> dict[str, Any]:
+        """What is held and what was odd, for people."""
+        return {
+            "held": len(self._train),
+            "held_for_test": len(self._test),
+            "ever": self._train.ever + self._test.ever,
+            "last_at": self._last,
+            "troubles": dict(self.troubles),
+        }
+
+    def close(self) -> None:
+        """Bring all to the disk."""
+        self._train.close()
+        self._test.close()
+
+    def _wrong(self, window: Window) -> tuple[str, str] | None:
+        expected = (self._settings.time, self._settings.channels)
+        if window.shape != expected or len(window.values) != math.prod(expected):
+            return "shape", f"a window of {window.shape}; expected {expected}"
+        if not all(map(math.isfinite, window.values)):
+            return "not finite", "a window holds NaN or infinity"
+        if not self._has_room():
+            return "too fast", f"more than {self._rate:g} windows a second; dropped"
+        return None
+
+    def _has_room(self) -> bool:
+        if self._rate is None:
+            return True
+        now = self._clock()
+        self._room = min(self._full, self._room + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
+
+    def _label(self, label: int) -> int:
+        classes = self._settings.classes
+        if -1 <= label < (1 << 31 if classes is None else classes):
+            return label
+        self.trouble("label", f"a label of {label}; expected -1 to {(classes or 1 << 31) - 1}")
+        return -1
+
+    def _held_out(self, label: int) -> bool:
+        every = self._settings.test_every
+        if not every or label < 0:
+            return False
+        stretch = self._labelled // _STRETCH
+        self._labelled += 1
+        return stretch % every == every - 1

@@ -1,0 +1,138 @@
+"""Windows or samples from a topic of a broker nearby, as JSON."""
+
+import json
+import threading
+from array import array
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from client.sources.base import Sink, SourceSettings, Window
+from client.sources.frames import Framer
+from schemas.link import Link, Message, PahoLink
+
+_LARGEST: Final = 1 << 20
+_POLL: Final = 0.5
+
+
+class MqttTopicSettings(SourceSettings):
+    """Settings of ``mqtt-topic``.
+
+    Attributes
+    ----------
+    topic : str
+        A filter: ``sensors/wrist``, ``sensors/+/window``.
+    host, port
+        The broker that sensors publish to; a local one.
+    client_id : str
+    username, password : str, optional
+    payload : "window" or "samples"
+        Each message is a whole window, or some samples that follow on the last message's.
+    step : int, optional
+        Of samples: from a window's first to the next one's; a window's length where left out.
+    """
+
+    topic: str = Field(min_length=1, max_length=1024)
+    host: str = Field("localhost", min_length=1)
+    port: int = Field(1883, ge=1, le=65_535)
+    client_id: str = Field("flwr-edge-sensor", min_length=1, max_length=64)
+    username: str | None = None
+    password: str | None = None
+    payload: Literal["window", "samples"] = "window"
+    step: int | None = Field(None, ge=1)
+    max_per_second: float | None = Field(50.0, gt=0)
+
+
+class MqttTopicSource:
+    """Reads messages ``{"values": [[…], …], "label": 3}``: rows of time, a value a channel.
+
+    The label may be left out, and so may all but the list. Retained messages are passed over: they
+    would come again with each connection.
+
+    Parameters
+    ----------
+    settings : MqttTopicSettings
+    link : callable(MqttTopicSettings) -> Link, optional
+        Another carrier.
+    """
+
+    Settings: ClassVar[type[SourceSettings]] = MqttTopicSettings
+
+    def __init__(
+        self, settings: Any, link: Callable[[MqttTopicSettings], Link] | None = None
+    ) -> None:
+        self._settings: MqttTopicSettings = settings
+        self._link = link or _paho
+        step = settings.step or settings.time
+        self._framer = Framer(settings.time, settings.channels, step)
+
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        """Listen until told to stop; the link comes back by itself."""
+        link = self._link(self._settings)
+        link.on_message = lambda message: self._take(message, sink)
+        link.on_lost = lambda reason: self._lost(reason, sink)
+        link.connect()
+        try:
+            link.subscribe(self._settings.topic)
+            while not stop.wait(_POLL):
+                pass
+        finally:
+            link.close()
+
+    def _lost(self, reason: str, sink: Sink) -> None:
+        sink.trouble("link", f"the sensors' broker was lost: {reason}")
+        self._framer.reset()
+
+    def _take(self, message: Message, sink: Sink) -> None:
+        if message.retain:
+            sink.trouble("retained", f"{message.topic}: passed over")
+            return
+        try:
+            self._read(message, sink)
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:
+            sink.trouble("message", f"{message.topic}: no {self._settings.payload}: {error}")
+            self._framer.reset()
+
+    def _read(self, message: Message, sink: Sink) -> None:
+        rows, label = _rows(message.payload)
+        if self._settings.payload == "samples":
+            for row in rows:
+                window = self._framer.add(row, label)
+                if window is not None:
+                    sink.give(window)
+            return
+        widths = {len(row) for row in rows}
+        if len(widths) != 1:
+            raise ValueError(f"rows of {sorted(widths)} values; expected as many in each")
+        values = array("f", (value for row in rows for value in row))
+        sink.give(Window(values, (len(rows), widths.pop()), label))
+
+
+def _rows(payload: bytes) -> tuple[list[list[float]], int]:
+    if len(payload) > _LARGEST:
+        raise ValueError(f"{len(payload)} bytes; at most {_LARGEST} are read")
+    said = json.loads(payload)
+    if isinstance(said, list):
+        said = {"values": said}
+    if not isinstance(said, dict) or not {"values"} <= set(said) <= {"values", "label"}:
+        raise ValueError('expected {"values": [[…], …], "label": …}')
+    rows, label = said["values"], said.get("label", -1)
+    label = -1 if label is None else label
+    if type(label) is not int:
+        raise ValueError(f"a label of {label!r}; expected a whole number")
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ValueError("expected a list of rows, each a list of numbers")
+    return rows, label
+
+
+def _paho(settings: MqttTopicSettings) -> Link:
+    return PahoLink(
+        settings.host,
+        settings.port,
+        settings.client_id,
+        username=settings.username,
+        password=settings.password,
+        session_expiry=0,
+        clean=True,
+    )

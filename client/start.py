@@ -1,0 +1,164 @@
+"""Puts a daemon together from its configuration, and runs it until it is told to stop."""
+
+import fcntl
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from client.conditions import Conditions
+from client.config import Broker, DaemonConfig
+from client.daemon import Daemon, state_message
+from client.local_api import LocalApi
+from client.predictions import Predictions
+from client.service import sd_notify
+from client.sources import Gatherer, source_class
+from client.store import Store
+from client.work import WorkProcess
+from schemas.base import ConfigError
+from schemas.link import PahoLink, TlsFiles
+from schemas.objects import ObjectStore
+from schemas.wire import node_of
+
+_log = logging.getLogger("flwr_edge")
+
+
+def run(config: DaemonConfig, socket: Path | None = None) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    config : DaemonConfig
+    socket : Path, optional
+        Of the local API; none is opened where it is left out.
+    """
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    with ExitStack() as stack:
+        stack.enter_context(_alone(config.state))
+        store = Store(config.state / "device.sqlite")
+        stack.callback(store.close)
+        work = WorkProcess(_worker_settings(config))
+        daemon = assembled(config, store, work)
+        gatherer = _gatherer(config)
+        if gatherer is not None:
+            gatherer.start()
+            stack.callback(gatherer.stop)
+        if socket is not None:
+            api = LocalApi(socket, handlers(daemon, work, gatherer))
+            api.start()
+            stack.callback(api.stop)
+        daemon.start()
+        sd_notify("READY=1")
+        broker = config.broker
+        _log.info("device %s; broker %s:%d", config.device, broker.host, broker.number)
+        told.wait()
+        _log.info("told to stop")
+        sd_notify("STOPPING=1")
+        daemon.stop()
+
+
+def assembled(config: DaemonConfig, store: Store, work: WorkProcess) -> Daemon:
+    """Make the daemon of a configuration, not started."""
+    limits, graphs = config.limits, config.state / "graphs"
+    objects = ObjectStore(config.state / "objects", limits.store_bytes)
+    return Daemon(
+        config.device,
+        _link(config.device, config.broker),
+        store,
+        objects,
+        work,
+        Conditions(config.conditions).met,
+        fleet_key=config.fleet_key,
+        most_tasks=limits.tasks,
+        task_seconds=limits.task_seconds,
+        idle_seconds=limits.idle_seconds,
+        attempts=limits.attempts,
+        runs=limits.runs,
+        has_graph=lambda name: (graphs / f"{name}.onnx").is_file(),
+        alive=lambda: sd_notify("WATCHDOG=1"),
+    )
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold the state's folder: two daemons on it would each undo what the other does."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"{state}: another daemon runs on this folder") from None
+        yield
+
+
+def handlers(daemon: Daemon, work: WorkProcess, gatherer: Gatherer | None = None) -> dict[str, Any]:
+    """What the local API serves."""
+
+    def status(_: dict[str, Any]) -> dict[str, Any]:
+        said = daemon.status()
+        return said if gatherer is None else {**said, "windows": gatherer.status()}
+
+    predictions = Predictions(daemon.store, work, lambda: daemon.runner.stopping)
+
+    def pause(_: dict[str, Any]) -> dict[str, Any]:
+        daemon.pause(paused=True)
+        return daemon.status()
+
+    def resume(_: dict[str, Any]) -> dict[str, Any]:
+        daemon.pause(paused=False)
+        return daemon.status()
+
+    return {
+        "status": status,
+        "pause": pause,
+        "resume": resume,
+        "predict": predictions.predict,
+        "prediction": predictions.last,
+    }
+
+
+def _gatherer(config: DaemonConfig) -> Gatherer | None:
+    windows = config.windows
+    if windows.source is None:
+        return None
+    return Gatherer(source_class(windows.source), windows.settings, config.state / "windows")
+
+
+def _worker_settings(config: DaemonConfig) -> dict[str, Any]:
+    folder, number = config.windows.folder, config.number
+    rings = {"rings": str(config.state / "windows")}
+    return {
+        "objects": str(config.state / "objects"),
+        "graphs": str(config.state / "graphs"),
+        "store_bytes": config.limits.store_bytes,
+        "windows": rings if folder is None else {"folder": str(folder)},
+        "number": node_of(config.device) if number is None else number,
+    }
+
+
+def _link(device: str, broker: Broker) -> PahoLink:
+    tls = broker.tls
+    return PahoLink(
+        broker.host,
+        broker.number,
+        device,
+        will=state_message(device, online=False),
+        tls=None if tls is None else TlsFiles(tls.ca, tls.certificate, tls.key),
+        username=broker.username,
+        password=_password(broker),
+        keepalive=broker.keepalive,
+    )
+
+
+def _password(broker: Broker) -> str | None:
+    if broker.password_file is None:
+        return None
+    try:
+        return broker.password_file.read_text(encoding="utf-8").split("\n", 1)[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("broker.password_file", [f"{broker.password_file}: {error}"]) from None

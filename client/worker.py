@@ -1,0 +1,211 @@
+"""The process that learns: it reads tasks from its standard input, one JSON line each.
+
+The daemon starts it for a task and lets it end when there are no more: so NumPy and ONNX Runtime
+take memory only while there is work, and a crash in a graph ends this process, not the daemon. It
+answers with names of objects and commits nothing.
+"""
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import numpy as np
+
+from client.device import Device
+from client.graphs import GraphStore
+from client.learner import Fitted, Floats, Learner, LearnerError
+from client.windows import PersonWindows
+from schemas.objects import MissingObjectError, ObjectStore
+from schemas.payload import Payload, PayloadError
+from schemas.payload_object import pack, unpack
+from schemas.plan import Plan
+
+_log = logging.getLogger("flwr_edge.worker")
+_LONGEST: Final = 480  # characters of a reason
+
+
+class Remembering(Learner):
+    """A learner that remembers the model it came to, to predict with.
+
+    Attributes
+    ----------
+    model : dict[str, array] or None
+        ``weights``, and ``plan`` as bytes.
+    """
+
+    model: dict[str, Any] | None = None
+
+    def fit(
+        self, plan: Plan, weights: Floats, own: Floats | None = None, *, salt: int = 0
+    ) -> Fitted:
+        """Run the plan's stages."""
+        fitted = super().fit(plan, weights, own, salt=salt)
+        if plan.predict is not None:
+            chosen = fitted.own if plan.predict_own and fitted.own is not None else fitted.weights
+            text = np.frombuffer(plan.model_dump_json().encode(), np.uint8)
+            self.model = {"weights": chosen, "plan": text}
+        return fitted
+
+
+class Worker:
+    """Answers tasks from objects on the disk.
+
+    Parameters
+    ----------
+    objects : ObjectStore
+        Holds what tasks name; takes answers and what is kept.
+    graphs : GraphStore
+    windows : callable() -> PersonWindows
+        The person's windows as they are now.
+    number : int
+        Of the device.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        graphs: GraphStore,
+        windows: Callable[[], PersonWindows],
+        number: int,
+    ) -> None:
+        self.objects, self.graphs, self.windows, self.number = objects, graphs, windows, number
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do a task: ``action``, ``payload`` and ``kept`` (objects) in; ``payload``, ``objects``
+        and ``kept`` out, or ``error``.
+        """  # noqa: D205
+        try:
+            return self._done(request)
+        except MemoryError:
+            return {"error": "out of memory"}
+        except OSError as error:
+            return {"error": f"disk: {error.strerror or error}"[:_LONGEST]}
+        except Exception as error:  # noqa: BLE001 (a task is outside input: any fault is its answer)
+            return {"error": f"{type(error).__name__}: {error}"[:_LONGEST]}
+
+    def _done(self, request: dict[str, Any]) -> dict[str, Any]:
+        action = request["action"]
+        if action == "predict":
+            return self._predicted(request["model"], request["window"])
+        if action == "query.begin":
+            return {**self._stored(Payload()), "kept": ""}
+        if action == "query.place":
+            place = Payload(config={"place": {"partition-id": self.number}})
+            return {**self._stored(place), "kept": None}
+        asked = unpack(self.objects.get(request["payload"]), self._fetch)
+        kept = self._kept(request["kept"]) if request["kept"] else {}
+        learners: list[Remembering] = []
+
+        def learner() -> Learner:
+            learners.append(Remembering(self.windows(), self.graphs))
+            return learners[-1]
+
+        device = Device(self.graphs, learner, self.number, kept)
+        before = device.kept
+        answer = self._stored(device.answer(action, asked))
+        if device.kept is not before:
+            answer["kept"] = self.objects.put(bytes_of(device.kept)).sha256
+        models = [learner.model for learner in learners if learner.model]
+        answer["model"] = self.objects.put(bytes_of(models[-1])).sha256 if models else None
+        return answer
+
+    def _predicted(self, model: str, window: list[list[float]] | None) -> dict[str, Any]:
+        arrays = arrays_of(self.objects.get(model))
+        plan = Plan.model_validate_json(arrays["plan"].tobytes())
+        learner = Learner(self.windows(), self.graphs)
+        newest = learner.windows.train[-1:]
+        x = newest if window is None else np.asarray([window], np.float32)
+        if x.shape[1:] != newest.shape[1:] or not np.isfinite(x).all():
+            raise LearnerError(f"a window of {x.shape[1:]}; expected finite {newest.shape[1:]}")
+        logits = learner.predict(plan, arrays["weights"], x)[0].astype(np.float64)
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+        return {"class": int(scores.argmax()), "scores": [round(float(s), 6) for s in scores]}
+
+    def _kept(self, name: str) -> dict[str, Any]:
+        try:
+            return arrays_of(self.objects.get(name))
+        except MissingObjectError as error:
+            _log.error("what was kept of this run is lost, it starts afresh: %s", error)
+            return {}
+
+    def _fetch(self, digest: str) -> bytes:
+        if self.objects.has(digest):
+            return self.objects.get(digest)
+        path = self.graphs.folder / f"{digest}.onnx"
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise PayloadError(f"object {digest[:12]} is not on this device") from None
+
+    def _stored(self, payload: Payload) -> dict[str, Any]:
+        body, others = pack(payload)
+        references = [self.objects.put(other) for other in others.values()]
+        return {
+            "payload": self.objects.put(body).model_dump(),
+            "objects": [reference.model_dump() for reference in references],
+            "kept": None,
+        }
+
+
+def bytes_of(arrays: dict[str, Any]) -> bytes:
+    """Arrays as one safetensors file."""
+    from safetensors.numpy import save
+
+    return bytes(save(arrays))
+
+
+def arrays_of(data: bytes) -> dict[str, Any]:
+    """Arrays of ``bytes_of``; ones that may be written to."""
+    from safetensors.numpy import load
+
+    return {name: array.copy() for name, array in load(data).items()}
+
+
+def lines(source: TextIO) -> Iterator[str]:
+    """Lines as they come; the process ends when the daemon does, in the middle of work too."""
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in source:
+            waiting.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield waiting.get()
+
+
+def main() -> None:
+    """Serve until the daemon closes the pipe."""
+    settings = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
+    worker = Worker(
+        ObjectStore(Path(settings["objects"]), settings["store_bytes"]),
+        GraphStore(Path(settings["graphs"])),
+        lambda: windows_of(settings["windows"]),
+        settings["number"],
+    )
+    for line in lines(sys.stdin):
+        answers.write(json.dumps(worker(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def windows_of(where: dict[str, str]) -> PersonWindows:
+    """Open the person's windows: a folder of ``.npy`` files, or of a sensor's rings."""
+    if "rings" in where:
+        from client.ring import mapped
+
+        return mapped(Path(where["rings"]))
+    return PersonWindows.open(Path(where["folder"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""``flwr-edge run``: what it says before it starts."""
+
+import subprocess
+import sys
+
+import pytest
+
+from client import cli
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", *map(str, arguments)])
+    return ended.value.code
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "pi.toml"
+    (tmp_path / "windows").mkdir()
+    path.write_text('device = "pi-1"\n[windows]\nfolder = "windows"\n')
+    return path
+
+
+def test_check_says_that_it_is_good(config, capsys):
+    assert run("--config", config, "--check") == 0
+    assert "good; device pi-1" in capsys.readouterr().out
+    assert not (config.parent / "state").exists()
+
+
+def test_check_says_what_is_wrong(config, capsys):
+    config.write_text('device = "pi-1"\n[windows]\nfolder = "gone"\n')
+    assert run("--config", config, "--check") == 2
+    assert "windows.folder: no " in capsys.readouterr().err
+
+
+def test_the_daemon_loads_nothing_heavy():
+    script = "import client.start, client.commands.daemon, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"numpy", "onnxruntime", "safetensors", "cryptography", "torch", "flwr"}

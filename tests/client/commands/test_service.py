@@ -1,0 +1,34 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from client.commands import service
+from client.service import UNIT, Service, plan
+from schemas.base import ConfigError
+
+
+def flwr_edge(*words):
+    parser = argparse.ArgumentParser()
+    service.register(parser.add_subparsers(required=True))
+    parsed = parser.parse_args(["install-service", *map(str, words)])
+    parsed.run(parsed)
+
+
+def test_a_dry_run_prints_and_changes_nothing(capsys):
+    flwr_edge("--dry-run", "--memory", "300M")
+    assert capsys.readouterr().out == plan(Service(memory="300M"))
+
+
+def test_into_an_image(tmp_path, capsys):
+    flwr_edge("--root", tmp_path, "--user", "edge")
+    assert "User=edge" in (tmp_path / UNIT).read_text()
+    assert f"wrote {tmp_path / UNIT}" in capsys.readouterr().out
+
+
+def test_what_could_not_start_is_not_installed(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        flwr_edge("--program", tmp_path / "none", "--config", tmp_path / "none.toml")
+    assert "--program" in str(caught.value)
+    assert "none.toml: no such file; write it first" in str(caught.value)
+    assert not Path("/", UNIT).exists()

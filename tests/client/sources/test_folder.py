@@ -1,0 +1,171 @@
+import os
+import time
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from client.sources.folder import FolderSettings, FolderSource
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def source(folder):
+    def make(**changed):
+        settings = {"time": 4, "channels": 2, "path": folder, "every": 0.05, "settled": 0}
+        return FolderSource(FolderSettings(**settings | changed))
+
+    return make
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def numbers(window):
+    return list(window.values)
+
+
+def test_files_are_taken_oldest_first_and_deleted(source, folder, sink, at_work, until):
+    for age, name in enumerate(["c", "a", "b"]):
+        np.save(folder / f"{name}.npy", np.full((4, 2), age, np.float32))
+        os.utime(folder / f"{name}.npy", (1000 + age, 1000 + age))
+    with at_work(source()):
+        until(lambda: len(sink.windows) == 3)
+        np.save(folder / "later@3.npy", np.full((2, 4, 2), 9.0))
+        until(lambda: len(sink.windows) == 5)
+        until(lambda: not names(folder))
+    assert [window.values[0] for window in sink.windows] == [0, 1, 2, 9, 9]
+    assert [window.label for window in sink.windows] == [-1, -1, -1, 3, 3]
+    assert {window.shape for window in sink.windows} == {(4, 2)}
+    assert not sink.troubles
+
+
+def test_csv_with_and_without_names(source, folder, sink, at_work, until):
+    rows = "".join(f"{n},{-n}\n" for n in range(8))
+    (folder / "plain@1.csv").write_text(rows)
+    (folder / "zipped.csv").write_text("x,y\n\n" + rows)
+    with at_work(source()):
+        until(lambda: len(sink.windows) == 4)
+    assert numbers(sink.windows[1]) == [4, -4, 5, -5, 6, -6, 7, -7]
+    assert sorted(window.label for window in sink.windows) == [-1, -1, 1, 1]
+
+
+def test_kept_files_move(source, folder, sink, at_work, until):
+    np.save(folder / "a.npy", np.zeros((4, 2)))
+    with at_work(source(after="keep")):
+        until(lambda: names(folder) == ["taken/a.npy"])
+        time.sleep(0.15)
+    assert len(sink.windows) == 1
+
+
+BAD = {
+    "empty.npy": b"",
+    "text.npy": b"1,2\n",
+    "flat.npy": b"\x93NUMPY\x01\x00"
+    + (50).to_bytes(2, "little")
+    + b"{'descr':'<f4','fortran_order':False,'shape':(8,)}",
+    "short.npy": b"\x93NUMPY\x01\x00"
+    + (53).to_bytes(2, "little")
+    + b"{'descr':'<f4','fortran_order':False,'shape':(4, 2)}\n",
+    "huge.npy": b"\x93NUMPY\x01\x00"
+    + (67).to_bytes(2, "little")
+    + b"{'descr':'<f4','fortran_order':False,'shape':(4, 1000000, 1000000)}",
+    "empty.csv": b"",
+    "words.csv": b"1,2\n3,four\n",
+    "rows.csv": b"1,2\n" * 5,
+    "wide.csv": b"1,2,3\n" * 4,
+    "binary.csv": bytes(range(256)),
+    "long.csv": b"1" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_window_is_refused_and_told(source, folder, sink, at_work, until, name):
+    (folder / name).write_bytes(BAD[name])
+    with at_work(source()):
+        until(lambda: names(folder) == [f"refused/{name}"])
+        np.save(folder / "good.npy", np.zeros((4, 2)))
+        until(lambda: len(sink.windows) == 1)
+    assert sink.troubles == {"file": 1}
+    assert name in sink.details[0]
+
+
+def test_files_that_are_none_do_not_hang_it(source, folder, sink, at_work, until):
+    os.mkfifo(folder / "pipe.npy")
+    (folder / "folder.csv").mkdir()
+    (folder / "link.npy").symlink_to("/etc/passwd")
+    (folder / "notes.txt").write_text("hello")
+    with at_work(source()):
+        until(lambda: sink.troubles["file"] == 3)
+    assert not sink.windows
+    assert (folder / "notes.txt").exists()
+
+
+def test_a_large_file_is_refused(source, folder, sink, at_work, until):
+    np.save(folder / "large.npy", np.zeros((100, 4, 2)))
+    with at_work(source(max_file_bytes=1000)):
+        until(lambda: names(folder) == ["refused/large.npy"])
+    assert "has 6528 bytes; at most 1000 are read" in sink.details[0]
+
+
+def test_a_file_still_being_written_is_left_alone(source, folder, sink, at_work, until):
+    path = folder / "a.npy"
+    np.save(path, np.zeros((4, 2)))
+    with at_work(source(settled=60)):
+        time.sleep(0.2)
+        assert not sink.windows
+        os.utime(path, (time.time() - 90, time.time() - 90))
+        until(lambda: len(sink.windows) == 1)
+
+
+def test_a_clock_that_went_back_holds_no_file_back(source, folder, sink, at_work, until):
+    np.save(folder / "a.npy", np.zeros((4, 2)))
+    os.utime(folder / "a.npy", (time.time() + 86_400,) * 2)
+    with at_work(source(settled=60)):
+        until(lambda: len(sink.windows) == 1)
+
+
+def test_a_full_disk_leaves_the_file(source, folder, sink):
+    np.save(folder / "a.npy", np.zeros((4, 2)))
+    sink.says = lambda _: "disk"
+    with pytest.raises(OSError, match="is left for later"):
+        FolderSource.run(source(), sink, StopAfter(3))
+    assert names(folder) == ["a.npy"]
+
+
+class StopAfter:
+    """An event that is set at the nth look."""
+
+    def __init__(self, looks):
+        self.left = looks
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+    def wait(self, _):
+        return self.is_set()
+
+
+def test_a_file_that_cannot_be_moved_is_taken_once(source, folder, sink, monkeypatch):
+    np.save(folder / "a.npy", np.zeros((4, 2)))
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.unlink", denied)
+    FolderSource.run(source(every=0.05), sink, StopAfter(10))
+    assert len(sink.windows) == 1
+    assert sink.troubles == {"folder": 1}
+
+
+def test_a_relative_folder_is_refused():
+    with pytest.raises(ValidationError, match="expected an absolute path"):
+        FolderSettings(time=1, channels=1, path="here")

@@ -1,0 +1,140 @@
+import json
+import time
+
+import pytest
+
+from client.sources.mqtt_topic import MqttTopicSettings, MqttTopicSource
+from schemas.link import Message, PahoLink
+from tests.mosquitto import program, running
+
+WINDOW = [[1, 2], [3, 4], [5, 6]]
+
+
+def settings(**changed):
+    return MqttTopicSettings(**{"time": 3, "channels": 2, "topic": "s/+"} | changed)
+
+
+class Carrier:
+    """A link that a test calls back."""
+
+    def __init__(self):
+        self.filters, self.closed = [], False
+
+    def connect(self):
+        pass
+
+    def subscribe(self, topics):
+        self.filters.append(topics)
+
+    def close(self):
+        self.closed = True
+
+    def say(self, payload, **more):
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        self.on_message(Message("s/a", data, **more))
+
+
+@pytest.fixture
+def carrier():
+    return Carrier()
+
+
+@pytest.fixture
+def listening(carrier, at_work, until):
+    def listen(**changed):
+        return at_work(MqttTopicSource(settings(**changed), lambda _: carrier))
+
+    return listen
+
+
+def test_windows(listening, carrier, sink, until):
+    with listening():
+        until(lambda: carrier.filters == ["s/+"])
+        carrier.say(WINDOW)
+        carrier.say({"values": WINDOW, "label": 2})
+        carrier.say({"values": WINDOW, "label": None})
+    assert carrier.closed
+    assert [window.label for window in sink.windows] == [-1, 2, -1]
+    assert {window.shape for window in sink.windows} == {(3, 2)}
+    assert list(sink.windows[0].values) == [1, 2, 3, 4, 5, 6]
+
+
+def test_samples_and_a_lost_link(listening, carrier, sink, until):
+    with listening(payload="samples"):
+        until(lambda: carrier.filters)
+        carrier.say(WINDOW[:2])
+        carrier.say({"values": WINDOW[2:]})
+        carrier.say([[9, 9], [9, 9]])
+        carrier.on_lost("gone")
+        carrier.say(WINDOW)
+    assert [window.values[0] for window in sink.windows] == [1, 1]
+    assert sink.troubles == {"link": 1}
+
+
+ODD = [
+    b"",
+    b"hello",
+    b"\xff\xfe",
+    b"3",
+    b"{}",
+    b"[1, 2, 3]",
+    b"[[1, 2], [3]]",
+    b"[]",
+    b'[["a", 1]]',
+    b"[[[1], 2]]",
+    b"[[null, 2]]",
+    b'{"values": [[1, 2]], "label": "x"}',
+    b'{"values": [[1, 2]], "label": true}',
+    b'{"values": [[1, 2]], "other": 1}',
+    b'{"values": {}}',
+    b"[[1" + b"0" * 400 + b", 2]]",
+    b"[" * 100_000,
+    b" " * (1 << 21),
+]
+
+
+@pytest.mark.parametrize("payload", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("kind", ["window", "samples"])
+def test_odd_messages_are_counted(listening, carrier, sink, until, payload, kind):
+    with listening(payload=kind):
+        until(lambda: carrier.filters)
+        carrier.say(payload)
+        carrier.say(WINDOW)
+    assert [window.values[0] for window in sink.windows] == [1]
+    nothing_to_say = payload == b"[]" and kind == "samples"
+    assert sink.troubles == ({} if nothing_to_say else {"message": 1})
+
+
+def test_retained_messages_are_passed_over(listening, carrier, sink, until):
+    with listening():
+        until(lambda: carrier.filters)
+        carrier.say(WINDOW, retain=True)
+    assert not sink.windows
+    assert sink.troubles == {"retained": 1}
+
+
+@pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
+def test_a_broker_that_is_killed_and_comes_back(tmp_path, sink, at_work, until):
+    with running(tmp_path / "broker") as broker:
+        source = MqttTopicSource(settings(host=broker.host, port=broker.port))
+        sensor = PahoLink(broker.host, broker.port, "sensor", clean=True, session_expiry=0)
+        sensor.connect()
+
+        def publish_until(count):
+            end = time.monotonic() + 10
+            while len(sink.windows) < count and time.monotonic() < end:
+                if sensor.connected:
+                    sensor.publish("s/wrist", json.dumps(WINDOW).encode(), qos=0)
+                time.sleep(0.05)
+            assert len(sink.windows) >= count
+
+        try:
+            with at_work(source):
+                publish_until(3)
+                broker.kill()
+                until(lambda: sink.troubles["link"])
+                broker.start()
+                publish_until(len(sink.windows) + 3)
+        finally:
+            sensor.close()
+    assert sink.troubles == {"link": 1}

@@ -1,0 +1,153 @@
+"""The daemon as a process: its memory, how fast it starts, its local API, a full disk."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.local_api import ApiError, ask
+from schemas import signing
+from schemas.link import PahoLink
+from schemas.payload import Payload
+from tests.client import handmade
+from tests.client.hub import Hub
+from tests.client.process import DEVICE, Process, install
+from tests.mosquitto import running
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def hub(broker):
+    link = PahoLink("127.0.0.1", broker.port, "server", clean=True)
+    hub = Hub(link, DEVICE)
+    assert link.wait_connected(5)
+    yield hub
+    link.publish(f"flwr/v1/{DEVICE}/state", b"", retain=True)
+    link.close()
+
+
+@pytest.fixture
+def process(broker, hub, tmp_path):
+    handmade.windows(tmp_path / "windows")
+    process = Process(tmp_path, broker.port)
+    yield process
+    process.end()
+    process.log.close()
+
+
+def started(hub, process) -> float:
+    began = time.monotonic()
+    process.start()
+    hub.until(lambda: hub.states and hub.states[-1].online)
+    return time.monotonic() - began
+
+
+def resident(pid) -> float:
+    """MiB."""
+    (line,) = [
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    ]
+    return int(line.split()[1]) / 1024
+
+
+def test_small_and_soon_there(hub, process):
+    """With a fleet key too: 45 MiB connected and idle, before the first task and after it."""
+    key = signing.new_key()
+    text = process.config.read_text()
+    process.config.write_text(f'fleet_key = "{signing.public_hex(key)}"\n{text}')
+    assert started(hub, process) < 2.0  # under 1 s on a machine that does nothing else
+    time.sleep(0.5)
+    assert resident(process.child.pid) < 45
+    asked = Payload(config={"graphs": {"digests": []}})
+    hub.answered(
+        hub.task("query.graphs", asked, change=lambda e: signing.sign_task(key, DEVICE, e))
+    )
+    assert resident(process.child.pid) < 45
+
+
+def test_what_it_says_to_programs_here(hub, process):
+    started(hub, process)
+    api = process.folder / "s"
+    assert ask(api, "status")["connected"]
+    with pytest.raises(ApiError, match="no model yet"):
+        ask(api, "predict")
+    graphs = install(hub)
+    hub.answered(hub.task("train", handmade.training(graphs, 1)))
+    hub.until(lambda: ask(api, "status")["task"] is None)
+    x = np.load(process.folder / "windows" / "train.npy")
+    newest = ask(api, "predict", timeout=20)
+    assert newest["class"] == x[-1].mean(0).argmax()
+    assert sum(newest["scores"]) == pytest.approx(1)
+    assert ask(api, "prediction") == newest
+    given = ask(api, "predict", window=[[0.0, 5.0]] * handmade.TIME)
+    assert given["class"] == 1
+    assert ask(api, "prediction") == newest
+    with pytest.raises(ApiError, match="expected finite"):
+        ask(api, "predict", window=[[1.0]])
+    ask(api, "pause")
+    assert hub.until(lambda: hub.states[-1].paused)
+    ask(api, "resume")
+
+
+def test_a_full_disk(hub, process):
+    """The task fails with a clear line, nothing is half written, and with room all goes on."""
+    state = process.folder / "state"
+    state.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(state)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        started(hub, process)
+        graphs = install(hub)
+        task = hub.task("train", handmade.training(graphs, 1))
+        hub.until(lambda: "failed" in hub.kinds(task))
+        assert hub.failure(task) == "disk: No space left on device"
+        assert f"task {task[:8]}: failed: disk: No space left" in process.said()
+        hub.answered(hub.task("query.graphs", Payload(config={"graphs": {"digests": []}})))
+        hub.until(lambda: not list((state / "objects").iterdir()))
+        bigger = ["mount", "-o", "remount,size=20m", str(state)]
+        subprocess.run(bigger, check=True)
+        hub.answered(hub.task("train", handmade.training(graphs, 1)))
+        process.end()
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)
+
+
+def test_told_to_stop(hub, process):
+    """Within two seconds, in the middle of learning, saying that it is offline."""
+    started(hub, process)
+    graphs = install(hub)
+    task = hub.task("train", handmade.training(graphs, 1, 20_000))
+    hub.until(lambda: "accepted" in hub.kinds(task))
+    time.sleep(1.0)
+    hub.states.clear()
+    assert process.end(signal.SIGTERM) < 2.0
+    assert process.child.returncode == 0
+    hub.until(lambda: [state.online for state in hub.states] == [False])
+
+
+def test_the_broker_says_that_a_killed_daemon_is_offline(hub, process):
+    started(hub, process)
+    hub.states.clear()
+    process.end()
+    hub.until(lambda: [state.online for state in hub.states] == [False])
+
+
+def test_two_daemons_on_one_folder(hub, process):
+    started(hub, process)
+    second = [sys.executable, "-m", "client.cli", "run", "--config", str(process.config)]
+    second += ["--socket", str(process.folder / "other")]
+    done = subprocess.run(second, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert "another daemon runs on this folder" in done.stderr

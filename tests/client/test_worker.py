@@ -1,0 +1,121 @@
+"""What the process that learns makes of a task: objects in, objects out, any fault an answer."""
+
+import errno
+import hashlib
+
+import numpy as np
+import pytest
+
+from client.graphs import GraphStore
+from client.windows import PersonWindows
+from client.worker import Worker, arrays_of, bytes_of, windows_of
+from schemas.objects import ObjectStore
+from schemas.payload import Payload
+from schemas.payload_object import pack, unpack
+from tests.client import handmade
+
+
+@pytest.fixture
+def worker(tmp_path):
+    handmade.windows(tmp_path / "windows")
+    where = {"folder": str(tmp_path / "windows")}
+    objects = ObjectStore(tmp_path / "objects", 1 << 26)
+    return Worker(objects, GraphStore(tmp_path / "graphs"), lambda: windows_of(where), 7)
+
+
+@pytest.fixture
+def graphs(worker):
+    made = {name: getattr(handmade, name)() for name in ("step", "statistics", "forward")}
+    return {name: worker.graphs.put(data) for name, data in made.items()}
+
+
+def asked(worker, action, payload=None, kept=None):
+    body, others = pack(payload or Payload())
+    for other in others.values():
+        worker.objects.put(other)
+    name = worker.objects.put(body).sha256
+    return worker({"action": action, "payload": name, "kept": kept})
+
+
+def answer(worker, said):
+    return unpack(worker.objects.get(said["payload"]["sha256"]), worker.objects.get)
+
+
+def test_training_keeps_what_coding_lost(worker, graphs):
+    first = asked(worker, "train", handmade.training(graphs, 1))
+    kept = arrays_of(worker.objects.get(first["kept"]))
+    assert set(kept) == {"residual"}
+    second = asked(worker, "train", handmade.training(graphs, 2), first["kept"])
+    afresh = asked(worker, "train", handmade.training(graphs, 2))
+    codes = [answer(worker, said).arrays["delta"]["codes"] for said in (second, afresh)]
+    assert not np.array_equal(*codes)
+
+
+def test_what_is_lost_on_the_disk_starts_afresh(worker, graphs):
+    first = asked(worker, "train", handmade.training(graphs, 1))
+    worker.objects.path(first["kept"]).write_bytes(b"spoilt")
+    again = asked(worker, "train", handmade.training(graphs, 2), first["kept"])
+    assert "error" not in again
+
+
+def test_a_graph_in_the_cache_need_not_travel(worker):
+    data = handmade.forward()
+    worker.graphs.put(data)
+    body, _ = pack(Payload(config={"graphs": {"0": data}}))
+    said = worker(
+        {"action": "query.install", "payload": worker.objects.put(body).sha256, "kept": None}
+    )
+    assert "error" not in said
+    assert not worker.objects.has(hashlib.sha256(data).hexdigest())
+
+
+def test_place_and_begin(worker):
+    place = asked(worker, "query.place")
+    assert answer(worker, place).config["place"] == {"partition-id": 7}
+    assert place["kept"] is None
+    assert asked(worker, "query.begin")["kept"] == ""
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"), [(Payload(), "no setting"), (Payload(config={"config": {}}), "'plan'")]
+)
+def test_a_fault_is_an_answer(worker, payload, said):
+    assert said in asked(worker, "train", payload)["error"]
+
+
+def test_bytes_that_are_no_payload(worker):
+    name = worker.objects.put(b"FEP1 and more").sha256
+    said = worker({"action": "train", "payload": name, "kept": None})
+    assert said["error"].startswith("PayloadError")
+
+
+def test_a_full_disk_is_said(worker, graphs, monkeypatch):
+    question = handmade.training(graphs, 1)
+    name = worker.objects.put(pack(question)[0]).sha256
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker.objects, "put", full)
+    said = worker({"action": "train", "payload": name, "kept": None})
+    assert said == {"error": "disk: No space left on device"}
+
+
+def test_arrays_come_back_and_may_be_changed():
+    arrays = {"a": np.arange(3, dtype=np.float32)}
+    back = arrays_of(bytes_of(arrays))
+    back["a"] += 1
+    assert back["a"].tolist() == [1, 2, 3]
+
+
+def test_windows_of_a_sensors_rings(tmp_path):
+    from client.ring import Ring
+
+    for name in ("train", "test"):
+        ring = Ring(tmp_path / f"{name}.ring", 2, 1, 4, 1 << 16)
+        ring.append([1.0, 2.0], 3)
+        ring.close()
+    found = windows_of({"rings": str(tmp_path)})
+    assert isinstance(found, PersonWindows)
+    assert found.train.tolist() == [[[1.0], [2.0]]]
+    assert found.labels.tolist() == [3]
