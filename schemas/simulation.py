@@ -95,6 +95,64 @@ class Upload(Strict):
     )
 
 
+class Synchronous(Strict):
+    """Rounds with a deadline; without this table a round waits for all of its cohort."""
+
+    deadline_seconds: float = Field(
+        600.0, gt=0, le=604_800, description="Who has not answered by then is late: left out."
+    )
+    min_replies: int = Field(
+        1, ge=1, le=100_000, description="With fewer good replies nothing is learned from a round."
+    )
+    give_up_after: int = Field(
+        5, ge=1, le=100_000, description="So many such rounds in a row end the run with an error."
+    )
+
+
+class Asynchronous(Strict):
+    """No cohorts: who is done is asked again, and every few updates make a round (FedBuff)."""
+
+    concurrency: int | None = Field(
+        None, ge=1, le=100_000, description="Devices at work at once; cohort.size if left out."
+    )
+    buffer: int = Field(4, ge=1, le=100_000, description="Updates a step of the server: a round.")
+    staleness_power: float = Field(
+        0.5,
+        ge=0,
+        le=10,
+        description="An update made for weights s steps old weighs (1 + s)^-a; this is a.",
+    )
+    deadline_seconds: float = Field(
+        600.0, gt=0, le=604_800, description="Who has not answered by then is late: given up."
+    )
+    give_up_after: int = Field(
+        5, ge=1, le=100_000, description="So many deadlines without an update end the run."
+    )
+
+
+class Rehearsal(Strict):
+    """What devices of this machine are made to suffer, on a clock that nobody waits for."""
+
+    delay_seconds: float = Field(
+        30.0, ge=0, le=604_800, description="Median of a task's time, download to upload."
+    )
+    device_spread: float = Field(
+        0.5, ge=0, le=5, description="σ of the log-normal by which devices differ for good."
+    )
+    task_spread: float = Field(
+        0.25, ge=0, le=5, description="σ of the log-normal by which a device's tasks differ."
+    )
+    dropout: float = Field(
+        0.0, ge=0, le=1, description="Share of tasks that a device takes and never finishes."
+    )
+    offline_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the time that a device is out of reach."
+    )
+    offline_seconds: float = Field(
+        3600.0, gt=0, le=31_536_000, description="Mean length of such a spell."
+    )
+
+
 class Engine(Strict):
     """How the simulation runs on this machine."""
 
@@ -122,6 +180,15 @@ class Simulation(Strict):
     cohort: Cohort = Field(default_factory=Cohort)
     upload: Upload = Field(default_factory=Upload)
     engine: Engine = Field(default_factory=Engine)
+    synchronous: Synchronous | None = Field(
+        None, description="Rounds with a deadline and a least number of replies."
+    )
+    asynchronous: Asynchronous | None = Field(
+        None, description="Buffered updates in the place of rounds."
+    )
+    rehearsal: Rehearsal | None = Field(
+        None, description="Simulated delays, dropouts and offline spells (LocalGrid alone)."
+    )
     strategies: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Parameters by strategy: [strategies.fedavg] …"
     )
@@ -131,4 +198,10 @@ class Simulation(Strict):
         methods = (self.strategy, *self.baselines)
         if len(set(methods)) < len(methods):
             raise ValueError(f"a strategy stands twice in strategy and baselines: {methods}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Simulation":
+        if self.synchronous is not None and self.asynchronous is not None:
+            raise ValueError("both [synchronous] and [asynchronous] are given; keep one of them")
         return self

@@ -22,6 +22,13 @@ class Bytes(Strict):
     up: float
 
 
+class Staleness(Strict):
+    """Server steps between sending weights and learning from what came back for them."""
+
+    mean: float
+    max: int
+
+
 class MethodSummary(Strict):
     """One strategy's result."""
 
@@ -31,6 +38,19 @@ class MethodSummary(Strict):
     client_updates: int = Field(description="Finished trainings, all rounds.")
     failures: dict[str, list[str]] = Field(
         default_factory=dict, description="Clients left out of a round, and why, by person."
+    )
+    late: dict[str, int] = Field(
+        default_factory=dict, description="How often a client had not answered by the deadline."
+    )
+    dropped: dict[str, int] = Field(
+        default_factory=dict, description="How often an error or a refused change came instead."
+    )
+    skipped_rounds: int = Field(
+        0, description="Rounds with too few replies: nothing was learned from them."
+    )
+    staleness: Staleness | None = Field(None, description="Of all updates, where asynchronous.")
+    simulated_seconds: float | None = Field(
+        None, description="Time that the training would have taken, where it was rehearsed."
     )
     wall_seconds: float
     client_updates_per_second: float

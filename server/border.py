@@ -32,12 +32,15 @@ class Admitted:
         Why a node was left out.
     bytes_down, bytes_up : int
         Payload of all requests, and of the good replies.
+    late : frozenset[int]
+        Of the failures, nodes that were silent.
     """
 
     updates: list[Message]
     failures: dict[int, str]
     bytes_down: int
     bytes_up: int
+    late: frozenset[int] = frozenset()
 
 
 def admit(
@@ -50,12 +53,13 @@ def admit(
     personal ranges is none: those are the device's own.
     """
     answered = {reply.metadata.src_node_id: reply for reply in replies}
-    updates, failures, up = [], {}, 0
+    updates, failures, late, up = [], {}, set(), 0
     for request in requests:
         node = request.metadata.dst_node_id
         reply = answered.get(node)
         if reply is None:
             failures[node] = f"no reply within {timeout:g} s"
+            late.add(node)
         elif reply.has_error():
             failures[node] = reply.error.reason or f"error {reply.error.code}"
         else:
@@ -65,7 +69,7 @@ def admit(
             except WRONG as error:
                 failures[node] = f"refused: {_said(error)}"
     down = sum(payload(request.content) for request in requests)
-    return Admitted(updates, failures, down, up)
+    return Admitted(updates, failures, down, up, frozenset(late))
 
 
 def payload(content: RecordDict) -> int:

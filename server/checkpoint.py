@@ -43,6 +43,10 @@ class Checkpoint:
         What each device keeps, by node.
     progress : dict
         The outcome so far, as JSON.
+    course : dict
+        Where the clock stands and what is under way, as JSON.
+    flights : dict[int, array]
+        Weights that devices at work were sent, by node.
     """
 
     identity: str
@@ -51,6 +55,8 @@ class Checkpoint:
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
     devices: dict[int, bytes] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
+    course: dict[str, Any] = field(default_factory=dict)
+    flights: dict[int, NDArray[Any]] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialise; no pickle."""
@@ -60,11 +66,13 @@ class Checkpoint:
         tensors |= {f"state/{name}": np.asarray(a, order="C") for name, a in self.state.items()}
         for node, kept in self.devices.items():
             tensors[f"device/{node}"] = np.frombuffer(kept, np.uint8)
+        tensors |= {f"flight/{node}": sent for node, sent in self.flights.items()}
         metadata = {
             "format": FORMAT,
             "identity": self.identity,
             "round": str(self.round),
             "progress": json.dumps(self.progress),
+            "course": json.dumps(self.course),
         }
         return save(tensors, metadata)
 
@@ -97,6 +105,8 @@ class Checkpoint:
                 state=_under(tensors, "state/"),
                 devices={int(k): v.tobytes() for k, v in _under(tensors, "device/").items()},
                 progress=json.loads(metadata["progress"]),
+                course=json.loads(metadata.get("course", "{}")),
+                flights={int(k): v for k, v in _under(tensors, "flight/").items()},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error

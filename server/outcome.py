@@ -1,6 +1,7 @@
 """What running one strategy came to, before it is written down."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,12 @@ class RoundRecord:
     seconds: float
     macro_f1: float | None = None
     """Mean over persons, where this round was evaluated."""
+    late: int = 0
+    """Of the failures, those that were silent until the deadline."""
+    applied: bool = True
+    """Whether anything was learned from it."""
+    staleness: list[int] = field(default_factory=list)
+    """By update: steps between sending weights and learning from the reply (asynchronous)."""
 
 
 @dataclass
@@ -33,6 +40,10 @@ class Outcome:
         Clients left out of a round, and why, by person.
     device_seconds : float
         Sum over all trainings, one core.
+    late, dropped : dict[str, int]
+        By person: how often silent until the deadline; how often an error or a refused change.
+    simulated_seconds : float or None
+        On the rehearsal's clock, when the training ended.
     """
 
     strategy: str
@@ -45,3 +56,28 @@ class Outcome:
     wall_seconds: float = 0.0
     bytes_down: int = 0
     bytes_up: int = 0
+    late: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    simulated_seconds: float | None = None
+
+
+def progress_of(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON can hold it."""
+    fields = asdict(outcome)
+    for part in ("confusion", "unseen"):
+        fields[part] = {name: counts.tolist() for name, counts in getattr(outcome, part).items()}
+    for record in fields["rounds"]:
+        record["loss"] = None if np.isnan(record["loss"]) else record["loss"]
+    return fields
+
+
+def outcome_of(strategy: str, progress: dict[str, Any]) -> Outcome:
+    """The outcome that ``progress_of`` wrote."""
+    fields = {**progress, "strategy": strategy}
+    records = [
+        {**r, "loss": float("nan") if r["loss"] is None else r["loss"]} for r in fields["rounds"]
+    ]
+    fields["rounds"] = [RoundRecord(**record) for record in records]
+    for part in ("confusion", "unseen"):
+        fields[part] = {n: np.asarray(c, np.int64) for n, c in fields[part].items()}
+    return Outcome(**fields)

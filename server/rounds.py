@@ -7,7 +7,7 @@ same four methods of any Flower strategy.
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +17,17 @@ from numpy.typing import NDArray
 
 from server.border import WRONG, Admitted, admit, confusion_of, payload
 from server.checkpoint import Checkpoint, CheckpointError
+from server.clock import Clock, clock_of
 from server.install import install
-from server.outcome import Outcome, RoundRecord
+from server.outcome import Outcome, RoundRecord, outcome_of, progress_of
 from server.strategies.base import EdgeStrategy, own_arrays
 from server.view import GridView
 
 Confusions = dict[str, NDArray[np.int64]]
+
+
+class RoundsError(RuntimeError):
+    """A run whose devices do not answer; one line says which limit was reached."""
 
 
 class Devices(Protocol):
@@ -89,103 +94,155 @@ class Rounds:
         self.identity = identity
         self.config = strategy.federation.config
         self.clients = GridView(grid, persons)
+        self.clock: Clock = clock_of(grid)
+        # Where training is rehearsed, evaluation is not: it finds every device.
+        self.exam: Grid = getattr(grid, "examination", grid)
         self.outcome = Outcome(name)
+        self.train_config = strategy.train_config()
+        self.evaluate_config = strategy.evaluate_config()
+        self._started = 0.0
 
     def run(self, resume: Checkpoint | None = None) -> Outcome:
-        """Run all rounds, or those that a checkpoint lacks, and evaluate everyone."""
+        """Run all rounds, or those that a checkpoint lacks, and evaluate everyone.
+
+        Raises
+        ------
+        RoundsError
+            Where devices answer too seldom, by the limits of the simulation file.
+        """
         arrays, done = self.strategy.initial(), 0
         self._forget()
         if resume is not None:
             arrays, done = self._restore(resume), resume.round
-        started = time.perf_counter() - self.outcome.wall_seconds
-        train_config = self.strategy.train_config()
-        evaluate_config = self.strategy.evaluate_config()
+        self._started = time.perf_counter() - self.outcome.wall_seconds
         graphs = self.strategy.federation.graphs.graphs
-        install(self.grid, graphs, self.config.cohort.timeout_seconds)
-        for number in range(done + 1, self.rounds + 1):
-            arrays = self._round(number, arrays, train_config, evaluate_config)
-            self.outcome.wall_seconds = time.perf_counter() - started
-            self._checkpoint(number, arrays)
-        self._finish(arrays, evaluate_config)
-        self.outcome.wall_seconds = time.perf_counter() - started
+        install(self.exam, graphs, self.config.cohort.timeout_seconds)
+        self._finish(self.train(arrays, done))
+        self.outcome.wall_seconds = time.perf_counter() - self._started
         return self.outcome
 
-    def _round(
-        self, number: int, arrays: ArrayRecord, train: ConfigRecord, evaluate: ConfigRecord
-    ) -> ArrayRecord:
+    def train(self, arrays: ArrayRecord, done: int) -> ArrayRecord:
+        """Run the rounds after ``done``; the arrays that they come to."""
+        for number in range(done + 1, self.rounds + 1):
+            arrays = self._round(number, arrays)
+            self._end(number, arrays)
+            self._check_patience()
+        return arrays
+
+    def _round(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
         began = time.perf_counter()
         # Flower's strategies sample with the global generator: seed it, so that a resumed run
         # draws the cohorts that an unbroken one would have drawn.
         random.seed(f"{self.config.seed} {number}")
-        requests = _own(
-            self.strategy.configure_train(number, arrays, ConfigRecord(dict(train)), self.clients)
-        )
+        requests = self._requests(number, arrays)
         admitted = self._ask(requests)
-        aggregated, _ = self.strategy.aggregate_train(number, admitted.updates)
-        arrays = aggregated if aggregated is not None else arrays
-        score = None
-        if number % self.config.evaluate_every == 0 and number < self.rounds:
-            score = self._mean(self._evaluate(number, arrays, evaluate, self.persons))
-        self._record(number, requests, admitted, score, time.perf_counter() - began)
+        applied = self._suffices(number, requests, admitted)
+        if applied:
+            aggregated, _ = self.strategy.aggregate_train(number, admitted.updates)
+            arrays = aggregated if aggregated is not None else arrays
+        score = self._point(number, arrays)
+        record = record_of(number, len(requests), [admitted], time.perf_counter() - began, score)
+        record.applied = applied
+        self._count(admitted, number)
+        self._tell(record)
         return arrays
 
-    def _ask(self, requests: list[Message]) -> Admitted:
-        timeout = self.config.cohort.timeout_seconds
-        replies = self.grid.send_and_receive(requests, timeout=None) if requests else []
-        return admit(requests, replies, self.config.upload.max_norm, timeout)
+    def _requests(self, number: int, arrays: ArrayRecord) -> list[Message]:
+        """A cohort's; none where nobody is there, after a while."""
+        if self.persons and not list(self.clients.get_node_ids()):
+            end = self.clock.now() + self._patience
+            while self.clock.now() < end:
+                self.clock.wait(end)
+            return []
+        config = ConfigRecord(dict(self.train_config))
+        return _own(self.strategy.configure_train(number, arrays, config, self.clients))
 
-    def _record(
-        self,
-        number: int,
-        requests: list[Message],
-        admitted: Admitted,
-        score: float | None,
-        seconds: float,
-    ) -> None:
+    def _ask(self, requests: list[Message]) -> Admitted:
+        replies = self.grid.send_and_receive(requests, timeout=self._deadline) if requests else []
+        return admit(requests, replies, self.config.upload.max_norm, self._patience)
+
+    @property
+    def _deadline(self) -> float | None:
+        """Seconds that a call waits; None: the grid's own limit a device serves."""
+        rules = self.config.synchronous or self.config.asynchronous
+        return rules.deadline_seconds if rules is not None else None
+
+    @property
+    def _patience(self) -> float:
+        return self._deadline or self.config.cohort.timeout_seconds
+
+    def _suffices(self, number: int, requests: list[Message], admitted: Admitted) -> bool:
+        """Whether a round may be learned from; says so where it may not."""
+        rules, came = self.config.synchronous, len(admitted.updates)
+        if rules is None or came >= rules.min_replies:
+            return True
+        self.watch.tell(
+            f"{self.outcome.strategy}: round {number} not applied: {came} good replies of "
+            f"{len(requests)} asked, {rules.min_replies} needed"
+        )
+        return False
+
+    def _check_patience(self) -> None:
+        """End the run where too many rounds in a row came to nothing."""
+        rules, records = self.config.synchronous, self.outcome.rounds
+        if rules is None or len(records) < rules.give_up_after:
+            return
+        if not any(record.applied for record in records[-rules.give_up_after :]):
+            raise RoundsError(
+                f"{self.outcome.strategy}: the last {rules.give_up_after} rounds had fewer than "
+                f"{rules.min_replies} good replies each (synchronous.min_replies) within "
+                f"{rules.deadline_seconds:g} s (synchronous.deadline_seconds); change these, or "
+                "see why devices do not answer"
+            )
+
+    def _point(self, number: int, arrays: ArrayRecord) -> float | None:
+        """The learning curve's, every so often; the last one is the run's result."""
+        if number % self.config.evaluate_every or number >= self.rounds:
+            return None
+        return self._mean(self._evaluate(number, arrays, self.persons))
+
+    def _count(self, admitted: Admitted, number: int) -> None:
+        """Add replies to the totals, and name who is left out of a round."""
         outcome = self.outcome
-        losses = [_metric(update, "loss") for update in admitted.updates]
         outcome.client_updates += len(admitted.updates)
         outcome.device_seconds += sum(_metric(u, "seconds") for u in admitted.updates)
         outcome.bytes_down += admitted.bytes_down
         outcome.bytes_up += admitted.bytes_up
         for node, reason in admitted.failures.items():
             self._fault(node, f"round {number}: {reason}")
-        record = RoundRecord(
-            round=number,
-            cohort=len(requests),
-            loss=float(np.mean(losses)) if losses else float("nan"),
-            failures=len(admitted.failures),
-            bytes_down=admitted.bytes_down,
-            bytes_up=admitted.bytes_up,
-            seconds=seconds,
-            macro_f1=score,
-        )
-        outcome.rounds.append(record)
+            kind = outcome.late if node in admitted.late else outcome.dropped
+            kind[self._name(node)] = kind.get(self._name(node), 0) + 1
+
+    def _tell(self, record: RoundRecord) -> None:
+        self.outcome.rounds.append(record)
         self.watch.on_round(record)
 
-    def _finish(self, arrays: ArrayRecord, config: ConfigRecord) -> None:
+    def _end(self, number: int, arrays: ArrayRecord) -> None:
+        self.outcome.wall_seconds = time.perf_counter() - self._started
+        if isinstance(self.grid, Clock):
+            self.outcome.simulated_seconds = self.grid.now()
+        self._checkpoint(number, arrays)
+
+    def _finish(self, arrays: ArrayRecord) -> None:
         """Evaluate all clients, take the unseen in and evaluate them."""
         last = self.rounds
         down = 0 if self.outcome.client_updates else None
-        self.outcome.confusion = self._evaluate(last, arrays, config, self.persons, down)
+        self.outcome.confusion = self._evaluate(last, arrays, self.persons, down)
         if self.unseen:
-            view = GridView(self.grid, self.unseen)
+            view = GridView(self.exam, self.unseen)
             self.strategy.join(sorted(self.unseen), view)
-            self.outcome.unseen = self._evaluate(last, arrays, config, self.unseen, down)
+            self.outcome.unseen = self._evaluate(last, arrays, self.unseen, down)
         score = self._mean(self.outcome.confusion)
         if self.outcome.rounds:
             self.outcome.rounds[-1].macro_f1 = score
             self.watch.on_round(self.outcome.rounds[-1])
         else:
-            record = RoundRecord(0, 0, float("nan"), 0, 0, 0, 0.0, score)
-            self.outcome.rounds.append(record)
-            self.watch.on_round(record)
+            self._tell(RoundRecord(0, 0, float("nan"), 0, 0, 0, 0.0, score))
 
     def _evaluate(
         self,
         number: int,
         arrays: ArrayRecord,
-        config: ConfigRecord,
         persons: Mapping[int, str],
         bytes_down: int | None = 0,
     ) -> Confusions:
@@ -194,11 +251,12 @@ class Rounds:
         Where nobody trains, evaluation is the one participation: its download is counted
         (``bytes_down`` None).
         """
-        view = GridView(self.grid, persons)
-        requests = _own(
-            self.strategy.configure_evaluate(number, arrays, ConfigRecord(dict(config)), view)
-        )
-        replies = list(self.grid.send_and_receive(requests, timeout=None))
+        view = GridView(self.exam, persons)
+        if persons and not list(view.get_node_ids()):
+            return {}  # Flower's strategies would wait for somebody to come
+        config = ConfigRecord(dict(self.evaluate_config))
+        requests = _own(self.strategy.configure_evaluate(number, arrays, config, view))
+        replies = list(self.exam.send_and_receive(requests, timeout=self._deadline))
         answered = {reply.metadata.src_node_id: reply for reply in replies}
         confusions: Confusions = {}
         for request in requests:
@@ -249,8 +307,23 @@ class Rounds:
                 self.strategy.state(),
                 dict(states),
                 progress_of(self.outcome),
+                self._course(),
+                self._flights(),
             )
         )
+
+    def _course(self) -> dict[str, Any]:
+        """Where things stand between two rounds, as JSON."""
+        return {"grid": self.grid.course()} if hasattr(self.grid, "course") else {}
+
+    def _flights(self) -> dict[int, NDArray[np.float32]]:
+        """Weights sent to devices that are at work, by node."""
+        return {}
+
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Take up what ``_course`` and ``_flights`` told."""
+        if hasattr(self.grid, "go_on"):
+            self.grid.go_on(checkpoint.course["grid"])
 
     def _restore(self, checkpoint: Checkpoint) -> ArrayRecord:
         name = self.outcome.strategy
@@ -258,6 +331,7 @@ class Rounds:
             self.strategy.load(checkpoint.state)
             if hasattr(self.grid, "restore"):
                 self.grid.restore(checkpoint.devices)
+            self._go_on(checkpoint)
             self.outcome = outcome_of(name, checkpoint.progress)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())
@@ -267,26 +341,26 @@ class Rounds:
         return checkpoint.arrays
 
 
-def progress_of(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as JSON can hold it."""
-    fields = asdict(outcome)
-    for part in ("confusion", "unseen"):
-        fields[part] = {name: counts.tolist() for name, counts in getattr(outcome, part).items()}
-    for record in fields["rounds"]:
-        record["loss"] = None if np.isnan(record["loss"]) else record["loss"]
-    return fields
-
-
-def outcome_of(strategy: str, progress: dict[str, Any]) -> Outcome:
-    """The outcome that ``progress_of`` wrote."""
-    fields = {**progress, "strategy": strategy}
-    records = [
-        {**r, "loss": float("nan") if r["loss"] is None else r["loss"]} for r in fields["rounds"]
-    ]
-    fields["rounds"] = [RoundRecord(**record) for record in records]
-    for part in ("confusion", "unseen"):
-        fields[part] = {n: np.asarray(c, np.int64) for n, c in fields[part].items()}
-    return Outcome(**fields)
+def record_of(
+    number: int,
+    cohort: int,
+    parts: list[Admitted],
+    seconds: float,
+    score: float | None,
+) -> RoundRecord:
+    """What came of a round, from all replies to it."""
+    losses = [_metric(update, "loss") for part in parts for update in part.updates]
+    return RoundRecord(
+        round=number,
+        cohort=cohort,
+        loss=float(np.mean(losses)) if losses else float("nan"),
+        failures=sum(len(part.failures) for part in parts),
+        bytes_down=sum(part.bytes_down for part in parts),
+        bytes_up=sum(part.bytes_up for part in parts),
+        seconds=seconds,
+        macro_f1=score,
+        late=sum(len(part.late) for part in parts),
+    )
 
 
 def _own(messages: Iterable[Message]) -> list[Message]:
@@ -313,4 +387,4 @@ def _metric(update: Message, name: str) -> float:
     return float(update.content.metric_records["metrics"][name])  # type: ignore[arg-type]
 
 
-__all__ = ["Rounds", "Watch", "outcome_of", "progress_of"]
+__all__ = ["Rounds", "RoundsError", "Watch", "outcome_of", "progress_of", "record_of"]

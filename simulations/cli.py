@@ -209,6 +209,7 @@ def guarded(command: Callable[[], Any]) -> int:
 def _guarded(command: Callable[[], Any]) -> int:
     from server.checkpoint import CheckpointError
     from server.install import InstallError
+    from server.rounds import RoundsError
     from simulations.data.base import DataError
     from simulations.engine.pool import WorkerError
     from simulations.report.files import RunError
@@ -217,7 +218,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         command()
     except (ConfigError, DataError) as error:
         return _fail(str(error), 2)
-    except (CheckpointError, RunError, InstallError, WorkerError) as error:
+    except (CheckpointError, RunError, InstallError, RoundsError, WorkerError) as error:
         return _fail(str(error), 1)
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from schemas.base import ConfigError, Strict, describe
 from schemas.simulation import Simulation
 from server.strategies.base import EdgeStrategy
+from server.strategies.buffered import Buffered
 
 GROUP = "flwr_edge.strategy"
 
@@ -175,11 +176,33 @@ def _unreasonable(config: Simulation) -> list[str]:
     """What is well-formed and cannot be meant."""
     known = strategies()
     named = (config.strategy, *config.baselines)
+    problems = _unbuffered(config, [name for name in named if name in known], known)
+    cohort = config.cohort.size
+    if config.synchronous and cohort and config.synchronous.min_replies > cohort:
+        problems.append(
+            f"synchronous.min_replies = {config.synchronous.min_replies}: a cohort has "
+            f"{cohort} (cohort.size); no round could ever be applied"
+        )
     if config.data.label_fraction > 0:
-        return []
-    return [
+        return problems
+    return problems + [
         f"data.label_fraction = 0: strategy {name!r} learns from clients' labels only; "
         "leave it out, or give a fraction above 0"
         for name in named
         if name in known and known[name].needs_labels
+    ]
+
+
+def _unbuffered(
+    config: Simulation, named: list[str], known: dict[str, type[EdgeStrategy]]
+) -> list[str]:
+    """Strategies that cannot run as ``[asynchronous]`` asks."""
+    if config.asynchronous is None:
+        return []
+    able = [name for name, cls in known.items() if issubclass(cls, Buffered)]
+    return [
+        f"asynchronous: strategy {name!r} cannot learn from updates one by one; "
+        f"those that can: {', '.join(able)}"
+        for name in named
+        if name not in able and known[name].rounds != 0
     ]

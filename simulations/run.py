@@ -15,11 +15,13 @@ from flwr.serverapp import Grid
 
 from schemas.simulation import Simulation
 from schemas.summary import Summary
+from server.asynchronous import rounds_class
 from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome
-from server.rounds import Rounds, Watch, outcome_of, progress_of
+from server.rounds import Watch, outcome_of, progress_of
 from simulations.config import Loaded, strategies
 from simulations.engine.local_grid import LocalGrid
+from simulations.engine.rehearsal import rehearse
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.report.folder import RunFolder
@@ -162,8 +164,9 @@ class StrategyRun:
         self.progress.begin(self.name, rounds)
         watch = Watch(self.progress.round, self._save, macro_f1, self.progress.note)
         world = self.world
-        loop = Rounds(
-            self.name, strategy, grid, world.persons, world.unseen, rounds, watch, self.identity
+        carrier = rehearse(grid, self.loaded.config)
+        loop = rounds_class(strategy)(
+            self.name, strategy, carrier, world.persons, world.unseen, rounds, watch, self.identity
         )
         outcome = loop.run(self._checkpoint())
         self._keep(outcome)
@@ -212,6 +215,8 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
     config = loaded.config.model_dump(
         mode="json", exclude={"name", "engine", "baselines", "strategies", "strategy"}
     )
+    # A table that a later release brought and that the file lacks changes nothing.
+    config = {key: value for key, value in config.items() if value is not None}
     parameters = loaded.parameters[name].model_dump(mode="json")
     text = json.dumps([name, config, parameters, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -197,12 +197,18 @@ class SourceModel:
 
 
 def _check_cohort(loaded: Loaded, parts: Split) -> None:
-    size = loaded.config.cohort.size
-    if size is not None and size > len(parts.clients):
-        raise ConfigError(
-            str(loaded.path),
-            [
-                f"cohort.size = {size}: there are {len(parts.clients)} clients; "
-                f"give 1 to {len(parts.clients)}, or leave it out for all"
-            ],
-        )
+    """Refuse to ask, or to wait for, more clients than there are."""
+    config, count = loaded.config, len(parts.clients)
+    wanted = {"cohort.size": config.cohort.size}
+    if config.synchronous is not None:
+        wanted["synchronous.min_replies"] = config.synchronous.min_replies
+    if config.asynchronous is not None:
+        wanted["asynchronous.concurrency"] = config.asynchronous.concurrency
+    problems = [
+        f"{key} = {size}: there are {count} clients; give 1 to {count}, or leave it out for "
+        + ("1" if key.endswith("replies") else "all")
+        for key, size in wanted.items()
+        if size is not None and size > count
+    ]
+    if problems:
+        raise ConfigError(str(loaded.path), problems)

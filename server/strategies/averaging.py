@@ -3,10 +3,10 @@
 FedAvg: McMahan et al., arXiv:1602.05629. FedProx: Li et al., arXiv:1812.06127.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from pydantic import Field
@@ -20,11 +20,13 @@ from server.strategies.base import (
     Local,
     classifier_plans,
     config_of,
+    request,
     start_vector,
 )
+from server.strategies.buffered import Buffered, Returned, averaged
 
 
-class FedAvg(flower.FedAvg, EdgeStrategy):
+class FedAvg(flower.FedAvg, EdgeStrategy, Buffered):
     """Average the cohort's models, weighted by labelled windows (``flwr``'s own FedAvg)."""
 
     class Parameters(Local, Finetune):
@@ -48,6 +50,31 @@ class FedAvg(flower.FedAvg, EdgeStrategy):
     def evaluate_config(self) -> ConfigRecord:
         """Personalise, as the parameters say."""
         return config_of(self.plans.evaluation(self.parameters))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Flower's, where the whole cohort is there; else it would wait: ask who is."""
+        there = len(list(grid.get_node_ids()))
+        self.min_train_nodes = min(self.federation.cohort, there)
+        return flower.FedAvg.configure_train(self, server_round, arrays, config, grid)
+
+    def ask(
+        self,
+        nodes: Sequence[int],
+        arrays: ArrayRecord,
+        config: Mapping[str, Any],
+        number: int,
+        version: int,
+    ) -> list[Message]:
+        """The same weights to all."""
+        return [request(node, MessageType.TRAIN, arrays, config, number) for node in nodes]
+
+    def absorb(
+        self, version: int, arrays: ArrayRecord, returned: Sequence[Returned]
+    ) -> ArrayRecord:
+        """Add the changes' weighted mean."""
+        return averaged(arrays, returned)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -90,6 +117,18 @@ class FedProx(flower.FedProx, FedAvg):
     ) -> Iterable[Message]:
         """Send μ along, as Flower's FedProx does."""
         return flower.FedProx.configure_train(self, server_round, arrays, config, grid)
+
+    def ask(
+        self,
+        nodes: Sequence[int],
+        arrays: ArrayRecord,
+        config: Mapping[str, Any],
+        number: int,
+        version: int,
+    ) -> list[Message]:
+        """Send μ along."""
+        told = {**config, "proximal-mu": self.proximal_mu}
+        return super().ask(nodes, arrays, told, number, version)
 
 
 def _sampling(federation: Federation) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Strategies whose weights come from a generator: one device, one vector."""
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +19,7 @@ from schemas.base import Strict
 from server.border import weights_of, weights_record
 from server.federation import Federation
 from server.strategies.base import EdgeStrategy, State, request, sample
+from server.strategies.buffered import Buffered, Returned
 
 
 class Generating(Strict):
@@ -33,7 +37,15 @@ class Generating(Strict):
     )
 
 
-class GeneratedStrategy(EdgeStrategy):
+@dataclass
+class Snapshot:
+    """φ, and the embeddings of who was asked, when weights were generated."""
+
+    generator: dict[str, Tensor]
+    embeddings: dict[int, Tensor] = field(default_factory=dict)
+
+
+class GeneratedStrategy(EdgeStrategy, Buffered):
     """θ_i = h(v_i; φ), sent; Δ_i = θ_i − θ̃_i, pulled back into φ and v_i.
 
     φ and v never leave the server. Buffers (batch norm's statistics) are not generated: they are
@@ -46,7 +58,7 @@ class GeneratedStrategy(EdgeStrategy):
         super().__init__(federation, parameters)
         self.settings: Any = parameters
         self.embeddings: dict[int, Tensor] = {}
-        self._sent: dict[int, Tensor] = {}
+        self.snapshots: dict[int, Snapshot] = {}
 
     def begin(self, start: Tensor, trainable: int) -> None:
         """Set the generator up around a start vector; its first entries are generated."""
@@ -120,13 +132,76 @@ class GeneratedStrategy(EdgeStrategy):
         deltas = sent[:, :size] - learned[:, :size]
         self.optimizer.zero_grad()
         gradients = self.generator.pull_back(self.condition(nodes), deltas)
+        self._move_embeddings(nodes, gradients)
+        if learn:
+            self._move_generator()
+            self.buffers = self.shared_buffers(learned[:, size:])
+
+    def _move_embeddings(self, nodes: Sequence[int], gradients: Tensor) -> None:
         for node, gradient in zip(nodes, gradients, strict=True):
             step = self.settings.embedding_rate * _clipped(gradient, self.settings.clip)
             self.embeddings[node] = self.embeddings[node] - step
-        if learn:
-            torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip)
-            self.optimizer.step()
-            self.buffers = self.shared_buffers(learned[:, size:])
+
+    def _move_generator(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip)
+        self.optimizer.step()
+
+    def ask(
+        self,
+        nodes: Sequence[int],
+        arrays: ArrayRecord,
+        config: Mapping[str, Any],
+        number: int,
+        version: int,
+    ) -> list[Message]:
+        """Everyone's own weights; φ and v that made them are kept under the version."""
+        if version not in self.snapshots:
+            now = {k: v.clone() for k, v in self.generator.state_dict().items()}
+            self.snapshots[version] = Snapshot(now)
+        told = ConfigRecord(dict(config))
+        messages = self.messages(nodes, MessageType.TRAIN, told, number)
+        self.snapshots[version].embeddings |= {node: self.embeddings[node] for node in nodes}
+        return messages
+
+    def absorb(
+        self, version: int, arrays: ArrayRecord, returned: Sequence[Returned]
+    ) -> ArrayRecord:
+        """Pull each change back through the φ and v that its weights came from; one step on φ.
+
+        φ moves by the mean of the weighted products, and each v by its own.
+        """
+        self.optimizer.zero_grad()
+        by_version = sorted(returned, key=lambda one: one.version)
+        for made_for, group in groupby(by_version, lambda one: one.version):
+            self._pull_stale(self.snapshots[made_for], list(group), len(returned))
+        self._move_generator()
+        size = len(weights_of(returned[0].request)) - self.buffers.numel()
+        moved = [
+            one.weight * (weights_of(one.update)[size:] - weights_of(one.request)[size:])
+            for one in returned
+        ]
+        self.buffers = self.shared_buffers(self.buffers + torch.from_numpy(np.stack(moved)))
+        return arrays
+
+    def _pull_stale(self, then: Snapshot, group: list[Returned], count: int) -> None:
+        """Add a share of φ's gradient, taken where φ and v were then."""
+        nodes = [one.node for one in group]
+        generator = copy.deepcopy(self.generator)
+        generator.load_state_dict(then.generator)
+        generator.zero_grad()
+        deltas = [one.weight * (weights_of(one.request) - weights_of(one.update)) for one in group]
+        size = len(deltas[0]) - self.buffers.numel()
+        conditions = torch.stack([then.embeddings[node] for node in nodes])
+        gradients = generator.pull_back(conditions, torch.from_numpy(np.stack(deltas))[:, :size])
+        self._move_embeddings(nodes, gradients)
+        for ours, theirs in zip(self.generator.parameters(), generator.parameters(), strict=True):
+            if theirs.grad is not None:
+                share = theirs.grad * (len(group) / count)
+                ours.grad = share if ours.grad is None else ours.grad + share
+
+    def forget(self, versions: set[int]) -> None:
+        """Keep the snapshots that somebody works on."""
+        self.snapshots = {v: kept for v, kept in self.snapshots.items() if v in versions}
 
     def shared_buffers(self, learned: Tensor) -> Tensor:
         """New buffers (buffers,) from the cohort's (cohort, buffers): their mean."""
@@ -146,12 +221,16 @@ class GeneratedStrategy(EdgeStrategy):
         return None
 
     def state(self) -> State:
-        """φ, Adam's moments, embeddings and buffers."""
+        """φ, Adam's moments, embeddings and buffers; φ and v that devices work on."""
         state = {f"generator/{k}": v.numpy() for k, v in self.generator.state_dict().items()}
         state["buffers"] = self.buffers.numpy()
         for number, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"adam/{number}/{k}": v.numpy() for k, v in moments.items()}
         state |= {f"embedding/{node}": v.numpy() for node, v in self.embeddings.items()}
+        for version, then in self.snapshots.items():
+            place = f"snapshot/{version}"
+            state |= {f"{place}/generator/{k}": v.numpy() for k, v in then.generator.items()}
+            state |= {f"{place}/embedding/{n}": v.numpy() for n, v in then.embeddings.items()}
         return {
             name: array.copy() for name, array in state.items()
         }  # the optimizer writes in place
@@ -170,7 +249,17 @@ class GeneratedStrategy(EdgeStrategy):
                 adam["state"].setdefault(int(number), {})[key] = tensor
             elif name.startswith("embedding/"):
                 self.embeddings[int(name.removeprefix("embedding/"))] = tensor
+            elif name.startswith("snapshot/"):
+                self._load_snapshot(name.split("/"), tensor)
         self.optimizer.load_state_dict(adam)
+
+    def _load_snapshot(self, path: list[str], tensor: Tensor) -> None:
+        _, version, part, name = path
+        then = self.snapshots.setdefault(int(version), Snapshot({}))
+        if part == "generator":
+            then.generator[name] = tensor
+        else:
+            then.embeddings[int(name)] = tensor
 
 
 def _clipped(gradient: Tensor, most: float) -> Tensor:

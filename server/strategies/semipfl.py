@@ -8,6 +8,7 @@ ours and keeps the idea: see ``semipfl_figure`` and ``semipfl_joint``.
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -23,7 +24,8 @@ from schemas.base import Strict
 from schemas.plan import Adapt, Plan, Train
 from server.border import admit, weights_record
 from server.federation import Federation
-from server.strategies.base import config_of, request
+from server.strategies.base import State, config_of, request
+from server.strategies.buffered import Returned
 from server.strategies.generated import GeneratedStrategy, Generating
 from server.strategies.semipfl_figure import FigurePersonaliser, FigureSettings
 from server.strategies.semipfl_joint import JointPersonaliser, JointSettings
@@ -118,12 +120,26 @@ class SemiPFL(GeneratedStrategy):
 
     def pull(self, nodes: list[int], updates: list[Message], *, learn: bool) -> None:
         """Remember a user's own errors, from which τ is set (figure); pull the changes back."""
-        for node, update in zip(nodes, updates, strict=True):
-            if "report" in update.content.array_records:
-                errors = update.content.array_records["report"]["errors"].numpy()
-                self.reports[node] = torch.from_numpy(errors.copy())
+        self._remember(updates)
         if self.settings.residual:
             super().pull(nodes, updates, learn=learn)
+
+    def absorb(
+        self, version: int, arrays: ArrayRecord, returned: Sequence[Returned]
+    ) -> ArrayRecord:
+        """Pull the changes back as they come, then learn on the sources' labels."""
+        self._remember([one.update for one in returned])
+        if self.settings.residual:
+            super().absorb(version, arrays, returned)
+            if self.labels is not None:
+                self._learn_labels(self.labels, version)
+        return arrays
+
+    def _remember(self, updates: Iterable[Message]) -> None:
+        for update in updates:
+            if "report" in update.content.array_records:
+                errors = update.content.array_records["report"]["errors"].numpy()
+                self.reports[update.metadata.src_node_id] = torch.from_numpy(errors.copy())
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -172,6 +188,19 @@ class SemiPFL(GeneratedStrategy):
         return weights_record(
             self.personaliser.vector(network.eval(), self.reports.get(node)).numpy()
         )
+
+    def state(self) -> State:
+        """The generator's, and the users' own errors."""
+        return super().state() | {f"report/{n}": e.numpy() for n, e in self.reports.items()}
+
+    def load(self, state: State) -> None:
+        """Go on from ``state``."""
+        super().load(state)
+        self.reports = {
+            int(name.removeprefix("report/")): torch.from_numpy(np.array(errors))
+            for name, errors in state.items()
+            if name.startswith("report/")
+        }
 
     def join(self, nodes: Iterable[int], grid: Grid) -> None:
         """Fit the embeddings of unseen persons in a few exchanges, φ frozen."""

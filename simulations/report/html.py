@@ -44,6 +44,7 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
         folder=folder,
         config=tomli_w.dumps(config.model_dump(exclude_none=True)),
         methods=[summary, *summary.baselines],
+        timed=[method for method in (summary, *summary.baselines) if _timed(method)],
         best=best_baseline(summary),
         failures=failures(summary),
         plots=[(name, plot, Markup(plot.svg)) for name, plot in plots.items()],  # noqa: S704
@@ -64,6 +65,12 @@ def failures(summary: Summary) -> list[Failure]:
         for method in (summary, *summary.baselines)
         for person, reasons in sorted(method.failures.items())
     ]
+
+
+def _timed(method: MethodSummary) -> bool:
+    """Whether there is something to say of deadlines or staleness."""
+    timely = method.simulated_seconds is None and method.staleness is None
+    return not timely or bool(method.late or method.skipped_rounds)
 
 
 def _made_by() -> str:

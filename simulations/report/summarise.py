@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from schemas.simulation import Simulation
-from schemas.summary import Bytes, MacroF1, MethodSummary, Summary
+from schemas.summary import Bytes, MacroF1, MethodSummary, Staleness, Summary
 from server.outcome import Outcome
 from simulations.report.files import RunError
 from simulations.report.metrics import by_person, mean, worst_decile
@@ -76,11 +76,22 @@ def summarise_method(outcome: Outcome) -> MethodSummary:
         ),
         client_updates=updates,
         failures=outcome.failures,
+        late=outcome.late,
+        dropped=outcome.dropped,
+        skipped_rounds=sum(not record.applied for record in outcome.rounds),
+        staleness=staleness_of(outcome),
+        simulated_seconds=outcome.simulated_seconds,
         wall_seconds=outcome.wall_seconds,
         client_updates_per_second=updates / outcome.wall_seconds if outcome.wall_seconds else 0.0,
         bytes_per_participation=bytes_per_participation(outcome),
         device_seconds=outcome.device_seconds / updates if updates else 0.0,
     )
+
+
+def staleness_of(outcome: Outcome) -> Staleness | None:
+    """Mean and most of all updates; none where rounds were synchronous."""
+    steps = [age for record in outcome.rounds for age in record.staleness]
+    return Staleness(mean=sum(steps) / len(steps), max=max(steps)) if steps else None
 
 
 def bytes_per_participation(outcome: Outcome) -> Bytes:

@@ -23,6 +23,9 @@ ROUNDS = pa.schema(
         ("bytes_up", pa.int64()),
         ("seconds", pa.float64()),
         ("macro_f1", pa.float64()),
+        ("late", pa.int64()),
+        ("applied", pa.bool_()),
+        ("staleness", pa.list_(pa.int64())),
     ]
 )
 PERSONS = pa.schema(

@@ -1,7 +1,18 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.simulation import Cohort, Data, Engine, Model, Simulation, Source, Upload
+from schemas.simulation import (
+    Asynchronous,
+    Cohort,
+    Data,
+    Engine,
+    Model,
+    Rehearsal,
+    Simulation,
+    Source,
+    Synchronous,
+    Upload,
+)
 
 BOUNDS = [
     (Data, "window_seconds", [0.1, 60], [0, -1, 61]),
@@ -21,6 +32,20 @@ BOUNDS = [
     (Upload, "encoding", ["int8", "float32"], ["int4", "", None]),
     (Upload, "max_norm", [1e-9, 1e9], [0, -1, float("inf")]),
     (Engine, "workers", [None, 1, 1024], [0, 1025]),
+    (Synchronous, "deadline_seconds", [0.1, 604_800], [0, 604_801]),
+    (Synchronous, "min_replies", [1, 100_000], [0, 100_001]),
+    (Synchronous, "give_up_after", [1, 100_000], [0, 100_001]),
+    (Asynchronous, "concurrency", [None, 1, 100_000], [0, 100_001]),
+    (Asynchronous, "buffer", [1, 100_000], [0, 100_001]),
+    (Asynchronous, "staleness_power", [0, 10], [-0.1, 10.1]),
+    (Asynchronous, "deadline_seconds", [0.1, 604_800], [0, 604_801]),
+    (Asynchronous, "give_up_after", [1, 100_000], [0, 100_001]),
+    (Rehearsal, "delay_seconds", [0, 604_800], [-1, 604_801]),
+    (Rehearsal, "device_spread", [0, 5], [-0.1, 5.1]),
+    (Rehearsal, "task_spread", [0, 5], [-0.1, 5.1]),
+    (Rehearsal, "dropout", [0, 1], [-0.1, 1.1]),
+    (Rehearsal, "offline_fraction", [0, 0.99], [-0.1, 1]),
+    (Rehearsal, "offline_seconds", [0.1, 31_536_000], [0, 31_536_001]),
     (Simulation, "name", ["a", "A-1_b.c", "x" * 64], ["", "-a", "a/b", "..", "a\n", "x" * 65]),
     (Simulation, "seed", [0, 2**32 - 1], [-1, 2**32]),
     (Simulation, "rounds", [0, 1_000_000], [-1, 1_000_001]),
@@ -38,7 +63,10 @@ def test_bounds(bounds, cls, key, good, bad):
     bounds(cls, {"name": "run"} if cls is Simulation else {}, key, good, bad)
 
 
-@pytest.mark.parametrize("cls", [Data, Model, Source, Cohort, Upload, Engine])
+MODES = [Synchronous, Asynchronous, Rehearsal]
+
+
+@pytest.mark.parametrize("cls", [Data, Model, Source, Cohort, Upload, Engine, *MODES])
 def test_every_bound_of_the_tables_is_among_those_tested(cls):
     bounded = {
         name
@@ -48,7 +76,7 @@ def test_every_bound_of_the_tables_is_among_those_tested(cls):
     assert bounded <= {key for tested, key, *_ in BOUNDS if tested is cls}
 
 
-@pytest.mark.parametrize("cls", [Data, Model, Source, Cohort, Upload, Engine, Simulation])
+@pytest.mark.parametrize("cls", [Data, Model, Source, Cohort, Upload, Engine, *MODES, Simulation])
 def test_unknown_keys_are_refused(cls):
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         cls.model_validate({"name": "run", "wdith": 3} if cls is Simulation else {"wdith": 3})
@@ -79,4 +107,16 @@ def test_a_strategy_stands_only_once(baselines):
 @pytest.mark.parametrize("key", ["data", "model", "source", "cohort", "upload", "engine"])
 def test_every_key_is_described(key):
     cls = type(getattr(Simulation(name="run"), key))
+    assert all(field.description for field in cls.model_fields.values())
+
+
+def test_a_file_without_modes_has_none_and_only_one_way_is_taken():
+    plain = Simulation(name="run")
+    assert plain.synchronous is plain.asynchronous is plain.rehearsal is None
+    with pytest.raises(ValidationError, match=r"both \[synchronous\] and \[asynchronous\]"):
+        Simulation(name="run", synchronous={}, asynchronous={})
+
+
+@pytest.mark.parametrize("cls", MODES)
+def test_every_key_of_the_modes_is_described(cls):
     assert all(field.description for field in cls.model_fields.values())

@@ -16,8 +16,8 @@ from schemas.delta import encode
 from schemas.simulation import Cohort, Model, Simulation, Upload
 from server.border import weights_of
 from server.federation import Federation
+from server.flower_private import SERVER_NODE_ID, identify
 from server.graphs import GraphBook
-from simulations.engine.flower_private import SERVER_NODE_ID, identify
 
 CLASSES = 3
 CLIENTS = (1, 2, 3, 4)

@@ -130,7 +130,7 @@ def test_an_unknown_key_names_key_value_and_what_is_allowed(write):
     assert said.startswith("strategies.fedavg.step = 3: unknown key; allowed here: ")
     assert "steps" in said
     (said,) = problems(write("round = 3\n" + GOOD))
-    assert said.startswith("round = 3: unknown key; allowed here: baselines, cohort, data")
+    assert said.startswith("round = 3: unknown key; allowed here: asynchronous, baselines, cohort")
 
 
 def test_all_problems_at_once(write):
