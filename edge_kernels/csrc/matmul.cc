@@ -28,9 +28,9 @@ constexpr int64_t kGemmTiles = 4;
 // Bytes of quantized activations at a time.
 constexpr int64_t kMostQuantized = int64_t(64) << 20;
 
-// About 10 us of one thread's work, below which another thread is not worth waking.
+// 10 to 20 us of one thread's work, below which another thread is not worth waking.
 #if defined(__x86_64__)
-constexpr int64_t kGemvGrain = 256 << 10;  // bytes of weights
+constexpr int64_t kGemvGrain = 512 << 10;  // bytes of weights
 constexpr int64_t kGemmGrain = 768;        // tiles of weights times rows of activations
 constexpr int64_t kQuantizeGrain = 32 << 10;  // activations
 #else
