@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     """Make the parser with all commands."""
     root = Parser(
         prog="flwr-edge",
-        description="What runs on a device: the daemon that learns, and low-bit models by lookup tables.",
+        description="What runs on a device: the daemon that learns, low-bit models by lookup.",
         epilog=_EPILOG,
     )
     nouns = root.add_subparsers(metavar="COMMAND", required=True)

@@ -52,12 +52,15 @@ class Watch:
         For the learning curve.
     tell : callable(str)
         Takes a line: a person's first fault.
+    people : callable(round, scores by name)
+        Told of each evaluation.
     """
 
     on_round: Callable[[RoundRecord], None]
     save: Callable[[Checkpoint], None]
     score: Callable[[NDArray[np.int64]], float]
     tell: Callable[[str], None]
+    people: Callable[[int, Mapping[str, float]], None] = lambda _round, _scores: None
 
 
 class Rounds:
@@ -199,7 +202,7 @@ class Rounds:
         """The learning curve's, every so often; the last one is the run's result."""
         if number % self.config.evaluate_every or number >= self.rounds:
             return None
-        return self._mean(self._evaluate(number, arrays, self.persons))
+        return self._mean(number, self._evaluate(number, arrays, self.persons))
 
     def _count(self, admitted: Admitted, number: int) -> None:
         """Add replies to the totals, and name who is left out of a round."""
@@ -232,7 +235,7 @@ class Rounds:
             view = GridView(self.exam, self.unseen)
             self.strategy.join(sorted(self.unseen), view)
             self.outcome.unseen = self._evaluate(last, arrays, self.unseen, down)
-        score = self._mean(self.outcome.confusion)
+        score = self._mean(self.rounds, self.outcome.confusion)
         if self.outcome.rounds:
             self.outcome.rounds[-1].macro_f1 = score
             self.watch.on_round(self.outcome.rounds[-1])
@@ -279,9 +282,10 @@ class Rounds:
             return f"refused: {error}"
         return None
 
-    def _mean(self, confusions: Confusions) -> float | None:
-        scores = [self.watch.score(confusion) for confusion in confusions.values()]
-        return float(np.mean(scores)) if scores else None
+    def _mean(self, number: int, confusions: Confusions) -> float | None:
+        scores = {name: self.watch.score(counts) for name, counts in confusions.items()}
+        self.watch.people(number, scores)
+        return float(np.mean(list(scores.values()))) if scores else None
 
     def _fault(self, node: int, text: str) -> None:
         name, line = self._name(node), " | ".join(text.split("\n"))[:500]

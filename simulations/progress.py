@@ -1,6 +1,7 @@
 """Live progress of a run: round, cohort, loss, macro-F1 so far, updates a second, time left."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -76,6 +77,9 @@ class Progress:
         if not self.console.is_terminal and not quiet:
             self._said = time.monotonic()
             self.note(f"{self._name}: round {record.round}/{self._rounds}  {status}")
+
+    def people(self, number: int, scores: Mapping[str, float]) -> None:
+        """People were evaluated after a round; not shown one by one."""
 
     def end(self, outcome: Outcome) -> None:
         """A strategy is done."""

@@ -162,7 +162,8 @@ class StrategyRun:
         strategy = cls(self.world.federation, self.loaded.parameters[self.name])
         rounds = self.loaded.config.rounds if cls.rounds is None else 0
         self.progress.begin(self.name, rounds)
-        watch = Watch(self.progress.round, self._save, macro_f1, self.progress.note)
+        progress = self.progress
+        watch = Watch(progress.round, self._save, macro_f1, progress.note, progress.people)
         world = self.world
         carrier = rehearse(grid, self.loaded.config)
         loop = rounds_class(strategy)(
