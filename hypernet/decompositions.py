@@ -23,9 +23,15 @@ def power(x: Tensor, exponent: float) -> Any:
     return x * x if exponent == 2 else NotImplemented
 
 
+def reversed_minus(x: Tensor, other: float, alpha: float = 1) -> Tensor:
+    """Other − α x, of which the exporter knows no form."""
+    return -alpha * x + other
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
     aten.threshold_backward.default: threshold_backward,
     aten.pow.Tensor_Scalar: power,
+    aten.rsub.Scalar: reversed_minus,
 }

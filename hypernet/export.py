@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -224,21 +225,35 @@ def _export(function: Callable[..., Any], inputs: dict[str, Tensor], outputs: li
             traced = make_fx(function, decomposition_table=TABLE, tracing_mode="symbolic")(
                 *arguments
             )
-            program = torch.onnx.export(
-                traced,
-                arguments,
-                dynamo=True,
-                verbose=False,
-                optimize=False,  # its rules fold "+ 1e-8" away as "+ 0"; ONNX Runtime has its own
-                input_names=list(inputs),
-                output_names=outputs,
-                dynamic_shapes=free,
-            )
+            exported = torch.export.export(traced, arguments, dynamic_shapes=free)
+            return _bare(_translate(exported, list(inputs), outputs))
         finally:
             logging.disable(quiet)
-    if program is None:
-        raise RuntimeError("the exporter gave no program")
-    return _bare(program.model_proto)
+
+
+def _translate(exported: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """To ONNX as it is, since make_fx decomposed it: once more is half of an export's time."""
+
+    def translate() -> onnx.ModelProto:
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            verbose=False,
+            optimize=False,  # its rules fold "+ 1e-8" away as "+ 0"; ONNX Runtime has its own
+            input_names=inputs,
+            output_names=outputs,
+        )
+        if program is None:
+            raise RuntimeError("the exporter gave no program")
+        return program.model_proto
+
+    decompose = exported.run_decompositions
+    exported.run_decompositions = lambda *_, **__: exported
+    try:
+        return translate()
+    except torch.onnx.OnnxExporterError:  # an operator that the table lacks
+        exported.run_decompositions = decompose
+        return translate()
 
 
 def _bare(model: onnx.ModelProto) -> bytes:

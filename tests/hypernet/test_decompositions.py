@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hypernet.convolutions import convolution, convolution_backward
-from hypernet.decompositions import TABLE, power, threshold_backward
+from hypernet.decompositions import TABLE, power, reversed_minus, threshold_backward
 
 small = st.integers(1, 4)
 shapes = given(
@@ -89,6 +89,12 @@ def test_powers_are_torchs():
     assert power(x, 3) is NotImplemented
 
 
+def test_a_reversed_difference_is_torchs():
+    x = torch.randn(50)
+    for alpha in (1, 2.5):
+        torch.testing.assert_close(reversed_minus(x, 0.3, alpha), torch.rsub(x, 0.3, alpha=alpha))
+
+
 def test_the_table_holds_them():
     aten = torch.ops.aten
     expected = {
@@ -96,6 +102,7 @@ def test_the_table_holds_them():
         aten.convolution_backward.default: convolution_backward,
         aten.threshold_backward.default: threshold_backward,
         aten.pow.Tensor_Scalar: power,
+        aten.rsub.Scalar: reversed_minus,
     }
     assert expected == TABLE
 

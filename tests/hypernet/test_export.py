@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
-from hypernet.export import statistics_graph, step_graph
+from hypernet.export import forward_graph, statistics_graph, step_graph
 from hypernet.networks.losses import cross_entropy
 from hypernet.networks.norm import norms
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
@@ -289,7 +290,7 @@ def test_exporting_twice_gives_the_same_bytes_and_touches_nothing_else(graph, sp
 
 REMAKE = """
 import hashlib, json, torch
-from hypernet.export import statistics_graph, step_graph
+from hypernet.export import forward_graph, statistics_graph, step_graph
 from hypernet.networks import InputSpec, MlpAutoencoder
 torch.manual_seed(99)
 spec = InputSpec(20, 6, ((0, 1, 2), (3, 4, 5)))
@@ -367,3 +368,25 @@ def test_a_step_learns_from_a_loaded_vector(stepper, network, windows):
     with torch.no_grad():
         loss = cross_entropy(model(x, mean, deviation), batch["labels"])
     assert step(batch) == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_an_operator_that_neither_table_nor_exporter_has_is_decomposed(spec):
+    class Foreign(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.spec, self.line = spec, torch.nn.Linear(spec.channels, 3)
+
+        def smooth(self, x, mean, deviation):
+            normal = torch.nn.functional.layer_norm(self.line(x), (3,))
+            return torch.special.entr(normal.sigmoid()).sum((1, 2)) + 0 * (mean + deviation).sum()
+
+    network = Foreign()
+    given = {
+        "windows": torch.rand(4, spec.time, spec.channels),
+        "input_mean": torch.zeros(spec.features),
+        "input_deviation": torch.ones(spec.features),
+    }
+    feeds = {name: value.numpy() for name, value in given.items()}
+    session = InferenceSession(forward_graph(network, "smooth"))
+    (out,) = session.run(None, feeds | {"weights": vector_of(network).numpy()})
+    np.testing.assert_allclose(out, network.smooth(*given.values()).detach(), rtol=1e-5)
