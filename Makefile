@@ -44,7 +44,7 @@ system:
 	@.ci/system-packages $(SYSTEM)
 
 test: lint system
-	$(BIN)/pytest -m 'not study'
+	$(BIN)/pytest -m 'not study' -n 2 --dist loadscope --no-loadscope-reorder
 
 study: $(VENV)/.dev
 	$(BIN)/pytest -m study

@@ -1,5 +1,6 @@
 """Tiny simulations: six persons, three classes that anyone can tell apart, few steps."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import StringIO
@@ -42,8 +43,9 @@ workers = 2
 
 @pytest.fixture(scope="session")
 def edge_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Graphs are exported once a session; processes that tests start find them too."""
-    folder = tmp_path_factory.mktemp("edge-cache")
+    """Graphs are exported once a session, for the processes that tests start and xdist's too."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "edge-cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLWR_EDGE_CACHE", str(folder))
         yield folder
