@@ -89,7 +89,7 @@ class Device:
         delta = fitted.weights - received
         for first, last in plan.personal:
             delta[first:last] = 0
-        coded, residual = encode(delta, self.kept.get("residual"), plan.encoding)
+        coded, residual = encode(delta, self.kept.get("residual"), plan.encoding, plan.topk)
         personal = fitted.weights if plan.personal else None
         self._keep(personal=personal, own=fitted.own, residual=residual)
         metrics: dict[str, Any] = {

@@ -5,7 +5,7 @@ named by their SHA-256; a plan says which graph runs on which of its windows, ho
 goes back. A new algorithm is a new plan, not a new daemon.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ from schemas.base import Strict
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 Part = Literal["labelled", "unlabelled", "all"]
+Encoding = Literal["int8", "topk", "float32"]
+Share = Annotated[float, Field(gt=0, le=1)]
+TOPK: Final = 0.05
 
 
 class Train(Strict):
@@ -79,6 +82,9 @@ class Plan(Strict):
     personal
         Ranges that never leave the device: they are kept there between rounds (FedPer's head,
         FedBN's norms) and start from the server's values the first time.
+    variances
+        Ranges that hold running variances. They must stay positive; coded, delayed or hostile
+        changes may say otherwise, and the server cuts these.
     stages
         What to run; the change that these make goes back.
     own
@@ -98,15 +104,17 @@ class Plan(Strict):
     stages: tuple[Stage, ...] = ()
     own: tuple[Stage, ...] = ()
     personal: tuple[Range, ...] = ()
+    variances: tuple[Range, ...] = ()
     predict: Digest | None = None
     predict_own: bool = Field(False, description="Evaluate the device's second vector.")
     report: dict[str, Digest] = Field(default_factory=dict)
-    encoding: Literal["int8", "float32"] = "float32"
+    encoding: Encoding = "float32"
+    topk: Share = Field(TOPK, description="Share of the entries that top-k sends.")
     seed: int = Field(0, ge=0, description="With the round and the node's id: the batches' order.")
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> "Plan":
-        ranges = list(self.personal)
+        ranges = [*self.personal, *self.variances]
         for stage in (*self.stages, *self.own):
             if isinstance(stage, Train):
                 ranges += stage.trainable or ()

@@ -4,11 +4,12 @@ Tables of parameters a strategy (``[strategies.NAME]``) are checked by the strat
 a new strategy brings its own keys: see ``simulations.config``.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from schemas.base import Strict
+from schemas.plan import TOPK, Encoding, Share
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -87,8 +88,12 @@ class Cohort(Strict):
 class Upload(Strict):
     """How a device's change travels to the server."""
 
-    encoding: Literal["int8", "float32"] = Field(
-        "int8", description="int8 keeps the rounding error on the device and adds it next time."
+    encoding: Encoding = Field(
+        "int8",
+        description="int8 and topk keep on the device what coding loses, and add it next time.",
+    )
+    topk: Share = Field(
+        TOPK, description="Share of the entries, the largest, that topk sends (as int8)."
     )
     max_norm: float = Field(
         1e4, gt=0, description="A change with a larger L2 norm is refused at the server."

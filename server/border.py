@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -16,6 +16,7 @@ METRICS: Final = ("num-examples", "loss", "seconds")
 # What reading a device's bytes as arrays and numbers may raise; a DeltaError is a ValueError.
 WRONG: Final = (ArithmeticError, EOFError, LookupError, MemoryError, TypeError, ValueError)
 _MAX_COUNT: Final = 2**48
+_LEAST: Final = np.float32(1 / 16)  # what a step leaves of a running variance, at least
 
 
 @dataclass(frozen=True)
@@ -89,27 +90,48 @@ def payload(content: RecordDict) -> int:
 def _update(request: Message, reply: Message, max_norm: float) -> Message:
     sent = request.content.array_records["arrays"]["weights"].numpy()
     coded = {name: array.numpy() for name, array in reply.content.array_records["delta"].items()}
-    delta = decode(coded, sent.size)
-    personal, reports = _asked(str(request.content.config_records["config"].get("plan", "")))
-    for start, stop in personal:
+    plan = _plan(str(request.content.config_records["config"]["plan"]))
+    delta = decode(coded, sent.size, plan.encoding, plan.topk)
+    for start, stop in plan.personal:
         delta[start:stop] = 0
     norm = float(np.linalg.norm(delta.astype(np.float64)))  # whose squares do not overflow
     if norm > max_norm:
         raise DeltaError(f"the change's norm is {norm:.3g}; at most {max_norm:g} is allowed")
     metrics = _metrics(reply.content.metric_records["metrics"])
-    content = RecordDict({"arrays": weights_record(sent + delta), "metrics": metrics})
-    if reports:
-        content["report"] = _report(reply.content.array_records["report"], reports)
+    weights = keep_variances(request, sent + delta, sent)
+    content = RecordDict({"arrays": weights_record(weights), "metrics": metrics})
+    if plan.report:
+        content["report"] = _report(reply.content.array_records["report"], plan.report)
     return Message(content, reply_to=request)
 
 
+def keep_variances(
+    request: Message, moved: NDArray[Any], before: NDArray[Any], first: int = 0
+) -> NDArray[Any]:
+    """Let no running variance fall below a sixteenth of what it was.
+
+    Rounding, error feedback and stale changes may take one below 0, and every output to NaN.
+
+    Parameters
+    ----------
+    request : Message
+        Its plan names the ranges.
+    moved : (length,)
+        After a change; written to.
+    before : (length,)
+    first : int, default 0
+        Where in the plan's vector the two begin.
+    """
+    plan = _plan(str(request.content.config_records["config"]["plan"]))
+    for start, stop in plan.variances:
+        part = slice(start - first, stop - first)
+        np.maximum(moved[part], _LEAST * before[part], out=moved[part])
+    return moved
+
+
 @functools.lru_cache(maxsize=64)
-def _asked(plan: str) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
-    """What a plan keeps on the device, and which reports it asks for."""
-    if not plan:
-        return (), ()
-    asked = Plan.model_validate_json(plan)
-    return asked.personal, tuple(asked.report)
+def _plan(text: str) -> Plan:
+    return Plan.model_validate_json(text)
 
 
 def _metrics(metrics: MetricRecord) -> MetricRecord:
@@ -120,7 +142,7 @@ def _metrics(metrics: MetricRecord) -> MetricRecord:
     return MetricRecord({name: metrics[name] for name in METRICS})
 
 
-def _report(report: ArrayRecord, names: tuple[str, ...]) -> ArrayRecord:
+def _report(report: ArrayRecord, names: Iterable[str]) -> ArrayRecord:
     for name in names:
         array = report[name].numpy()
         if array.dtype != np.float32:

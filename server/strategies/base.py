@@ -125,6 +125,7 @@ class Plans:
         self.body = self.spec.ranges(
             lambda name: name.startswith("encoder") and not name.endswith((".mean", ".var"))
         )
+        self.variances = self.spec.ranges(lambda name: name.endswith(".var"))
         self.norms = self.spec.ranges(lambda name: ".norm" in name)
 
     def step(self, optimizer: Optimizer, *, batch: bool) -> str:
@@ -136,9 +137,11 @@ class Plans:
         config = self.federation.config
         return Plan(
             length=self.spec.length,
+            variances=self.variances,
             statistics=self.book.statistics(self.network.spec),
             seed=config.seed,
             encoding=config.upload.encoding,
+            topk=config.upload.topk,
             **fields,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
-from server.border import weights_of, weights_record
+from server.border import keep_variances, weights_of, weights_record
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ def averaged(arrays: ArrayRecord, returned: Sequence[Returned]) -> ArrayRecord:
     total = sum(one.examples for one in returned)
     if not total:
         return arrays
-    weights = arrays["weights"].numpy().astype(np.float64)
+    before = arrays["weights"].numpy()
+    weights = before.astype(np.float64)
     for one in returned:
         share = one.weight * one.examples / total
         weights += share * (weights_of(one.update) - weights_of(one.request).astype(np.float64))
-    return weights_record(weights.astype(np.float32))
+    return weights_record(keep_variances(returned[0].request, weights, before).astype(np.float32))

@@ -16,7 +16,7 @@ from torch import Tensor
 from hypernet.generators.base import WeightGenerator
 from hypernet.generators.hypernetwork import Hypernetwork
 from schemas.base import Strict
-from server.border import weights_of, weights_record
+from server.border import keep_variances, weights_of, weights_record
 from server.federation import Federation
 from server.strategies.base import EdgeStrategy, State, request, sample
 from server.strategies.buffered import Buffered, Returned
@@ -180,7 +180,11 @@ class GeneratedStrategy(EdgeStrategy, Buffered):
             one.weight * (weights_of(one.update)[size:] - weights_of(one.request)[size:])
             for one in returned
         ]
-        self.buffers = self.shared_buffers(self.buffers + torch.from_numpy(np.stack(moved)))
+        before = self.buffers.numpy()
+        learned = [
+            keep_variances(returned[0].request, before + move, before, size) for move in moved
+        ]
+        self.buffers = self.shared_buffers(torch.from_numpy(np.stack(learned)))
         return arrays
 
     def _pull_stale(self, then: Snapshot, group: list[Returned], count: int) -> None:

@@ -94,6 +94,7 @@ class SemiPFL(GeneratedStrategy):
     def train_config(self) -> ConfigRecord:
         """Fine-tune the autoencoder on all training windows, labels unread."""
         settings, book = self.settings, self.federation.graphs
+        config = self.federation.config
         adapt = Adapt(graph=book.adapt(self.network), windows=128)
         figure = settings.variant == "figure"
         train = Train(
@@ -106,11 +107,13 @@ class SemiPFL(GeneratedStrategy):
         )
         plan = Plan(
             length=self.spec.length,
+            variances=self.spec.ranges(lambda name: name.endswith(".var")),
             statistics=book.statistics(self.network.spec),
             stages=(adapt, train),
             report={"errors": book.forward(self.network, "errors")} if figure else {},
-            encoding=self.federation.config.upload.encoding,
-            seed=self.federation.config.seed,
+            encoding=config.upload.encoding,
+            topk=config.upload.topk,
+            seed=config.seed,
         )
         return config_of(plan)
 

@@ -24,7 +24,7 @@ def spread(scales, length):
 def test_float32_is_exact(delta):
     coded, residual = encode(delta, None, "float32")
     assert residual is None
-    np.testing.assert_array_equal(decode(coded, delta.size), delta)
+    np.testing.assert_array_equal(decode(coded, delta.size, "float32"), delta)
 
 
 @given(vectors)
@@ -33,7 +33,7 @@ def test_int8_is_within_half_a_step_of_its_own_block(delta):
     assert coded["codes"].dtype == np.int8
     assert coded["codes"].shape == delta.shape
     assert coded["scales"].shape == (-(-delta.size // BLOCK),)
-    decoded = decode(coded, delta.size)
+    decoded = decode(coded, delta.size, "int8")
     blocks = np.pad(delta, (0, -delta.size % BLOCK)).reshape(-1, BLOCK)
     step = spread(np.abs(blocks).max(1) / 127.0, delta.size)
     tiny = 200 * np.finfo(np.float32).smallest_subnormal  # a subnormal scale cannot be rounded well
@@ -45,19 +45,20 @@ def test_a_large_entry_coarsens_its_own_block_only():
     delta = np.full(2 * BLOCK, 1e-3, np.float32)
     delta[0] = 1e3
     coded, _ = encode(delta, None, "int8")
-    decoded = decode(coded, delta.size)
+    decoded = decode(coded, delta.size, "int8")
     assert (decoded[1:BLOCK] == 0).all()
     np.testing.assert_allclose(decoded[BLOCK:], 1e-3, rtol=1e-5)
 
 
+@pytest.mark.parametrize("encoding", ["int8", "topk"])
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, BLOCK, BLOCK + 7]), st.integers(2, 12))
-def test_error_feedback_loses_nothing_over_rounds(seed, length, rounds):
+def test_error_feedback_loses_nothing_over_rounds(encoding, seed, length, rounds):
     rng = np.random.default_rng(seed)
     residual, sent, wanted = None, np.zeros(length), np.zeros(length)
     for _ in range(rounds):
         delta = (rng.normal(size=length) * 10.0 ** rng.integers(-4, 2)).astype(np.float32)
-        coded, residual = encode(delta, residual, "int8")
-        sent += decode(coded, length)
+        coded, residual = encode(delta, residual, encoding)
+        sent += decode(coded, length, encoding)
         wanted += delta
     np.testing.assert_allclose(sent + residual, wanted, rtol=1e-5, atol=1e-4)
 
@@ -67,7 +68,7 @@ def test_what_one_round_rounds_away_the_next_ones_send():
     residual, sent = None, 0.0
     for _ in range(10):
         coded, residual = encode(delta, residual, "int8")
-        sent += decode(coded, 2)[1]
+        sent += decode(coded, 2, "int8")[1]
     assert sent == pytest.approx(3.0, abs=0.6)
 
 
@@ -80,7 +81,7 @@ def test_float32_sends_an_earlier_residual_too():
 
 def test_zeros_stay_zeros():
     coded, residual = encode(np.zeros(BLOCK + 1, np.float32), None, "int8")
-    assert not decode(coded, BLOCK + 1).any()
+    assert not decode(coded, BLOCK + 1, "int8").any()
     assert not residual.any()
 
 
@@ -121,16 +122,16 @@ HOSTILE = {
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_arrays_are_refused(hostile):
-    assert decode(GOOD, 300).tolist() == [1.0] * 300
+    assert decode(GOOD, 300, "int8").tolist() == [1.0] * 300
     with pytest.raises(DeltaError):
-        decode(hostile, 300)
+        decode(hostile, 300, "float32" if "delta" in hostile else "int8")
 
 
 def test_the_refusal_says_what_came_and_what_was_expected():
     with pytest.raises(DeltaError, match=r"codes is int8\[299\]; expected int8\[300\]"):
-        decode(HOSTILE["codes too short"], 300)
-    with pytest.raises(DeltaError, match=r"arrays \['codes'\]; expected delta, or codes and"):
-        decode(HOSTILE["codes alone"], 300)
+        decode(HOSTILE["codes too short"], 300, "int8")
+    with pytest.raises(DeltaError, match=r"arrays \['codes'\]; int8 has \['codes', 'scales'\]"):
+        decode(HOSTILE["codes alone"], 300, "int8")
 
 
 @pytest.mark.parametrize("name", ["codes", "delta"])
@@ -140,7 +141,14 @@ def test_a_wrong_length_costs_no_memory(name):
     tracemalloc.start()
     try:
         with pytest.raises(DeltaError):
-            decode(content, 300)
+            decode(content, 300, "int8" if name == "codes" else "float32")
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["int8", "topk", "float32"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_change_that_is_not_finite_is_not_sent(encoding, bad):
+    with pytest.raises(DeltaError, match="NaN or infinity"):
+        encode(np.array([1, bad], np.float32), None, encoding)

@@ -25,7 +25,8 @@ BOUNDS = [
     (Plan, PLAN, "statistics", [B], ["", "../x"]),
     (Plan, PLAN, "predict", [None, B], ["x"]),
     (Plan, PLAN, "report", [{}, {"latent": B}], [{"latent": "x"}, [B]]),
-    (Plan, PLAN, "encoding", ["int8", "float32"], ["float16"]),
+    (Plan, PLAN, "encoding", ["int8", "topk", "float32"], ["float16"]),
+    (Plan, PLAN, "topk", [1e-6, 1], [0, -0.1, 1.1, float("nan")]),
     (Plan, PLAN, "seed", [0, 2**64], [-1]),
     (Plan, PLAN, "personal", [(), [(0, 1)]], [[(-1, 2)], [(0.5, 2)]]),
 ]

@@ -13,6 +13,7 @@ from hypernet.networks.inputs import InputSpec
 from hypernet.source_training import new_classifier
 from hypernet.sources import Sources
 from schemas.delta import encode
+from schemas.plan import Plan
 from schemas.simulation import Cohort, Model, Simulation, Upload
 from server.border import weights_of
 from server.federation import Federation
@@ -108,18 +109,19 @@ def devices() -> Callable[..., Devices]:
 
 @pytest.fixture
 def trained() -> Callable[..., Message]:
-    """A device's answer to a training request."""
+    """A device's answer to a training request, coded as its plan asks."""
 
     def make(
         request: Message,
         delta: Any = None,
         examples: int = 10,
-        encoding: Any = "float32",
+        encoding: Any = None,
         **metrics: Any,
     ) -> Message:
         size = weights_of(request).size
         change = np.zeros(size, np.float32) if delta is None else np.asarray(delta, np.float32)
-        coded, _ = encode(change, None, encoding)
+        plan = Plan.model_validate_json(request.content.config_records["config"]["plan"])
+        coded, _ = encode(change, None, encoding or plan.encoding, plan.topk)
         values = {"num-examples": examples, "loss": 0.5, "seconds": 0.25} | {
             name.replace("_", "-"): value for name, value in metrics.items()
         }

@@ -36,16 +36,20 @@ def with_delta(asked, trained, arrays):
     return reply
 
 
-@pytest.mark.parametrize("encoding", ["int8", "float32"])
+@pytest.mark.parametrize("encoding", ["int8", "topk", "float32"])
 def test_a_good_change_is_added_to_what_was_sent(trained, encoding):
-    asked, delta = ask(), change()
-    reply = trained(asked, delta, encoding=encoding)
+    asked, delta = ask(encoding=encoding), change()
+    reply = trained(asked, delta)
     (update,) = admit([asked], [reply], 1e4, 60).updates
     coded, _ = encode(delta, None, encoding)
     decoded = delta
     if encoding == "int8":
         scales = np.repeat(coded["scales"], BLOCK)[:LENGTH]
         decoded = coded["codes"].astype(np.float32) * scales
+    if encoding == "topk":
+        largest = np.sort(np.argsort(-np.abs(delta))[:14])  # 5% of 263, rounded up
+        decoded = np.zeros(LENGTH, np.float32)
+        decoded[largest] = coded["codes"] * coded["scales"]
     np.testing.assert_array_equal(weights_of(update), START + decoded)
     assert update.metadata.src_node_id == 1
     assert dict(update.content["metrics"]) == {"num-examples": 10, "loss": 0.5, "seconds": 0.25}
@@ -216,8 +220,8 @@ def test_a_wrong_report_is_refused(trained, arrays):
 
 @pytest.mark.parametrize("encoding", ["int8", "float32"])
 def test_a_device_cannot_move_what_the_plan_calls_personal(trained, encoding):
-    asked = ask(personal=((3, 9), (250, 260)))
-    reply = trained(asked, np.full(LENGTH, 0.5), encoding=encoding)
+    asked = ask(personal=((3, 9), (250, 260)), encoding=encoding)
+    reply = trained(asked, np.full(LENGTH, 0.5))
     (update,) = admit([asked], [reply], 1e4, 60).updates
     moved = weights_of(update) != START
     assert not moved[3:9].any()
@@ -225,15 +229,48 @@ def test_a_device_cannot_move_what_the_plan_calls_personal(trained, encoding):
     assert moved.sum() == LENGTH - 16
 
 
+@pytest.mark.parametrize("asked_for", ["int8", "topk", "float32"])
+@pytest.mark.parametrize("sent", ["int8", "topk", "float32"])
+def test_the_encoding_is_the_one_asked_for(trained, asked_for, sent):
+    asked = ask(encoding=asked_for)
+    admitted = admit([asked], [trained(asked, change(), encoding=sent)], 1e4, 60)
+    assert len(admitted.updates) == (asked_for == sent)
+    assert asked_for == sent or f"{asked_for} has" in admitted.failures[1]
+
+
+def test_more_entries_than_the_plan_allows_are_refused(trained):
+    asked = ask(encoding="topk", topk=0.02)
+    coded, _ = encode(change(), None, "topk", 0.03)
+    reply = with_delta(asked, trained, {name: Array(array) for name, array in coded.items()})
+    assert refusal(asked, reply) == "refused: 8 entries of 263; at most 6 asked"
+
+
+@pytest.mark.parametrize("encoding", ["int8", "topk", "float32"])
+def test_no_change_takes_a_variance_to_zero(trained, encoding):
+    inside = slice(200, 210)
+    asked = ask(variances=((200, 210),), encoding=encoding, topk=1)
+    (update,) = admit([asked], [trained(asked, np.full(LENGTH, -5))], 1e4, 60).updates
+    weights = weights_of(update)
+    np.testing.assert_array_equal(weights[inside], START[inside] / 16)
+    np.testing.assert_allclose(weights[:200], START[:200] - 5, rtol=1e-5)
+
+
+def test_a_variance_that_shrinks_as_it_may_is_left_alone(trained):
+    asked = ask(variances=((200, 210),))
+    (update,) = admit([asked], [trained(asked, -0.9 * START)], 1e4, 60).updates
+    np.testing.assert_array_equal(weights_of(update), START + np.float32(-0.9) * START)
+
+
 def test_bytes_are_all_requests_and_the_good_replies(trained):
-    asked = [ask(1), ask(2), ask(3)]
-    good, bad = trained(asked[0], change()), trained(asked[1], np.full(LENGTH, np.nan))
-    other = trained(asked[2], change(1), encoding="int8")
+    asked = [ask(1), ask(2), ask(3, encoding="int8")]
+    good, other = trained(asked[0], change()), trained(asked[2], change(1))
+    bad = with_delta(asked[1], trained, {"delta": Array(np.full(LENGTH, np.nan, np.float32))})
     admitted = admit(asked, [good, bad, other], 1e4, 60)
     plan = asked[0].content["config"]["plan"]
     weights = len(asked[0].content["arrays"]["weights"].data)
     assert weights >= 4 * LENGTH
-    assert admitted.bytes_down == 3 * (weights + len(plan))
+    plans = 2 * len(plan) + len(asked[2].content["config"]["plan"])
+    assert admitted.bytes_down == 3 * weights + plans
     coded = sum(len(array.data) for array in other.content["delta"].values())
     assert admitted.bytes_up == len(good.content["delta"]["delta"].data) + coded
 
@@ -241,10 +278,8 @@ def test_bytes_are_all_requests_and_the_good_replies(trained):
 def test_int8_is_a_quarter_of_float32(trained):
     sizes = {}
     for encoding in ("int8", "float32"):
-        asked = ask()
-        sizes[encoding] = admit(
-            [asked], [trained(asked, change(), encoding=encoding)], 1e4, 60
-        ).bytes_up
+        asked = ask(encoding=encoding)
+        sizes[encoding] = admit([asked], [trained(asked, change())], 1e4, 60).bytes_up
     assert sizes["int8"] < LENGTH + 2 * 4 + 2 * 200
     assert sizes["float32"] >= 4 * LENGTH
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Array, ArrayRecord, Error, Message
 
 from server.border import weights_of
 from server.checkpoint import Checkpoint, CheckpointError
@@ -99,13 +99,21 @@ def test_no_two_devices_share_a_record_or_an_array(go):
                 assert all(array.data != b"other" for array in arrays[1:])
 
 
+def spoiled(answer):
+    """Scales of NaN, in a change that is well-formed otherwise."""
+    coded = dict(answer.content.array_records["delta"])
+    coded["scales"] = Array(np.full_like(coded["scales"].numpy(), np.nan))
+    answer.content["delta"] = ArrayRecord(coded)
+    return answer
+
+
 def test_faults_are_left_out_counted_and_named_and_the_run_goes_on(go, trained):
     def answer(message, good):
         kind, node = message.metadata.message_type, message.metadata.dst_node_id
         if kind == "train" and node == 1:
             return Message(Error(1, "ValueError: two\nlines"), reply_to=message)
         if kind == "train" and node == 2:
-            return trained(message, np.full(weights_of(message).size, np.nan))
+            return spoiled(trained(message))
         if kind == "train" and node == 3:
             return None
         return good(message)

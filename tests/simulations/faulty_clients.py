@@ -25,9 +25,9 @@ def train(message: Message, context: Context) -> Message:
         os._exit(7)
     reply = good(message, context)
     if how == "nan":
-        weights = message.content.array_records["arrays"]["weights"].numpy()
-        delta = Array(np.full_like(weights, np.nan))
-        reply.content["delta"] = ArrayRecord({"delta": delta})
+        coded = dict(reply.content.array_records["delta"])
+        coded["scales"] = Array(np.full_like(coded["scales"].numpy(), np.nan))
+        reply.content["delta"] = ArrayRecord(coded)
     return reply
 
 

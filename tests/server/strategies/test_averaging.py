@@ -4,15 +4,16 @@ import random
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from schemas.delta import decode, encode
 from server.border import weights_of
 from server.strategies.averaging import FedAvg, FedProx, FinetunedFedAvg
+from server.strategies.buffered import Returned
 from server.view import GridView
 
 
-@pytest.mark.parametrize("encoding", ["int8", "float32"])
+@pytest.mark.parametrize("encoding", ["int8", "topk", "float32"])
 def test_the_aggregate_is_the_weighted_mean_of_the_decoded_changes(
     federation, training, trained, admitted, encoding
 ):
@@ -22,10 +23,12 @@ def test_the_aggregate_is_the_weighted_mean_of_the_decoded_changes(
     rng = np.random.default_rng(1)
     replies, expected, examples = [], np.zeros(start.size), [1, 10, 3, 50]
     for request, count in zip(requests, examples, strict=True):
-        delta = rng.standard_normal(start.size).astype(np.float32)
+        delta = (0.1 * rng.standard_normal(start.size)).astype(np.float32)
         replies.append(trained(request, delta, count, encoding))
         coded, _ = encode(delta, None, encoding)
-        expected += count / sum(examples) * (start + decode(coded, start.size)).astype(np.float64)
+        expected += (
+            count / sum(examples) * (start + decode(coded, start.size, encoding)).astype(np.float64)
+        )
     arrays, _ = strategy.aggregate_train(1, admitted(requests, replies))
     result = arrays["weights"].numpy()
     assert result.dtype == np.float32
@@ -75,3 +78,19 @@ def test_where_it_starts_is_a_parameter(federation):
         vector = strategy.initial()["weights"].numpy()
         same = FedAvg(federation(), FedAvg.Parameters()).initial()["weights"].numpy()
         assert np.array_equal(vector, same) == (start == "source")
+
+
+@pytest.mark.parametrize("now", [1.0, 0.1])
+def test_a_stale_change_takes_no_variance_to_zero(federation, training, trained, admitted, now):
+    strategy = FedAvg(federation(encoding="float32"), FedAvg.Parameters())
+    requests = training(strategy)
+    change = np.zeros(weights_of(requests[0]).size, np.float32)
+    start, stop = strategy.plans.variances[0]
+    change[start:stop] = -0.5 * weights_of(requests[0])[start:stop]
+    (update,) = admitted(requests[:1], [trained(requests[0], change)])
+    current = weights_of(requests[0]).copy()
+    current[start:stop] *= np.float32(now)
+    arrays = ArrayRecord({"weights": Array(current)})
+    moved = strategy.absorb(1, arrays, [Returned(requests[0], update, 0, 1.0)])["weights"].numpy()
+    least = 0.5 if now == 1 else 1 / 16
+    np.testing.assert_allclose(moved[start:stop], least * current[start:stop], rtol=1e-5)

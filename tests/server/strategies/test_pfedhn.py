@@ -14,7 +14,7 @@ from server.strategies.pfedhn import PFedHN
 
 def make(federation, **parameters):
     small = {"embedding": 3, "hidden": 8, "chunk": 64, "embedding_rate": 0.5} | parameters
-    return PFedHN(federation(cohort=3), PFedHN.Parameters(**small))
+    return PFedHN(federation(cohort=3, encoding="float32"), PFedHN.Parameters(**small))
 
 
 def deltas_for(requests, seed, scale=0.3):
