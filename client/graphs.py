@@ -8,11 +8,11 @@ from typing import Final
 
 import onnxruntime as ort
 
-MAX_BYTES: Final = 256 * 2**20
+from client.graph_check import GraphError, GraphLimits, check
 
+__all__ = ["GraphError", "GraphLimits", "GraphStore", "default_folder"]
 
-class GraphError(ValueError):
-    """A graph that is missing, altered or not one."""
+_LIMITS: Final = GraphLimits()
 
 
 def default_folder() -> Path:
@@ -31,10 +31,12 @@ class GraphStore:
     ----------
     folder : Path
         Shared by all clients of a machine.
+    limits : GraphLimits, optional
+        What a graph may be; checked when it comes, and before it is loaded.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, limits: GraphLimits = _LIMITS) -> None:
+        self.folder, self.limits = folder, limits
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def has(self, digest: str) -> bool:
@@ -47,11 +49,10 @@ class GraphStore:
         Raises
         ------
         GraphError
-            Where it is larger than any graph may be.
+            Where it is not allowed; nothing is written.
         """
-        if len(graph) > MAX_BYTES:
-            raise GraphError(f"a graph of {len(graph)} bytes; at most {MAX_BYTES} are taken")
         digest = hashlib.sha256(graph).hexdigest()
+        check(graph, digest, self.limits)
         if not self._path(digest).is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as part:
@@ -66,17 +67,18 @@ class GraphStore:
         Raises
         ------
         GraphError
-            Where the graph is missing, its bytes do not match its name or it does not load.
+            Where the graph is missing, its bytes do not match its name, it is not allowed or does
+            not load.
         """
         if digest not in self._sessions:
-            self._sessions[digest] = _load(self._path(digest), digest)
+            self._sessions[digest] = _load(self._path(digest), digest, self.limits)
         return self._sessions[digest]
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.onnx"
 
 
-def _load(path: Path, digest: str) -> ort.InferenceSession:
+def _load(path: Path, digest: str, limits: GraphLimits) -> ort.InferenceSession:
     try:
         graph = path.read_bytes()
     except OSError as error:
@@ -84,6 +86,7 @@ def _load(path: Path, digest: str) -> ort.InferenceSession:
     if hashlib.sha256(graph).hexdigest() != digest:
         path.unlink(missing_ok=True)  # so that the next plan brings it whole
         raise GraphError(f"graph {digest[:12]}: its bytes do not match its name; removed")
+    check(graph, digest, limits)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

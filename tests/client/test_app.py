@@ -18,6 +18,7 @@ from client.app import app
 from client.learner import LearnerError
 from schemas.delta import decode
 from server.flower_private import identify
+from tests.client import handmade
 
 NODE = 11
 
@@ -50,7 +51,7 @@ def message(kind, plan, weights, number=1, **config):
 def train_once(context, plan, weights, number=1, **config):
     reply = app(message(MessageType.TRAIN, plan, weights, number, **config), context)
     arrays = {k: v.numpy() for k, v in reply.content.array_records["delta"].items()}
-    return decode(arrays, plan.length), reply
+    return decode(arrays, plan.length, plan.encoding, plan.topk), reply
 
 
 def evaluate_once(context, plan, weights, number=1):
@@ -97,7 +98,7 @@ def test_rounds_and_nodes_order_batches_differently(context, plan, train, vector
     assert not np.array_equal(deltas[0], deltas[3])
 
 
-@pytest.mark.parametrize("encoding", ["float32", "int8"])
+@pytest.mark.parametrize("encoding", ["float32", "int8", "topk"])
 def test_personal_ranges_stay_and_are_gone_on_from(context, learner, plan, train, vector, encoding):
     ranges = ((10, 60), (200, 210))
     inside = np.zeros(vector().size, bool)
@@ -116,7 +117,7 @@ def test_personal_ranges_stay_and_are_gone_on_from(context, learner, plan, train
         np.testing.assert_array_equal(kept[inside], expected[inside])
         assert not np.array_equal(kept[inside], sent[inside])
     residual = state_of(context).get("residual", np.zeros(1))
-    assert residual.any() == (encoding == "int8")
+    assert residual.any() == (encoding != "float32")
 
 
 def test_the_residual_is_kept_and_sent_later(context, learner, plan, train, vector):
@@ -250,9 +251,10 @@ def test_missing_graphs_are_told_and_installed(bare, tmp_path, graph):
 
 
 def test_a_graph_is_stored_under_its_own_digest_whatever_the_server_calls_it(bare, tmp_path):
-    query(bare, "install", "graphs", {"../../evil": b"content"})
+    content = handmade.statistics()
+    query(bare, "install", "graphs", {"../../evil": content})
     (path,) = (tmp_path / "graphs").iterdir()
-    assert path.name == hashlib.sha256(b"content").hexdigest() + ".onnx"
+    assert path.name == hashlib.sha256(content).hexdigest() + ".onnx"
 
 
 def test_a_graph_that_is_not_bytes_is_refused(bare, tmp_path):
