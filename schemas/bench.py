@@ -94,3 +94,40 @@ class EncoderReport(Strict):
     machine: Machine
     versions: Versions
     rows: list[EncoderRow]
+
+
+class Memory(Strict):
+    """Bytes of the daemon and of the process that learns for it, added up."""
+
+    rss: int = Field(description="Resident; what both map is counted twice.", ge=0)
+    pss: int = Field(description="Resident; what several map is shared out among them.", ge=0)
+    processes: int = Field(description="The daemon, and its child where there is one.", ge=1)
+
+
+class FootprintTargets(Strict):
+    """What a Raspberry Pi should do with; printed beside the figures, never asserted."""
+
+    seconds_to_connect: Positive = 1.0
+    idle_rss: int = 45 * 2**20
+    learning_rss: int = 110 * 2**20
+    installed: int = 220 * 10**6
+
+
+class FootprintReport(Strict):
+    """``flwr-edge bench footprint``."""
+
+    format: Literal[1] = 1
+    machine: Machine
+    versions: Versions
+    plan: str = Field(description="What was learned.")
+    seconds_to_connect: Positive = Field(
+        description="From the start of the process to its state at the broker."
+    )
+    idle: Memory = Field(description="Connected; the learner was never loaded.")
+    learning: Memory = Field(description="The peak of both sums over the tasks.")
+    task_seconds: Positive = Field(description="Of the longest task, from question to result.")
+    afterwards: Memory = Field(description="When the process that learned has ended.")
+    installed: dict[str, int] = Field(
+        description="Bytes of each distribution's files, without extras."
+    )
+    targets: FootprintTargets = FootprintTargets()

@@ -1,8 +1,9 @@
-"""``flwr-edge bench``: how fast this machine is, beside what else could be picked."""
+"""``flwr-edge bench``: how fast this machine is, and what the daemon takes of it."""
 
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from client.commands.output import Progress, emit, out_file
@@ -35,19 +36,39 @@ examples:
   flwr-edge bench encoder
   flwr-edge bench encoder --bits 2,4 --threads 1 --format json
 """
+_FOOTPRINT = """\
+Start Mosquitto and the daemon, and measure: seconds from start to connected; resident memory of the
+daemon and of the process that learns, idle and at its peak over three training tasks; bytes on disk
+of flwr-edge and what it needs, without extras. Targets are printed beside the figures.
+
+Without --plan the task is a step written by hand, of about the watch model's size: three
+convolutions over windows of 150 x 6 with their gradients, 65,536 weights, 400 random windows. With
+--plan it is a real one: a folder with plan.json, weights.npy, graphs/DIGEST.onnx and, where the
+person's own windows are to be used, windows/*.npy.
+"""
+_FOOTPRINT_EPILOG = """\
+examples:
+  flwr-edge bench footprint
+  flwr-edge bench footprint --plan watch --format json --out footprint.json
+
+Linux; needs Mosquitto, and without --plan the extra flwr-edge[quantize].
+"""
 
 
 def register(nouns: Any) -> None:
     """Add the command and its verbs."""
     noun = nouns.add_parser(
         "bench",
-        help="measure the kernels, or a whole small network",
-        description="Measure what this machine makes of low-bit weights.",
-        epilog="examples:\n  flwr-edge bench kernels --quick\n  flwr-edge bench encoder\n",
+        help="measure the kernels, a whole small network, or the daemon",
+        description="Measure what this machine makes of low-bit weights, and what the daemon\n"
+        "takes of it.",
+        epilog="examples:\n  flwr-edge bench kernels --quick\n  flwr-edge bench encoder\n"
+        "  flwr-edge bench footprint\n",
     )
     verbs = noun.add_subparsers(metavar="WHAT", required=True)
     _add_kernels(verbs)
     _add_encoder(verbs)
+    _add_footprint(verbs)
 
 
 def _add_kernels(verbs: Any) -> None:
@@ -87,6 +108,21 @@ def _add_encoder(verbs: Any) -> None:
     command.set_defaults(run=run_encoder)
 
 
+def _add_footprint(verbs: Any) -> None:
+    command = verbs.add_parser(
+        "footprint",
+        help="the daemon's memory, size and start",
+        description=_FOOTPRINT,
+        epilog=_FOOTPRINT_EPILOG,
+    )
+    command.add_argument("--plan", type=Path, metavar="FOLDER", help="what to learn")
+    command.add_argument(
+        "--format", choices=("table", "json"), default="table", help="default: table"
+    )
+    _add_output(command)
+    command.set_defaults(run=run_footprint)
+
+
 def _add_bits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bits",
@@ -111,6 +147,10 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         default="table",
         help="default: table",
     )
+    _add_output(command)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=out_file, metavar="FILE", help="write it there, whole or not at all"
     )
@@ -152,6 +192,21 @@ def run_encoder(arguments: argparse.Namespace) -> None:
     progress = Progress(verbose=arguments.verbose)
     try:
         report = measure(arguments.bits, threads, QUICK if quick else FULL, progress)
+    finally:
+        progress.close()
+    emit(rendered(report, arguments.format), arguments.out)
+
+
+def run_footprint(arguments: argparse.Namespace) -> None:
+    """Measure, then print or write."""
+    from client.footprint import measure
+    from client.footprint_plan import Measured, by_hand
+    from client.footprint_table import rendered
+
+    measured = by_hand() if arguments.plan is None else Measured.open(arguments.plan)
+    progress = Progress(verbose=arguments.verbose)
+    try:
+        report = measure(measured, progress)
     finally:
         progress.close()
     emit(rendered(report, arguments.format), arguments.out)
