@@ -116,7 +116,7 @@ class DaemonConfig(Strict):
         return _rebased(self, base)
 
     def missing(self) -> list[str]:
-        """Files that are named and not there, a line each; for a check before the start."""
+        """What is named and not there, or not as the sensor wants it, a line each."""
         tls = self.broker.tls
         named = {
             "windows.folder": self.windows.folder,
@@ -128,7 +128,18 @@ class DaemonConfig(Strict):
         lacking = [f"{key}: no {path}" for key, path in named.items() if path and not path.exists()]
         if self.fleet_key is not None and find_spec("cryptography") is None:
             lacking.append("fleet_key: the package cryptography is needed to check signatures")
-        return lacking
+        return lacking + self._sensor_problems()
+
+    def _sensor_problems(self) -> list[str]:
+        if self.windows.source is None:
+            return []
+        from client.sources.gather import checked_settings, source_class
+
+        try:
+            checked_settings(source_class(self.windows.source), self.windows.settings)
+        except ConfigError as error:
+            return [f"{error.where}: {problem}" for problem in error.problems]
+        return []
 
 
 def _rebased(model: M, base: Path) -> M:

@@ -61,7 +61,7 @@ TasksMax=64
 Nice=10
 CPUWeight=20
 IOSchedulingClass=idle
-OOMPolicy=stop
+OOMPolicy=continue
 
 # What it may do
 NoNewPrivileges=yes

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from client.sources.base import SensorSource
+from client.sources.base import SensorSource, SourceSettings
 from client.sources.intake import Intake
 from schemas.base import ConfigError, describe
 
@@ -39,6 +39,15 @@ def source_class(name: str) -> type[SensorSource]:
     return found
 
 
+def checked_settings(source: type[SensorSource], settings: Mapping[str, Any]) -> SourceSettings:
+    """A source's settings, or a ConfigError that says all that is wrong with them."""
+    try:
+        return source.Settings.model_validate(settings)
+    except ValidationError as error:
+        allowed = {"": list(source.Settings.model_fields)}
+        raise ConfigError("windows.settings", describe(error.errors(), allowed)) from None
+
+
 class Gatherer:
     """Gathers a person's windows from one source.
 
@@ -61,11 +70,7 @@ class Gatherer:
     def __init__(
         self, source: type[SensorSource], settings: Mapping[str, Any], folder: Path
     ) -> None:
-        try:
-            checked = source.Settings.model_validate(settings)
-        except ValidationError as error:
-            allowed = {"": list(source.Settings.model_fields)}
-            raise ConfigError("windows.settings", describe(error.errors(), allowed)) from None
+        checked = checked_settings(source, settings)
         self._source = source(checked)
         self.intake = Intake(checked, folder)
         self._stop = threading.Event()

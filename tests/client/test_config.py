@@ -77,3 +77,11 @@ def test_what_is_wrong_is_told_with_file_and_key(load, text, said):
 def test_no_such_file(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         DaemonConfig.load(tmp_path / "none.toml")
+
+
+def test_a_sensors_settings_are_checked_before_the_start(load, tmp_path):
+    sensor = 'device = "a"\n[windows]\nsource = "{}"\n[windows.settings]\nbytes = 3\n'
+    assert "'lidar': no such source; installed: " in load(sensor.format("lidar")).missing()[0]
+    said = load(sensor.format("pipe")).missing()
+    assert any("bytes = 3: unknown key; allowed here" in line for line in said)
+    assert "windows.settings: time: missing; it has no default" in said

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 import simulations
 from schemas.base import ConfigError
 from schemas.simulation import Simulation
+from server.strategies.base import EdgeStrategy
 from simulations.config import allowed_keys, json_schema, load, strategies, value_of
 
 SHIPPED = sorted(
@@ -266,3 +267,20 @@ def test_malformed_overrides_are_told_all_at_once(write):
 )
 def test_values_are_toml_or_words(text, value):
     assert value_of(text) == value
+
+
+def test_asynchronous_rounds_are_refused_where_updates_cannot_be_applied_one_by_one(
+    write, monkeypatch
+):
+    """All of ours can; one that is installed beside them may not."""
+
+    class Foreign(EdgeStrategy):
+        Parameters = strategies()["fedavg"].Parameters
+
+    known = {**strategies(), "foreign": Foreign}
+    monkeypatch.setattr("simulations.config.strategies", lambda: known)
+    rounds = "[asynchronous]\nbuffer = 2\n"
+    (said,) = problems(write(GOOD + 'baselines = ["local", "foreign"]\n' + rounds))
+    assert said.startswith("asynchronous: strategy 'foreign' cannot learn from updates one by one")
+    assert "fedavg" in said
+    load(write(GOOD + 'baselines = ["ditto", "local"]\n' + rounds))

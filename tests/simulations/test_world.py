@@ -168,3 +168,11 @@ def test_no_room_for_the_source_model_is_one_line(model, monkeypatch):
 
 def test_the_cache_is_where_the_environment_says(model, edge_cache):
     assert model()._path().is_relative_to(edge_cache)
+
+
+@pytest.mark.parametrize("key", ["synchronous.min_replies", "asynchronous.concurrency"])
+def test_no_more_replies_than_clients(opened, key):
+    everyone = "cohort.size=3", f"{key}=4"
+    with pytest.raises(ConfigError) as wrong, opened(*everyone):
+        pass
+    assert f"{key} = 4: " in str(wrong.value)
