@@ -93,6 +93,7 @@ class Courier:
         self._uploads = Uploads(objects, told, clock)
         self.pinned: set[str] = set()
         self._online: set[str] = set()  # who stated so since the last connection
+        self._unheard = False  # the broker kept no session: what devices said meanwhile is lost
         self._said: dict[str, tuple[float, float]] = {}  # by task: when to say it again, the wait
         self._dropped: set[tuple[str, str]] = set()
         link.on_message, link.on_connected, link.on_lost = self._take, self._connected, self._lost
@@ -169,6 +170,7 @@ class Courier:
         with self.changed:
             self._tell(f"connected to the broker (session kept: {session_present})")
             self._online.clear()
+            self._unheard = not session_present
             self._ledger.all_offline()  # the retained states that now come say who there is
             fresh = [task for task in self._ledger.open_tasks() if task.state == "queued"]
             self.publish(fresh)
@@ -205,7 +207,7 @@ class Courier:
             tasks = self._ledger.open_tasks(device)
             self._uploads.wake(device)
             self._resume(tasks)
-            self.publish(task for task in tasks if task.state != "accepted")
+            self.publish(t for t in tasks if self._unheard or t.state != "accepted")
 
     def _about_task(self, device: str, said: Envelope) -> None:
         try:

@@ -49,7 +49,8 @@ def local_broker(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     user = "user root\n" if os.geteuid() == 0 else ""  # else it may not read the folder
     config = folder / "mosquitto.conf"
-    config.write_text(f"{user}listener {port} {HOST}\nallow_anonymous true\n")
+    listener = f"listener {port} {HOST}\nallow_anonymous true\nset_tcp_nodelay true\n"
+    config.write_text(user + listener)
     with (folder / "mosquitto.log").open("wb") as log:
         process = subprocess.Popen([program, "-c", config], stdout=log, stderr=log)  # noqa: S603
     try:

@@ -1,0 +1,94 @@
+"""aarch64 in qemu: the daemon says what runs, checks its file, and connects to a broker."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from schemas.link import PahoLink
+from tests.client import handmade
+from tests.client.hub import Hub
+from tests.mosquitto import program, running
+
+ROOT = Path(__file__).parents[1] / "arm" / "root.py"
+UNAVAILABLE = 69
+CPU = "cortex-a53"  # of a Raspberry Pi 3
+DEVICE = "pi-arm"
+START = 240.0  # seconds, emulated, on a busy machine; and for packages that are fetched
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    handmade.windows(tmp_path / "windows")
+    path = tmp_path / "pi.toml"
+    path.write_text(
+        f'device = "{DEVICE}"\nstate = "state"\n[broker]\nhost = "127.0.0.1"\nport = 1\n'
+        '[windows]\nfolder = "windows"\n'
+    )
+    return path
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    """``flwr-edge`` in qemu: ``root.py`` becomes the emulator."""
+    script = folder / "flwr_edge.py"
+    script.write_text("from client.cli import main\nmain()\n")
+    return [sys.executable, str(ROOT), "python", "--cpu", CPU, "--daemon", str(script), *words]
+
+
+def edge(folder: Path, *words: str) -> str:
+    """Run it; skip where something that it needs cannot be had."""
+    run = subprocess.run(command(folder, *words), capture_output=True, text=True, check=False)
+    if run.returncode == UNAVAILABLE:
+        pytest.skip(run.stderr.strip())
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    return run.stdout
+
+
+def test_info(tmp_path: Path) -> None:
+    lines = edge(tmp_path, "info").splitlines()
+    said = dict(line.split(maxsplit=1) for line in lines)
+    assert said["isa"] == "neon"
+    assert "LutMatMul" in said["ops"]
+
+
+def test_a_file_is_checked(config: Path) -> None:
+    assert f"good; device {DEVICE}" in edge(
+        config.parent, "run", "--config", str(config), "--check"
+    )
+
+
+@contextmanager
+def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    words = ["run", "--config", str(config), "--socket", str(config.parent / "s")]
+    with log.open("wb") as said:
+        process = subprocess.Popen(command(config.parent, *words), stderr=said)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
+def test_it_connects_and_says_that_it_is_online(config: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running(tmp_path / "broker") as broker:
+        config.write_text(config.read_text().replace("port = 1\n", f"port = {broker.port}\n"))
+        link = PahoLink(broker.host, broker.port, "server", clean=True)
+        hub = Hub(link, DEVICE)
+        assert link.wait_connected(10)
+        with daemon(config, log) as process:
+            hub.until(lambda: hub.states or process.poll() is not None, START)
+            if process.poll() == UNAVAILABLE:
+                pytest.skip(log.read_text().strip())
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert hub.states[0].online
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()[-2000:]
+        hub.until(lambda: not hub.states[-1].online)
+        link.close()
+    assert "connected" in log.read_text()
