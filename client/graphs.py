@@ -33,10 +33,12 @@ class GraphStore:
         Shared by all clients of a machine.
     limits : GraphLimits, optional
         What a graph may be; checked when it comes, and before it is loaded.
+    lean : bool
+        Give memory back after each run, instead of keeping it for the next: slower steps.
     """
 
-    def __init__(self, folder: Path, limits: GraphLimits = _LIMITS) -> None:
-        self.folder, self.limits = folder, limits
+    def __init__(self, folder: Path, limits: GraphLimits = _LIMITS, *, lean: bool = False) -> None:
+        self.folder, self.limits, self._lean = folder, limits, lean
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def has(self, digest: str) -> bool:
@@ -71,14 +73,16 @@ class GraphStore:
             not load.
         """
         if digest not in self._sessions:
-            self._sessions[digest] = _load(self._path(digest), digest, self.limits)
+            graph = _read(self._path(digest), digest)
+            check(graph, digest, self.limits)
+            self._sessions[digest] = _session(graph, digest, lean=self._lean)
         return self._sessions[digest]
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.onnx"
 
 
-def _load(path: Path, digest: str, limits: GraphLimits) -> ort.InferenceSession:
+def _read(path: Path, digest: str) -> bytes:
     try:
         graph = path.read_bytes()
     except OSError as error:
@@ -86,10 +90,14 @@ def _load(path: Path, digest: str, limits: GraphLimits) -> ort.InferenceSession:
     if hashlib.sha256(graph).hexdigest() != digest:
         path.unlink(missing_ok=True)  # so that the next plan brings it whole
         raise GraphError(f"graph {digest[:12]}: its bytes do not match its name; removed")
-    check(graph, digest, limits)
+    return graph
+
+
+def _session(graph: bytes, digest: str, *, lean: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = not lean
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base

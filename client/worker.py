@@ -189,7 +189,7 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     worker = Worker(
         ObjectStore(Path(settings["objects"]), settings["store_bytes"]),
-        GraphStore(Path(settings["graphs"])),
+        GraphStore(Path(settings["graphs"]), lean=True),
         lambda: windows_of(settings["windows"]),
         settings["number"],
     )

@@ -1,6 +1,7 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from client.graphs import GraphError, GraphLimits, GraphStore, default_folder
@@ -117,3 +118,12 @@ def test_the_default_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_folder() == tmp_path / ".cache/flwr-edge/graphs"
+
+
+def test_a_lean_store_gives_the_same_numbers(tmp_path, graph, windows):
+    stores = [GraphStore(tmp_path / "graphs", lean=lean) for lean in (False, True)]
+    digest = stores[0].put(graph("statistics"))
+    feed = {"windows": windows(5)}
+    kept, returned = (store.session(digest).run(None, feed) for store in stores)
+    for one, other in zip(kept, returned, strict=True):
+        np.testing.assert_array_equal(one, other)
