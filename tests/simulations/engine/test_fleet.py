@@ -107,7 +107,7 @@ def check_that_nothing_is_left(folder: Path, sockets: list[str], threads: set) -
         time.sleep(0.05)
     (words,) = [
         line.split()
-        for line in (folder / "broker" / "mosquitto.conf").read_text().splitlines()
+        for line in (folder / "broker" / "broker.conf").read_text().splitlines()
         if line.startswith("listener")
     ]
     with socket.socket() as probe:
