@@ -90,6 +90,11 @@ class PahoLink:
             PacketTypes.CONNECT, SessionExpiryInterval=session_expiry, MaximumPacketSize=MAX_PACKET
         )
         self._backoff = backoff
+        self._hint = (
+            "does it speak TLS on this port, or refuse this side's address?"
+            if tls is None
+            else "it may want a client certificate that it trusts"
+        )
         self._client = self._make_client(client_id, will, tls, (username, password))
         self._filters: dict[str, None] = {}
         self._new_filters: deque[str] = deque()
@@ -275,6 +280,8 @@ class PahoLink:
                 self._outbox.append(outgoing)
         if self._closing.is_set():
             return
+        if not was_up and self._reason in ("", "Unspecified error"):  # all that Paho knows
+            self._reason = f"closed before the broker greeted; {self._hint}"
         reason = self._reason or "the connection was closed"
         _log.warning("%s:%d: %s", *self._address, reason)
         if was_up:
