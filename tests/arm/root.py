@@ -168,7 +168,7 @@ def build() -> Path:
     configure = [cmake, "-S", str(REPOSITORY / "edge_kernels"), "-B", str(folder)]
     compile_([*configure, *(f"-D{key}={value}" for key, value in settings.items())])
     jobs = str(os.cpu_count() or 1)
-    targets = ["--target", "flwr_edge_ops", "isa_test"]
+    targets = ["--target", "flwr_edge_ops", "isa_test", "integer_fuzz"]
     compile_([cmake, "--build", str(folder), "--parallel", jobs, *targets])
     package = folder / "package"
     shutil.rmtree(package, ignore_errors=True)

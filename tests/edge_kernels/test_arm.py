@@ -195,6 +195,11 @@ def test_kernels_equal_the_oracle(cpu: str, paths: list[str]) -> None:
     assert [line.split()[0] for line in lines if " ok: 100 cases" in line] == paths
 
 
+@pytest.mark.parametrize("cpu", ["cortex-a53", "max"])
+def test_networks_in_integers_are_the_same_on_every_path(cpu: str) -> None:
+    assert "mutated programs" in arm("program", "--cpu", cpu, "integer_fuzz", "2000")
+
+
 @pytest.mark.parametrize(
     ("cpu", "onnxruntime", "isa"),
     [("cortex-a53", "1.24.4", "neon"), ("max", "1.20.1", "neon_dot")],

@@ -18,7 +18,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-DCMAKE_CXX_FLAGS_DEBUG=-O1",
     ]  # fmt: skip
     subprocess.run(configure, check=True, capture_output=True)
-    targets = ["--target", "isa_test", "sequential_fuzz"]
+    targets = ["--target", "isa_test", "sequential_fuzz", "integer_fuzz"]
     make = ["cmake", "--build", str(folder), "--parallel", "2", *targets]
     subprocess.run(make, check=True, capture_output=True, timeout=240)
     return folder
@@ -42,3 +42,7 @@ def test_every_instruction_set_equals_the_oracle_and_reads_nothing_beyond(build:
 
 def test_hostile_programs_of_a_network_touch_nothing_else(build: Path) -> None:
     run(build / "sequential_fuzz", "20000")
+
+
+def test_hostile_programs_in_integers_touch_nothing_else(build: Path) -> None:
+    run(build / "integer_fuzz", "20000")

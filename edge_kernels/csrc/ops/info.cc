@@ -50,7 +50,7 @@ std::string describe() {
   return "{\"version\": " + quoted(FLWR_EDGE_VERSION) + ", \"isa\": " + quoted(isa->name) +
          ", \"features\": [" + features() + "], \"layout_version\": " +
          std::to_string(kLayoutVersion) +
-         ", \"ops\": [\"LutMatMul\", \"LutConv1d\", \"LutSequential\"]}";
+         ", \"ops\": [\"LutMatMul\", \"LutConv1d\", \"LutSequential\", \"IntSequential\"]}";
 }
 
 }  // namespace

@@ -200,13 +200,13 @@ Tensor Context::input(size_t index) const {
   return view(value);
 }
 
-float* Context::output(size_t index, const int64_t* dims, size_t rank) const {
+void* Context::output_data(size_t index, const int64_t* dims, size_t rank) const {
   OrtValue* value = nullptr;
   check(api().KernelContext_GetOutput(context_, index, dims, rank, &value));
   if (!value) return nullptr;  // nobody reads it
   void* data = nullptr;
   check(api().GetTensorMutableData(value, &data));
-  return static_cast<float*>(data);
+  return data;
 }
 
 // --- OrtPool
@@ -281,7 +281,8 @@ bool ShapeContext::integers(const char* attribute, std::vector<int64_t>* values)
   return read;
 }
 
-void ShapeContext::set_output(size_t index, const std::vector<Dim>& dims) const {
+void ShapeContext::set_output(size_t index, const std::vector<Dim>& dims,
+                              ONNXTensorElementDataType type) const {
   std::vector<int64_t> sizes;
   std::vector<const char*> symbols;
   for (const Dim& dim : dims) {
@@ -291,7 +292,7 @@ void ShapeContext::set_output(size_t index, const std::vector<Dim>& dims) const 
   }
   ShapeInfo shape;
   check(api().CreateTensorTypeAndShapeInfo(&shape.info));
-  check(api().SetTensorElementType(shape.info, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
+  check(api().SetTensorElementType(shape.info, type));
   check(api().SetDimensions(shape.info, sizes.data(), sizes.size()));
   check(api().SetSymbolicDimensions(shape.info, symbols.data(), symbols.size()));
   check(api().ShapeInferContext_SetOutputTypeShape(context_, index, shape.info));

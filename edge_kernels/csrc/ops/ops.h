@@ -74,7 +74,10 @@ class Context {
  public:
   explicit Context(OrtKernelContext* context) : context_(context) {}
   Tensor input(size_t index) const;
-  float* output(size_t index, const int64_t* dims, size_t rank) const;
+  float* output(size_t index, const int64_t* dims, size_t rank) const {
+    return static_cast<float*>(output_data(index, dims, rank));
+  }
+  void* output_data(size_t index, const int64_t* dims, size_t rank) const;  // of any type
   OrtKernelContext* get() const { return context_; }
 
  private:
@@ -119,7 +122,8 @@ class ShapeContext {
   bool integer(const char* attribute, int64_t* value) const;
   bool integers(const char* attribute, std::vector<int64_t>* values) const;
   // Leaves the output's shape open where a dimension is neither known nor has a symbol.
-  void set_output(size_t index, const std::vector<Dim>& dims) const;
+  void set_output(size_t index, const std::vector<Dim>& dims,
+                  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) const;
 
  private:
   OrtShapeInferContext* context_;
@@ -162,5 +166,6 @@ struct OpBase : Ort::CustomOpBase<Op, Guarded<Kernel>, true> {
 void add_matmul_op(Ort::CustomOpDomain& domain);
 void add_conv1d_op(Ort::CustomOpDomain& domain);
 void add_sequential_op(Ort::CustomOpDomain& domain);
+void add_int_sequential_op(Ort::CustomOpDomain& domain);
 
 }  // namespace flwr_edge

@@ -10,6 +10,7 @@ Ort::CustomOpDomain make_domain() {
   add_matmul_op(domain);
   add_conv1d_op(domain);
   add_sequential_op(domain);
+  add_int_sequential_op(domain);
   return domain;
 }
 

@@ -1,0 +1,126 @@
+// IntSequential's kernels for AVX2: both sides are widened to 16 bits, so that no product of two
+// saturates.
+#include "int_kernels.h"
+
+#include <cstring>
+#include <immintrin.h>
+
+namespace flwr_edge::integer {
+namespace {
+
+constexpr int64_t kBlockBytes = kBlock * kStep;
+constexpr int kQuarters = 4;  // of a block: four rows of four inputs are a vector
+
+__m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+
+// Four activations as int16, four times.
+__m256i broadcast_step(const uint8_t* a) {
+  int32_t four;
+  std::memcpy(&four, a, 4);
+  return _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+}
+
+__m256i widened(const int8_t* values) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+}
+
+// Eight rows of one activation, as bytes in the lowest eight. Shifts are 32 or more: of a product
+// only the upper half is looked at.
+__m128i requantized(__m256i acc, const Job& job, int64_t block, int64_t half_block) {
+  const Layer& layer = *job.layer;
+  const int64_t row = block * kBlock + half_block * 8, half = block * kBlock + half_block * 4;
+  const __m256i m = load(layer.m + row);
+  const __m256i even =
+      _mm256_add_epi64(_mm256_mul_epi32(acc, m), load(layer.half + half));
+  const __m256i odd = _mm256_add_epi64(
+      _mm256_mul_epi32(_mm256_srli_epi64(acc, 32), _mm256_srli_epi64(m, 32)),
+      load(layer.half + half + 8));
+  const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+  const __m256i shift = _mm256_sub_epi32(load(layer.shift + row), _mm256_set1_epi32(32));
+  __m256i q = _mm256_add_epi32(_mm256_srav_epi32(high, shift), _mm256_set1_epi32(job.zero));
+  q = _mm256_max_epi32(q, _mm256_set1_epi32(job.low));
+  q = _mm256_min_epi32(q, _mm256_set1_epi32(255));
+  const __m128i words =
+      _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+  return _mm_packus_epi16(words, words);
+}
+
+// Adds neighbours: sums of pairs of two quarters to eight rows in order.
+__m256i rows_of(__m256i first, __m256i second) {
+  return _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), _MM_SHUFFLE(3, 1, 2, 0));
+}
+
+// Writes `count` of the 8 rows from half a block on.
+void store(const Job& job, __m256i sums, int64_t block, int64_t half, int64_t i, int64_t count) {
+  const Layer& layer = *job.layer;
+  const int64_t row = block * kBlock + half * 8, at = i * layer.rows + row;
+  const __m256i acc = _mm256_add_epi32(sums, load(layer.start + row));
+  if (!job.q) {
+    alignas(32) int32_t out[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(out), acc);
+    std::memcpy(job.acc + at, out, size_t(count) * 4);
+    return;
+  }
+  const __m128i bytes = requantized(acc, job, block, half);
+  if (count == 8) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(job.q + at), bytes);
+    return;
+  }
+  alignas(16) uint8_t out[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(out), bytes);
+  std::memcpy(job.q + at, out, size_t(count));
+}
+
+// A block of rows by P rows of activations from `first` on.
+template <int P>
+void tile(const Job& job, int64_t block, int64_t first) {
+  const Layer& layer = *job.layer;
+  const uint8_t* a = job.a + first * job.a_stride;
+  const int8_t* values = layer.values + block * layer.steps * kBlockBytes;
+  __m256i dot[kQuarters][P];  // in registers, if every loop over them is unrolled early
+#pragma GCC unroll 4
+  for (int r = 0; r < kQuarters; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) dot[r][p] = _mm256_setzero_si256();
+  }
+  for (int64_t step = layer.steps; step > 0; --step) {
+    __m256i x[P];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) x[p] = broadcast_step(a + p * job.a_stride);
+#pragma GCC unroll 4
+    for (int r = 0; r < kQuarters; ++r) {
+      const __m256i w = widened(values + r * 16);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        dot[r][p] = _mm256_add_epi32(dot[r][p], _mm256_madd_epi16(x[p], w));
+      }
+    }
+    values += kBlockBytes;
+    a += kStep;
+  }
+  const int64_t left = layer.rows - block * kBlock;
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+    store(job, rows_of(dot[0][p], dot[1][p]), block, 0, first + p, left < 8 ? left : 8);
+    if (left > 8) {
+      store(job, rows_of(dot[2][p], dot[3][p]), block, 1, first + p, left < 16 ? left - 8 : 8);
+    }
+  }
+}
+
+void product(const Job& job) {
+  for (int64_t block = 0; block < job.layer->blocks; ++block) {
+    int64_t i = 0;
+    for (; i + 2 <= job.count; i += 2) tile<2>(job, block, i);  // three would spill
+    if (i < job.count) tile<1>(job, block, i);
+  }
+}
+
+}  // namespace
+
+const Kernels* avx2() {
+  static const Kernels kernels{product, scalar()->transpose};
+  return &kernels;
+}
+
+}  // namespace flwr_edge::integer

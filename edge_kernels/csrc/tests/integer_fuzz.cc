@@ -1,0 +1,189 @@
+// Mutated programs and constants of IntSequential: each is refused or runs, under sanitizers
+// touches nothing else, and gives the same bits on every instruction set of this CPU.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "int_network.h"
+#include "isa.h"
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace {
+
+using flwr_edge::integer::Constant;
+using flwr_edge::integer::Network;
+using flwr_edge::integer::Program;
+using flwr_edge::integer::Type;
+using Ints = std::vector<int64_t>;
+
+std::mt19937_64 random_bits(1);
+
+int64_t below(int64_t n) { return int64_t(random_bits() % uint64_t(n)); }
+
+struct Values {
+  Type type;
+  std::vector<int8_t> int8s;
+  std::vector<int32_t> int32s;
+  std::vector<int64_t> int64s;
+  Constant constant() const {
+    if (type == Type::kInt8) return {int8s.data(), int64_t(int8s.size()), type};
+    if (type == Type::kInt32) return {int32s.data(), int64_t(int32s.size()), type};
+    return {int64s.data(), int64_t(int64s.size()), type};
+  }
+};
+
+Values int8s(size_t count) {
+  Values v{Type::kInt8, std::vector<int8_t>(count), {}, {}};
+  for (int8_t& each : v.int8s) each = int8_t(below(256) - 128);
+  return v;
+}
+
+Values int32s(size_t count, int64_t low, int64_t high) {
+  Values v{Type::kInt32, {}, std::vector<int32_t>(count), {}};
+  for (int32_t& each : v.int32s) each = int32_t(low + below(high - low + 1));
+  return v;
+}
+
+Values int64s(size_t count) {
+  Values v{Type::kInt64, {}, {}, std::vector<int64_t>(count)};
+  for (int64_t& each : v.int64s) each = below(int64_t(1) << 50) - (int64_t(1) << 49);
+  return v;
+}
+
+constexpr int64_t kUnit = int64_t(1) << 30;
+
+struct Case {
+  Ints code, shape;
+  int64_t result;
+  std::vector<Values> constants;
+};
+
+// Every instruction; a shift below 32 has a path of its own.
+Case net(int least_shift, int dilation, int64_t result) {
+  Case c;
+  c.result = result;
+  c.shape = {5, 19};
+  const auto m = [](size_t n) { return int32s(n, kUnit, 2 * kUnit - 1); };
+  c.constants = {int8s(33 * 3 * 5), int32s(33, -9999, 9999), m(33),
+                 int32s(33, least_shift, 42),                       // 0 .. 3: conv
+                 m(5), int32s(5, 32, 34),                           // 4, 5: pool, by position
+                 int32s(33, -kUnit, kUnit), int64s(33),             // 6, 7: affine
+                 m(1), int32s(1, 33, 36),                           // 8, 9: mean
+                 int8s(7 * 71), int32s(7, -999, 999)};              // 10, 11: linear
+  c.code = {1, 100,
+            2, 0, 0, 1, 2, 3, 90, 1, 33, 3, 2, dilation, dilation, dilation,  // conv: (33, 10)
+            4, 1, 1, 4, 5, 80, 2, 2, 1, 0,       // mean pool: (33, 5)
+            8, 2, 6, 7, 31, 70, 1,               // affine
+            7, 2, 3, kUnit, kUnit / 3, 31, 60, 0,  // add
+            5, 4, 1, 8, 9, 100, 1, 0,            // mean: (33)
+            5, 0, 0, -1, -1, 0, 1, 0,            // largest of the input: (5)
+            4, 1, 0, -1, -1, 0, 3, 2, 1, 1,      // largest pool
+            10, 4, 9, 8, 165, 0, 3, 9,           // transpose, reshape, relu
+            9, 5, 33, 0,                         // reshape
+            6, 0, 2, 5, 11,                      // concat: (66)
+            9, 6, 1, 5, 9, 13, 5, 0,             // reshapes: (1, 5), (5)
+            6, 0, 2, 12, 14,                     // concat: (71)
+            1, 15, 10, 11, -1, -1, 0, 1, 7};     // linear: (7)
+  return c;
+}
+
+void mutate(Ints* ints) {
+  static const int64_t kOdd[] = {-1, 0, 1, 2, 3, 64, 1 << 26, int64_t(1) << 31,
+                                 int64_t(1) << 62, INT64_MIN, INT64_MAX};
+  if (ints->empty()) return;
+  const auto at = size_t(below(int64_t(ints->size())));
+  switch (below(8)) {
+    case 0: ints->erase(ints->begin() + int64_t(at)); break;
+    case 1: ints->insert(ints->begin() + int64_t(at), below(12)); break;
+    case 2: (*ints)[at] = kOdd[below(11)]; break;
+    case 3: (*ints)[at] = int64_t(uint64_t((*ints)[at]) + uint64_t(below(3) - 1)); break;
+    default: (*ints)[at] = below(40) - 1; break;
+  }
+}
+
+void mutate(Values* v) {
+  const auto change = [](auto* list) {
+    if (below(4) == 0) return list->resize(size_t(below(80)));
+    if (list->empty()) return;
+    auto& each = (*list)[size_t(below(int64_t(list->size())))];
+    each = std::remove_reference_t<decltype(each)>(random_bits() >> below(64));
+  };
+  if (v->type == Type::kInt8) change(&v->int8s);
+  else if (v->type == Type::kInt32) change(&v->int32s);
+  else change(&v->int64s);
+}
+
+std::vector<const char*> sets() {
+  std::vector<const char*> names{"scalar"};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) names.push_back("avx2");
+  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
+    names.push_back("avx512vnni");
+  }
+#endif
+#if defined(__aarch64__)
+  names.push_back("neon");
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.push_back("neon_dot");
+#endif
+  return names;
+}
+
+enum class End { kRefused, kRan, kDiffers };
+
+End run(const Case& c, std::string* why) {
+  Program program;
+  *why = parse_program(c.code, c.shape, c.result, &program);
+  if (!why->empty()) return End::kRefused;
+  if (program.work > (1 << 24) || program.scratch > (1 << 22)) return End::kRefused;  // but slow
+  std::vector<Constant> constants;
+  for (const Values& each : c.constants) constants.push_back(each.constant());
+  const int64_t batch = 2;
+  std::vector<uint8_t> x(size_t(batch * program.values[0].size())), first;
+  for (uint8_t& each : x) each = uint8_t(below(256));
+  for (const char* set : sets()) {
+    const auto network = Network::create(set, program, constants, why);
+    if (!network) return End::kRefused;
+    std::vector<uint8_t> y(size_t(batch) * network->result().bytes());
+    network->run(x.data(), batch, y.data(), flwr_edge::Pool{});
+    if (first.empty()) first = y;
+    if (first != y) return *why = set, End::kDiffers;
+  }
+  return End::kRan;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int64_t rounds = count > 1 ? std::atoll(arguments[1]) : 20000;
+  std::vector<Case> all;
+  for (int64_t result : {1, 4, 9, 16}) {
+    all.push_back(net(33, 1, result));
+    all.push_back(net(20, 2, result));
+  }
+  std::string why;
+  for (const Case& c : all) {
+    if (run(c, &why) != End::kRan) return std::printf("a sound program: %s\n", why.c_str()), 1;
+  }
+  int64_t ran = 0;
+  for (int64_t i = 0; i < rounds; ++i) {
+    Case c = all[size_t(below(int64_t(all.size())))];
+    for (int64_t k = below(3); k >= 0; --k) {
+      const int64_t what = below(10);
+      if (what < 6) mutate(&c.code);
+      else if (what == 6) mutate(&c.shape);
+      else if (what == 7) c.result = below(20) - 1;
+      else mutate(&c.constants[size_t(below(int64_t(c.constants.size())))]);
+    }
+    const End end = run(c, &why);
+    if (end == End::kDiffers) return std::printf("%s differs\n", why.c_str()), 1;
+    ran += end == End::kRan;
+  }
+  std::printf("%lld mutated programs: %lld ran, the rest were refused\n", (long long)rounds,
+              (long long)ran);
+  return 0;
+}

@@ -1,0 +1,1 @@
+"""Networks in integers: their form, their meaning, their two exports."""

@@ -1,0 +1,263 @@
+"""A network in integers: the form between a quantizer and its exports.
+
+Value 0 is the input; step i makes value i + 1 and reads earlier ones. A value has, for each sample,
+the shape (C, L) or (N,), and levels: real = scale · (q − zero). Every step is integer arithmetic:
+
+    requantize(acc, m, s, zero) = clamp(((acc · m + 2^(s−1)) >> s) + zero)
+
+with acc and the product in 64 bits, >> towards minus infinity, and the clamp to the levels' range.
+m and s come from real ratios by `fixed_point`, the same everywhere. The exports (`edge`: one
+operator; `qdq`: plain ONNX) and the oracle read this form and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Ints = NDArray[Any]
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What an integer means: real = scale · (q − zero), q unsigned in ``bits`` bits (8 or 16)."""
+
+    scale: float
+    zero: int
+    bits: int = 8
+
+    @property
+    def top(self) -> int:
+        """The largest q; the smallest is 0."""
+        return (1 << self.bits) - 1
+
+
+def fixed_point(ratio: float, bits: int = 31) -> tuple[int, int]:
+    """The multiplier m, 2^(bits−1) ≤ m < 2^bits, and the shift s, with ratio ≈ m / 2^s.
+
+    Raises
+    ------
+    ValueError
+        Where the ratio is not positive and finite, or s is not in 1…62.
+    """
+    if not (ratio > 0 and math.isfinite(ratio)):
+        raise ValueError(f"a ratio of scales of {ratio}; expected a positive number")
+    fraction, exponent = math.frexp(ratio)  # 0.5 ≤ fraction < 1
+    multiplier, shift = round(fraction * (1 << bits)), bits - exponent
+    if multiplier == 1 << bits:
+        multiplier, shift = multiplier >> 1, shift - 1
+    if not 1 <= shift <= 62:
+        raise ValueError(f"a ratio of scales of {ratio:.3g} does not fit a shift of 1 to 62 bits")
+    return multiplier, shift
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution, or a linear layer (kernel 1 over (K,), or over the last axis of (L, K)).
+
+    acc = Σ (q_x − zero_x) · weight + bias; padding holds zero_x. Requantized a row, with the ratio
+    scale_x · weight_scale / scale_y; then, where ``relu``, not below zero_y. Where it is the
+    network's output, ``IntNet.levels`` of its value may be None: acc itself is returned, int32, not
+    below 0 where ``relu``; real = acc · scale_x · weight_scale.
+
+    Attributes
+    ----------
+    weight : (rows, kernel, channels) int8
+    bias : (rows,) int32
+    weight_scale : (rows,) float64
+    """
+
+    x: int
+    weight: Ints
+    bias: Ints
+    weight_scale: Reals
+    relu: bool = False
+    linear: bool = False
+    stride: int = 1
+    dilation: int = 1
+    pad_begin: int = 0
+    pad_end: int = 0
+    weight_bits: int = 8
+
+
+@dataclass(frozen=True)
+class Add:
+    """x + y of equal shapes: ((q_x − zero_x) · m_x + (q_y − zero_y) · m_y + half) >> s, + zero.
+
+    One shift for both: s of ``fixed_point(larger ratio, 30)``, m = round(ratio · 2^s).
+    """
+
+    x: int
+    y: int
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Over the last axis of (C, L). Largest: levels stay. Mean: Σ (q − zero) requantized.
+
+    The ratio of a mean is scale_x / (count · scale_y); count is the positions inside, or the kernel
+    where padding counts. A pad is shorter than the kernel; for the largest it holds 0.
+    """
+
+    x: int
+    mean: bool
+    kernel: int
+    stride: int = 1
+    pad_begin: int = 0
+    pad_end: int = 0
+    count_padding: bool = False
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Largest or mean over one axis of (C, L), 0 or 1; (N,) stays one number. As ``Pool``'s."""
+
+    x: int
+    mean: bool
+    axis: int
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x · factor + term a channel (axis 0): ((q − zero) · m + t + half) >> s, + zero.
+
+    One shift for all: s of ``fixed_point(largest |factor| · scale_x / scale_y, 30)``;
+    m = round(factor · scale_x / scale_y · 2^s), t = round(term / scale_y · 2^s), both signed.
+    """
+
+    x: int
+    factor: Reals
+    term: Reals
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class Relu:
+    """max(q, zero); levels stay."""
+
+    x: int
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Along an axis; levels are equal."""
+
+    xs: tuple[int, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The elements in order, in another shape; levels stay."""
+
+    x: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """(C, L) → (L, C); levels stay."""
+
+    x: int
+
+
+Step = Product | Add | Pool | Reduce | Affine | Relu | Concat | Reshape | Transpose
+
+
+@dataclass
+class IntNet:
+    """The network.
+
+    Attributes
+    ----------
+    shapes : list of tuple
+        Of each value, without the batch.
+    levels : list of Levels or None
+        Of each value; None for an output of accumulators.
+    steps : list of Step
+    output : int
+        The value returned.
+    """
+
+    shapes: list[Shape]
+    levels: list[Levels | None]
+    steps: list[Step] = field(default_factory=list)
+    output: int = 0
+
+    def known(self, value: int) -> Levels:
+        """Return a value's levels.
+
+        Raises
+        ------
+        ValueError
+            Where the value is accumulators.
+        """
+        levels = self.levels[value]
+        if levels is None:
+            raise ValueError(f"value {value} is accumulators, which have no levels")
+        return levels
+
+
+# The constants of a step, the same for the oracle and every export: floats in this order of
+# operations, then integers alone.
+
+
+def product_scales(net: IntNet, at: int, step: Product) -> tuple[Ints, Ints]:
+    """Return the multipliers and shifts (rows,) int64 of a product that is requantized."""
+    x, y = net.known(step.x), net.known(at + 1)
+    pairs = [fixed_point(x.scale * float(each) / y.scale) for each in step.weight_scale]
+    return (
+        np.array([m for m, _ in pairs], np.int64),
+        np.array([s for _, s in pairs], np.int64),
+    )
+
+
+def mean_scale(net: IntNet, at: int, step: Pool | Reduce, count: int) -> tuple[int, int]:
+    """Return the multiplier and shift of a mean of ``count`` numbers."""
+    return fixed_point(net.known(step.x).scale / (count * net.known(at + 1).scale))
+
+
+def add_scales(net: IntNet, at: int, step: Add) -> tuple[int, int, int]:
+    """Return x's multiplier, y's multiplier and the shift of a sum."""
+    out = net.known(at + 1).scale
+    ratios = [net.known(each).scale / out for each in (step.x, step.y)]
+    _, shift = fixed_point(max(ratios), 30)
+    m_x, m_y = (round(math.ldexp(ratio, shift)) for ratio in ratios)
+    return m_x, m_y, shift
+
+
+def affine_scales(net: IntNet, at: int, step: Affine) -> tuple[list[int], list[int], int]:
+    """Return the multipliers and terms (channels,) and the shift of factors and terms."""
+    x, y = net.known(step.x), net.known(at + 1)
+    ratios = [float(each) * x.scale / y.scale for each in step.factor]
+    _, shift = fixed_point(max(abs(ratio) for ratio in ratios), 30)
+    terms = [float(each) / y.scale for each in step.term]
+    return (
+        [round(math.ldexp(each, shift)) for each in ratios],
+        [round(math.ldexp(each, shift)) for each in terms],
+        shift,
+    )
+
+
+def positions(step: Product | Pool, length: int) -> int:
+    """Return the positions of a window's output over so long an axis; none: 0."""
+    kernel = step.kernel if isinstance(step, Pool) else step.weight.shape[1]
+    dilation = 1 if isinstance(step, Pool) else step.dilation
+    room = length + step.pad_begin + step.pad_end - (kernel - 1) * dilation - 1
+    return 0 if room < 0 else room // step.stride + 1
+
+
+def pool_counts(step: Pool, length: int) -> list[int]:
+    """Return what a mean divides by at each position."""
+    starts = [i * step.stride - step.pad_begin for i in range(positions(step, length))]
+    if step.count_padding:
+        return [step.kernel] * len(starts)
+    return [min(start + step.kernel, length) - max(start, 0) for start in starts]

@@ -1,0 +1,194 @@
+"""The meaning of a network in integers, in numpy: what every export must equal, to the bit.
+
+Sums and products fit int64, as `check` refuses networks whose do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from edge_kernels.integer.check import check
+from edge_kernels.integer.net import (
+    Add,
+    Affine,
+    Concat,
+    IntNet,
+    Ints,
+    Levels,
+    Pool,
+    Product,
+    Reduce,
+    Relu,
+    Reshape,
+    Transpose,
+    add_scales,
+    affine_scales,
+    mean_scale,
+    pool_counts,
+    positions,
+    product_scales,
+)
+
+__all__ = ["check", "run", "values"]
+
+
+def run(net: IntNet, x: Ints) -> Ints:
+    r"""Return the output of a batch.
+
+    Parameters
+    ----------
+    net : IntNet
+    x : uint8 or uint16 (batch, \*shape)
+        As the input's levels say.
+
+    Returns
+    -------
+    int32 (batch, \*shape) where the output is accumulators, else uint8 or uint16
+
+    Raises
+    ------
+    ValueError
+        Where the network is not consistent, or x is not of its input's type and shape.
+    """
+    out = values(net, x)[net.output]
+    levels = net.levels[net.output]
+    return out.astype(np.int32 if levels is None else _unsigned(levels))
+
+
+def values(net: IntNet, x: Ints) -> list[Ints]:
+    r"""Return every value of a batch, int64 (batch, \*shape); errors as `run`'s."""
+    check(net)
+    wanted = _unsigned(net.known(0))
+    if x.dtype != wanted or x.shape[1:] != tuple(net.shapes[0]):
+        raise ValueError(
+            f"x is {x.dtype} of shape {x.shape}; it must be {wanted.__name__} of shape "
+            f"(batch, {', '.join(map(str, net.shapes[0]))})"
+        )
+    made: list[Ints] = [x.astype(np.int64)]
+    for at, step in enumerate(net.steps):
+        made.append(_RUNS[type(step)](net, at, step, made))
+    return made
+
+
+def _unsigned(levels: Levels) -> type[np.uint8 | np.uint16]:
+    return np.uint8 if levels.bits == 8 else np.uint16
+
+
+def _shifted(numerator: Ints, shift: Ints | int, levels: Levels, *, relu: bool = False) -> Ints:
+    """((numerator + 2^(shift − 1)) >> shift) + zero, within the levels."""
+    half = np.left_shift(np.int64(1), np.asarray(shift, np.int64) - 1)
+    q = ((numerator + half) >> shift) + levels.zero
+    out: Ints = np.clip(q, levels.zero if relu else 0, levels.top)
+    return out
+
+
+def _centred(net: IntNet, made: list[Ints], value: int) -> Ints:
+    out: Ints = made[value] - net.known(value).zero
+    return out
+
+
+def _product(net: IntNet, at: int, step: Product, made: list[Ints]) -> Ints:
+    x = _centred(net, made, step.x)
+    acc = _linear(step, x) if step.linear else _conv(step, x)
+    if net.levels[at + 1] is None:
+        return np.maximum(acc, 0) if step.relu else acc
+    m, s = product_scales(net, at, step)
+    if not step.linear:
+        m, s = m[:, None], s[:, None]
+    return _shifted(acc * m, s, net.known(at + 1), relu=step.relu)
+
+
+def _dot(x: Ints, weight: Ints) -> Ints:
+    """(…, K) by (rows, K) → (…, rows). In float64 for its speed: partial sums are below 2^53."""
+    return (x.astype(np.float64) @ weight.astype(np.float64).T).astype(np.int64)
+
+
+def _linear(step: Product, x: Ints) -> Ints:
+    out: Ints = _dot(x, step.weight[:, 0]) + step.bias
+    return out
+
+
+def _conv(step: Product, x: Ints) -> Ints:
+    padded = np.pad(x, ((0, 0), (0, 0), (step.pad_begin, step.pad_end)))
+    _, kernel, _ = step.weight.shape
+    count = positions(step, x.shape[2])
+    acc = np.zeros((len(x), count, len(step.weight)), np.int64) + step.bias
+    for tap in range(kernel):
+        begin = tap * step.dilation
+        column = padded[:, :, begin : begin + (count - 1) * step.stride + 1 : step.stride]
+        acc += _dot(column.transpose(0, 2, 1), step.weight[:, tap])
+    return acc.transpose(0, 2, 1)
+
+
+def _add(net: IntNet, at: int, step: Add, made: list[Ints]) -> Ints:
+    m_x, m_y, shift = add_scales(net, at, step)
+    total = _centred(net, made, step.x) * m_x + _centred(net, made, step.y) * m_y
+    return _shifted(total, shift, net.known(at + 1), relu=step.relu)
+
+
+def _pool(net: IntNet, at: int, step: Pool, made: list[Ints]) -> Ints:
+    x = _centred(net, made, step.x) if step.mean else made[step.x]
+    padded = np.pad(x, ((0, 0), (0, 0), (step.pad_begin, step.pad_end)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, step.kernel, axis=2)
+    windows = windows[:, :, :: step.stride]
+    if not step.mean:
+        out: Ints = windows.max(-1)
+        return out
+    pairs = [mean_scale(net, at, step, count) for count in pool_counts(step, x.shape[2])]
+    m, s = (np.array(each, np.int64) for each in zip(*pairs, strict=True))
+    return _shifted(windows.sum(-1) * m, s, net.known(at + 1))
+
+
+def _reduce(net: IntNet, at: int, step: Reduce, made: list[Ints]) -> Ints:
+    shape = (len(made[step.x]), *net.shapes[at + 1])
+    axis = step.axis + 1
+    if not step.mean:
+        largest: Ints = made[step.x].max(axis)
+        return largest.reshape(shape)
+    x = _centred(net, made, step.x)
+    m, s = mean_scale(net, at, step, x.shape[axis])
+    return _shifted(x.sum(axis) * m, s, net.known(at + 1)).reshape(shape)
+
+
+def _affine(net: IntNet, at: int, step: Affine, made: list[Ints]) -> Ints:
+    factors, terms, shift = affine_scales(net, at, step)
+    shape = (-1,) + (1,) * (len(net.shapes[step.x]) - 1)
+    m, t = (np.array(each, np.int64).reshape(shape) for each in (factors, terms))
+    total = _centred(net, made, step.x) * m + t
+    return _shifted(total, shift, net.known(at + 1), relu=step.relu)
+
+
+def _relu(net: IntNet, at: int, step: Relu, made: list[Ints]) -> Ints:
+    del at
+    return np.maximum(made[step.x], net.known(step.x).zero)
+
+
+def _concat(net: IntNet, at: int, step: Concat, made: list[Ints]) -> Ints:
+    del net, at
+    return np.concatenate([made[x] for x in step.xs], axis=step.axis + 1)
+
+
+def _reshape(net: IntNet, at: int, step: Reshape, made: list[Ints]) -> Ints:
+    del net, at
+    return made[step.x].reshape(len(made[step.x]), *step.shape)
+
+
+def _transpose(net: IntNet, at: int, step: Transpose, made: list[Ints]) -> Ints:
+    del net, at
+    return made[step.x].transpose(0, 2, 1)
+
+
+_RUNS: Final[dict[type, Callable[[IntNet, int, Any, list[Ints]], Ints]]] = {
+    Product: _product,
+    Add: _add,
+    Pool: _pool,
+    Reduce: _reduce,
+    Affine: _affine,
+    Relu: _relu,
+    Concat: _concat,
+    Reshape: _reshape,
+    Transpose: _transpose,
+}

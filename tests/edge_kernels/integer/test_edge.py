@@ -1,0 +1,292 @@
+"""IntSequential inside ONNX Runtime against the oracle, to the bit."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from edge_kernels import library_path, session
+from edge_kernels.integer import oracle
+from edge_kernels.integer.edge import node, program
+from edge_kernels.integer.net import Levels
+
+onnx = pytest.importorskip("onnx")
+try:
+    library_path()
+except FileNotFoundError:
+    pytest.skip("the library is not built", allow_module_level=True)
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+SETS = ["scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dot"]
+
+
+def model_of(net):
+    whole, constants = node(net, "x", "y", name="person")
+    kind = TensorProto.INT32 if net.levels[net.output] is None else TensorProto.UINT8
+    graph = helper.make_graph(
+        [whole],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", *net.shapes[0]])],
+        [helper.make_tensor_value_info("y", kind, None)],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("flwr.edge", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def opened(model, **how):
+    return session(model.SerializeToString(), **how)
+
+
+def ran(net, x, **how):
+    return opened(model_of(net), **how).run(None, {"x": x})[0]
+
+
+def compare(made, batch, **how):
+    x = made.batch(batch)
+    right, got = oracle.run(made.net, x), ran(made.net, x, **how)
+    assert (got.dtype, got.shape) == (right.dtype, right.shape)
+    assert (got == right).all()
+
+
+def encoder(new_net, classes=8):
+    """Made as the simulations' encoder with a head: (8, 100) → (classes,)."""
+    made = new_net((8, 100), seed=1)
+    x = 0
+    for rows, kernel in ((32, 9), (64, 5), (64, 5)):
+        pad = kernel // 2
+        x = made.product(x, rows, kernel, relu=True, stride=2, pad_begin=pad, pad_end=pad)
+    largest = made.reduce(x, False, 1)
+    mean = made.reduce(x, True, 1)
+    made.net.levels[mean] = made.net.levels[largest]
+    x = made.product(made.concat([mean, largest], 0), 64, linear=True, relu=True)
+    made.product(x, classes, linear=True, accumulators=True)
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 8), st.sampled_from([0, 1, 3]))
+def test_random_networks(random_net, seed, steps, batch):
+    compare(random_net(seed, steps), batch)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 20), st.integers(1, 9), st.integers(1, 4),
+    st.integers(1, 3), st.integers(0, 40), st.booleans(), st.booleans(),
+)  # fmt: skip
+@example(64, 32, 5, 2, 1, 0, True, False)
+def test_convolutions(new_net, rows, channels, kernel, stride, dilation, more, relu, accumulators):
+    span = (kernel - 1) * dilation + 1
+    made = new_net((channels, 1 + more), seed=rows * 97 + more)
+    pads = {"pad_begin": min(span - 1, 3), "pad_end": span - 1}
+    how = {"stride": stride, "dilation": dilation, "relu": relu, "accumulators": accumulators}
+    if 1 + more + sum(pads.values()) >= span:
+        made.product(0, rows, kernel, **how, **pads)
+    compare(made, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 33, 48, 64, 80, 130])
+@pytest.mark.parametrize("inputs", [1, 3, 4, 5, 64, 129])
+def test_linear_layers_of_every_tail(new_net, rows, inputs):
+    for shape in ((inputs,), (7, inputs)):
+        made = new_net(shape, seed=rows)
+        made.product(0, rows, linear=True)
+        compare(made, 1)
+
+
+def test_the_encoder(new_net):
+    made = encoder(new_net)
+    spread = [len(np.unique(each)) for each in oracle.values(made.net, made.batch(4))]
+    assert min(spread[:6]) > 32  # it does compute something
+    for batch in (0, 1, 3, 40):
+        compare(made, batch, threads=2)
+
+
+def test_products_do_not_saturate(new_net):
+    made = new_net((1, 64))
+    made.net.levels[0] = Levels(0.1, 0)
+    made.product(0, 17, 9, accumulators=True)
+    made.net.steps[0].weight[...] = -128
+    x = np.full((1, 1, 64), 255, np.uint8)
+    assert (ran(made.net, x) == oracle.run(made.net, x)).all()
+    assert ran(made.net, x).min() < -9 * 128 * 255 + 6000
+
+
+@pytest.mark.parametrize("ratio", [2.0**-20, 0.4999, 0.5, 0.9, 1.0, 3.7, 2.0**29])
+def test_every_size_of_ratio(new_net, ratio):
+    """Shifts below 32 have a path of their own."""
+    made = new_net((5, 30), seed=3)
+    made.product(0, 20, 3, relu=False)
+    step = made.net.steps[0]
+    step.weight_scale[...] = ratio * made.net.levels[1].scale / made.net.levels[0].scale
+    step.weight[:] = made.rng.integers(-1, 2, step.weight.shape) if ratio > 0.1 else step.weight
+    step.bias[:] = made.rng.integers(-200, 200, 20)
+    made.net.levels[1] = Levels(made.net.levels[1].scale, 128)
+    compare(made, 3)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import edge_kernels
+assert edge_kernels.info()["isa"] == sys.argv[1], edge_kernels.info()
+data = np.load(sys.argv[2])
+for at in range(int(data["count"])):
+    run = edge_kernels.session(data[f"m{at}"].tobytes())
+    y = run.run(None, {"x": data[f"x{at}"]})[0]
+    assert y.dtype == data[f"y{at}"].dtype and (y == data[f"y{at}"]).all(), at
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, new_net, random_net):
+    """Models, inputs and the oracle's outputs."""
+    nets = [encoder(new_net), *(random_net(seed, 4) for seed in range(60))]
+    for rows in (1, 9, 16, 40, 65):
+        for channels, dilation in ((1, 1), (3, 2), (8, 1)):
+            made = new_net((channels, 29), seed=rows)
+            window = {"dilation": dilation, "pad_begin": 2, "pad_end": 1, "stride": 2}
+            made.product(0, rows, 5, **window)
+            made.product(1, rows, 3, accumulators=True)
+            nets.append(made)
+    kept = {"count": np.array(len(nets))}
+    for at, made in enumerate(nets):
+        x = made.batch(2)
+        kept[f"m{at}"] = np.frombuffer(model_of(made.net).SerializeToString(), np.uint8)
+        kept[f"x{at}"], kept[f"y{at}"] = x, oracle.run(made.net, x)
+    path = tmp_path_factory.mktemp("answers") / "answers.npz"
+    np.savez(path, **kept)
+    return path
+
+
+@pytest.mark.parametrize("isa", SETS)
+def test_every_instruction_set(answers, isa):
+    command = [sys.executable, "-c", SCRIPT, isa, str(answers)]
+    environment = {**os.environ, "FLWR_EDGE_ISA": isa}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
+    if "this CPU and build can run" in done.stderr:
+        pytest.skip(f"no {isa} here")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_concurrent_runs_and_sessions(new_net):
+    made = encoder(new_net)
+    x = made.batch(9)
+    right = oracle.run(made.net, x)
+    model = model_of(made.net)
+    sessions = [opened(model), opened(model, threads=2)]
+
+    def once(at):
+        return (sessions[at % 2].run(None, {"x": x})[0] == right).all()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(once, range(80)))
+
+
+def test_an_input_of_another_shape_is_refused(new_net):
+    run = opened(model_of(encoder(new_net).net))
+    with pytest.raises(Exception, match=r"(?i)invalid dimensions|IntSequential 'person': x is of"):
+        run.run(None, {"x": np.zeros((1, 8, 99), np.uint8)})
+
+
+def test_values_of_16_bits_are_refused(new_net):
+    made = new_net((3, 4), bits=16)
+    with pytest.raises(ValueError, match="value 0 has 16 bits; IntSequential's have 8"):
+        program(made.net)
+
+
+@pytest.fixture(scope="module")
+def small(new_net):
+    """A model with every instruction and constant."""
+    made = new_net((3, 12), seed=5)
+    x = made.product(0, 4, 3, pad_begin=1, pad_end=1, relu=True)
+    x = made.pool(made.affine(made.add(x, x)), 3, True, pad_begin=1, pad_end=1)
+    x = made.relu(made.pool(x, 2, False))
+    x = made.transpose(made.concat([x, x], 1))
+    made.product(made.reshape(made.reduce(x, True, 0, True), 4), 5, linear=True, accumulators=True)
+    return model_of(made.net)
+
+
+def attribute(model, name):
+    return next(each for each in model.graph.node[0].attribute if each.name == name)
+
+
+def changed(model):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"program": (0, 2)}, "instruction 0: its version is not 1"),
+        ({"program": (1, 256)}, "the input's zero is not in 0 to 255"),
+        ({"program": (2, 11)}, "instruction 0: an opcode is unknown"),
+        ({"program": (3, 1)}, "instruction 0: an operand is missing or out of its range"),
+        ({"program": (9, -1)}, "instruction 0: an operand"),
+        ({"program": (4, 1)}, "instruction 0: its weight is not among .* int8 inputs of 36"),
+        ({"program": (15, 3)}, "instruction 0: a pad is as long as the kernel"),
+        ({"result": (None, 99)}, "result is value 99, which the program does not make"),
+        ({"result": (None, 1)}, "its result is uint8: its only output must be the second"),
+        ({"input_shape": (0, 4)}, "instruction 0: its weight is not among"),
+        ({"input_shape": (0, 1 << 40)}, "input_shape must be one or two positive sizes"),
+    ],
+)
+def test_wrong_programs_name_instruction_and_cause(small, wrong, message):
+    model = changed(small)
+    for name, (at, number) in wrong.items():
+        if at is None:
+            attribute(model, name).i = number
+        else:
+            attribute(model, name).ints[at] = number
+    with pytest.raises(Exception, match=f"IntSequential 'person': .*{message}"):
+        opened(model)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (3, 0, "row 0 has multiplier .* and shift 0; 0 to 2.31 - 1 and 1 to 62 are possible"),
+        (3, 63, "row 0 has multiplier .* and shift 63"),
+        (2, -1, "row 0 has multiplier -1"),
+        (1, (1 << 31) - 1, "the sums of row 0 may not fit 32 bits"),
+        (5, 1 << 62, "channel 0 has a multiplier beyond 2.30 or a term beyond 2.61"),
+    ],
+)
+def test_wrong_constants_name_instruction_and_cause(small, at, value, message):
+    model = changed(small)
+    tensor = model.graph.initializer[at]
+    numbers = numpy_helper.to_array(tensor).copy()
+    numbers.flat[0] = value
+    tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
+    with pytest.raises(Exception, match=rf"IntSequential 'person': program, .*{message}"):
+        opened(model)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), number=st.sampled_from([-(2**63), -2, -1, 0, 1, 3, 2**31, 2**62, 2**63 - 1]))
+def test_hostile_numbers(small, data, number):
+    """A changed program runs or is refused, by name."""
+    model = changed(small)
+    numbers = attribute(model, data.draw(st.sampled_from(["program", "input_shape"]))).ints
+    numbers[data.draw(st.integers(0, len(numbers) - 1))] = number
+    try:
+        run = opened(model)
+    except Exception as error:  # noqa: BLE001 (ONNX Runtime's own types)
+        assert "IntSequential 'person': " in str(error)  # noqa: PT017
+        return
+    shape = [each if isinstance(each, int) else 2 for each in run.get_inputs()[0].shape]
+    try:
+        run.run(None, {"x": np.full(shape, 200, np.uint8)})
+    except Exception as error:  # noqa: BLE001
+        assert "IntSequential 'person': x is of shape" in str(error)  # noqa: PT017
