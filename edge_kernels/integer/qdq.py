@@ -1,0 +1,254 @@
+"""A network in integers as plain ONNX: QuantizeLinear and DequantizeLinear around float operators.
+
+Any ONNX Runtime runs it, and the tools of NPUs read it. What it gives may differ by a step from
+the integers' own: it rounds halves to even, and its ratios of scales are float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edge_kernels.integer.check import check
+from edge_kernels.integer.net import (
+    Add,
+    Affine,
+    Concat,
+    IntNet,
+    Levels,
+    Pool,
+    Product,
+    Reduce,
+    Relu,
+    Reshape,
+    Step,
+    Transpose,
+)
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
+
+Parts = tuple[list["NodeProto"], list["TensorProto"]]
+_AXES_AS_INPUT: Final = 18
+_UINT16: Final = 21
+
+
+def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "int.") -> Parts:
+    """Return nodes and initializers from a float tensor to a float tensor.
+
+    Parameters
+    ----------
+    net : IntNet
+    source, output : str
+        Tensors' names.
+    opset : int
+        Of the model that they go into.
+    prefix : str
+        Of the names of what is in between.
+
+    Raises
+    ------
+    ValueError
+        If the network is not consistent, or its 16-bit levels need a newer opset.
+    """
+    check(net)
+    if opset < _UINT16 and any(each is not None and each.bits == 16 for each in net.levels):
+        raise ValueError(f"16-bit levels need opset {_UINT16}; the model's is {opset}")
+    return write(Writer(net, opset, prefix), source, output)
+
+
+def write(writer: Writer, source: str, output: str) -> Parts:
+    """Return what a writer makes of its network, from a float tensor to a float tensor."""
+    net = writer.net
+    writer.quantized(0, source)
+    for at, step in enumerate(net.steps):
+        made = _WRITERS[type(step)](writer, at, step)
+        if net.levels[at + 1] is None:
+            writer.identity(made, output)
+        else:
+            writer.quantized(at + 1, made)
+    if net.levels[net.output] is not None:
+        writer.identity(writer.read(net.output), output)
+    return writer.nodes, writer.tensors
+
+
+def dequantized_output(net: IntNet, source: str, output: str, *, prefix: str = "int.") -> Parts:
+    """Return the node that makes the network's integer output ``source`` float, with its constants.
+
+    Accumulators are multiplied by a number for each row, other outputs by their levels.
+    """
+    writer = Writer(net, 0, prefix)
+    levels = net.levels[net.output]
+    if levels is not None:
+        writer.make("DequantizeLinear", [source, *writer.levels("output", levels)], output)
+        return writer.nodes, writer.tensors
+    step = net.steps[net.output - 1]
+    assert isinstance(step, Product)
+    scale = net.known(step.x).scale * step.weight_scale
+    name = writer.constant("output.scale", scale.astype(np.float32))
+    axis = len(net.shapes[net.output]) if step.linear else 1
+    writer.make("DequantizeLinear", [source, name], output, axis=axis)
+    return writer.nodes, writer.tensors
+
+
+def quantized_input(net: IntNet, source: str, output: str, *, prefix: str = "int.") -> Parts:
+    """Return the node that makes a float tensor the network's integer input."""
+    writer = Writer(net, 0, prefix)
+    writer.make("QuantizeLinear", [source, *writer.levels("input", net.known(0))], output)
+    return writer.nodes, writer.tensors
+
+
+@dataclass
+class Writer:
+    """Makes nodes and initializers of a network's steps.
+
+    Attributes
+    ----------
+    net : IntNet
+    opset : int
+    prefix : str
+        Of names.
+    """
+
+    net: IntNet
+    opset: int
+    prefix: str
+    nodes: list[NodeProto] = field(default_factory=list)
+    tensors: list[TensorProto] = field(default_factory=list)
+
+    def make(self, op: str, read: list[str], output: str = "", **given: Any) -> str:
+        """Append a node; return its output's name."""
+        from onnx import helper
+
+        output = output or f"{self.prefix}{op.lower()}{len(self.nodes)}"
+        name = f"{self.prefix}node{len(self.nodes)}.{op}"
+        self.nodes.append(helper.make_node(op, read, [output], name=name, **given))
+        return output
+
+    def constant(self, name: str, value: Any) -> str:
+        """Append an initializer; return its whole name."""
+        from onnx import numpy_helper
+
+        whole = f"{self.prefix}{name}"
+        self.tensors.append(numpy_helper.from_array(np.asarray(value, order="C"), whole))
+        return whole
+
+    def levels(self, name: str, levels: Levels) -> list[str]:
+        """Append scale and zero; return their names."""
+        kind = np.uint8 if levels.bits == 8 else np.uint16
+        return [
+            self.constant(f"{name}.scale", np.float32(levels.scale).reshape(())),
+            self.constant(f"{name}.zero", kind(levels.zero).reshape(())),
+        ]
+
+    def quantized(self, value: int, source: str) -> None:
+        """Round a float tensor to a value's levels, and make that float again for who reads it."""
+        levels = self.levels(f"value{value}", self.net.known(value))
+        rounded = self.make("QuantizeLinear", [source, *levels], f"{self.prefix}value{value}")
+        self.make("DequantizeLinear", [rounded, *levels], self.read(value))
+
+    def read(self, value: int) -> str:
+        """Return the name of a value in float."""
+        return f"{self.prefix}value{value}.float"
+
+    def identity(self, source: str, output: str) -> None:
+        """Give a tensor another name."""
+        self.make("Identity", [source], output)
+
+    def relu(self, x: str, *, wanted: bool) -> str:
+        """Append a ReLU where one is wanted."""
+        return self.make("Relu", [x]) if wanted else x
+
+    def product(self, at: int, step: Product) -> str:
+        """Append a layer; return its output's name."""
+        return _product(self, at, step)
+
+
+def _product(writer: Writer, at: int, step: Product) -> str:
+    scale = writer.constant(f"step{at}.scale", step.weight_scale.astype(np.float32))
+    bias_scale = writer.net.known(step.x).scale * step.weight_scale
+    both = writer.constant(f"step{at}.bias_scale", bias_scale.astype(np.float32))
+    held = writer.constant(f"step{at}.bias", step.bias)
+    bias = writer.make("DequantizeLinear", [held, both], axis=0)
+    weight = step.weight.transpose(0, 2, 1)  # (rows, channels, kernel)
+    x = writer.read(step.x)
+    if not step.linear:
+        codes = writer.constant(f"step{at}.weight", weight)
+        floats = writer.make("DequantizeLinear", [codes, scale], axis=0)
+        out = writer.make(
+            "Conv",
+            [x, floats, bias],
+            strides=[step.stride],
+            dilations=[step.dilation],
+            pads=[step.pad_begin, step.pad_end],
+            kernel_shape=[step.weight.shape[1]],
+        )
+    elif len(writer.net.shapes[step.x]) == 1:
+        codes = writer.constant(f"step{at}.weight", weight[:, :, 0])
+        floats = writer.make("DequantizeLinear", [codes, scale], axis=0)
+        out = writer.make("Gemm", [x, floats, bias], transB=1)
+    else:
+        codes = writer.constant(f"step{at}.weight", weight[:, :, 0].T)
+        floats = writer.make("DequantizeLinear", [codes, scale], axis=1)
+        out = writer.make("Add", [writer.make("MatMul", [x, floats]), bias])
+    return writer.relu(out, wanted=step.relu)
+
+
+def _add(writer: Writer, at: int, step: Add) -> str:
+    del at
+    total = writer.make("Add", [writer.read(step.x), writer.read(step.y)])
+    return writer.relu(total, wanted=step.relu)
+
+
+def _pool(writer: Writer, at: int, step: Pool) -> str:
+    del at
+    given: dict[str, Any] = {"kernel_shape": [step.kernel], "strides": [step.stride]}
+    given["pads"] = [step.pad_begin, step.pad_end]
+    if step.mean:
+        given["count_include_pad"] = int(step.count_padding)
+    return writer.make("AveragePool" if step.mean else "MaxPool", [writer.read(step.x)], **given)
+
+
+def _reduce(writer: Writer, at: int, step: Reduce) -> str:
+    op, x = "ReduceMean" if step.mean else "ReduceMax", writer.read(step.x)
+    keep = int(step.keep or len(writer.net.shapes[step.x]) == 1)
+    if writer.opset < _AXES_AS_INPUT:
+        return writer.make(op, [x], axes=[step.axis + 1], keepdims=keep)
+    axes = writer.constant(f"step{at}.axes", np.array([step.axis + 1], np.int64))
+    return writer.make(op, [x, axes], keepdims=keep)
+
+
+def _affine(writer: Writer, at: int, step: Affine) -> str:
+    shape = (-1,) + (1,) * (len(writer.net.shapes[step.x]) - 1)
+    factor = writer.constant(f"step{at}.factor", step.factor.astype(np.float32).reshape(shape))
+    term = writer.constant(f"step{at}.term", step.term.astype(np.float32).reshape(shape))
+    out = writer.make("Add", [writer.make("Mul", [writer.read(step.x), factor]), term])
+    return writer.relu(out, wanted=step.relu)
+
+
+def _reshape(writer: Writer, at: int, step: Reshape) -> str:
+    shape = writer.constant(f"step{at}.shape", np.array([0, *step.shape], np.int64))
+    return writer.make("Reshape", [writer.read(step.x), shape])
+
+
+def _concat(writer: Writer, at: int, step: Concat) -> str:
+    del at
+    return writer.make("Concat", [writer.read(x) for x in step.xs], axis=step.axis + 1)
+
+
+_WRITERS: Final[dict[type[Step], Callable[[Writer, int, Any], str]]] = {
+    Product: lambda writer, at, step: writer.product(at, step),
+    Add: _add,
+    Pool: _pool,
+    Reduce: _reduce,
+    Affine: _affine,
+    Relu: lambda writer, _, step: writer.make("Relu", [writer.read(step.x)]),
+    Concat: _concat,
+    Reshape: _reshape,
+    Transpose: lambda writer, _, step: writer.make(
+        "Transpose", [writer.read(step.x)], perm=[0, 2, 1]
+    ),
+}

@@ -1,0 +1,131 @@
+"""A `FloatNet` in torch: for ranges, for a teacher, and with quantizers in it for learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from edge_kernels.integer.net import (
+    Add,
+    Affine,
+    Concat,
+    Pool,
+    Product,
+    Reduce,
+    Relu,
+    Reshape,
+    Step,
+    Transpose,
+)
+from edge_kernels.quantize.floats import FloatNet
+
+Constants = tuple[Tensor, ...]
+"""Of a Product: weight as `functional` wants it, and bias; of an Affine: factor and term."""
+
+
+def constants(net: FloatNet, dtype: torch.dtype = torch.float32) -> list[Constants]:
+    """Return every step's constants: weights (rows, channels, kernel), a linear layer's too."""
+    return [
+        tuple(torch.from_numpy(np.ascontiguousarray(each)).to(dtype) for each in _given(step))
+        for step in net.steps
+    ]
+
+
+def _given(step: Step) -> Sequence[NDArray[Any]]:
+    if isinstance(step, Product):
+        return step.weight.transpose(0, 2, 1), step.bias
+    return (step.factor, step.term) if isinstance(step, Affine) else ()
+
+
+def values(
+    net: FloatNet,
+    x: Tensor,
+    given: Sequence[Constants],
+    seen: Callable[[int, Tensor], Tensor] = lambda _, value: value,
+) -> list[Tensor]:
+    """Return every value of a batch.
+
+    Parameters
+    ----------
+    net : FloatNet
+    x : (windows, *shape)
+    given
+        As `constants` returns them, or learned ones in their place.
+    seen : (value's number, value) → value
+        Called on each as it is made; what it returns is what later steps read.
+    """
+    made = [seen(0, x)]
+    for at, (step, own) in enumerate(zip(net.steps, given, strict=True)):
+        made.append(seen(at + 1, _RUNS[type(step)](step, made, own)))
+    return made
+
+
+def run(net: FloatNet, x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the output of a batch (windows, *shape), in float64."""
+    with torch.no_grad():
+        out = values(net, torch.from_numpy(x).double(), constants(net, torch.float64))
+    result: NDArray[np.float64] = out[net.output].numpy()
+    return result
+
+
+def _product(step: Product, made: list[Tensor], own: Constants) -> Tensor:
+    weight, bias = own
+    x = made[step.x]
+    if step.linear:
+        out = functional.linear(x, weight[:, :, 0], bias)
+    else:
+        even = step.pad_begin == step.pad_end
+        if not even:
+            x = functional.pad(x, (step.pad_begin, step.pad_end))
+        pad = step.pad_begin if even else 0
+        out = functional.conv1d(x, weight, bias, step.stride, pad, step.dilation)
+    return out.relu() if step.relu else out
+
+
+def _add(step: Add, made: list[Tensor], _: Constants) -> Tensor:
+    total = made[step.x] + made[step.y]
+    return total.relu() if step.relu else total
+
+
+def _pool(step: Pool, made: list[Tensor], _: Constants) -> Tensor:
+    pads, x = (step.pad_begin, step.pad_end), made[step.x]
+    if not step.mean:
+        held = functional.pad(x, pads, value=-torch.inf) if any(pads) else x
+        return functional.max_pool1d(held, step.kernel, step.stride)
+    mean = functional.avg_pool1d(functional.pad(x, pads), step.kernel, step.stride)
+    if step.count_padding or not any(pads):
+        return mean
+    ones = functional.pad(torch.ones_like(x[:1, :1]), pads)
+    return mean / functional.avg_pool1d(ones, step.kernel, step.stride)
+
+
+def _reduce(step: Reduce, made: list[Tensor], _: Constants) -> Tensor:
+    x, axis = made[step.x], step.axis + 1
+    keep = step.keep or x.ndim == 2  # (N,) stays one number
+    return x.mean(axis, keepdim=keep) if step.mean else x.amax(axis, keepdim=keep)
+
+
+def _affine(step: Affine, made: list[Tensor], own: Constants) -> Tensor:
+    x = made[step.x]
+    factor, term = (each[:, None] if x.ndim == 3 else each for each in own)
+    out = x * factor + term
+    return out.relu() if step.relu else out
+
+
+_RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
+    Product: _product,
+    Add: _add,
+    Pool: _pool,
+    Reduce: _reduce,
+    Affine: _affine,
+    Relu: lambda step, made, _: made[step.x].relu(),
+    Concat: lambda step, made, _: torch.cat([made[x] for x in step.xs], step.axis + 1),
+    Reshape: lambda step, made, _: made[step.x].reshape(-1, *step.shape),
+    Transpose: lambda step, made, _: made[step.x].transpose(1, 2),
+}

@@ -1,0 +1,176 @@
+"""A network in float, in the steps of `edge_kernels.integer.net`: what a quantizer starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_kernels.integer.check import reads, shape_of
+from edge_kernels.integer.net import (
+    Add,
+    Affine,
+    Concat,
+    Product,
+    Reduce,
+    Relu,
+    Shape,
+    Step,
+    Transpose,
+)
+
+Floats = NDArray[np.float64]
+_TAKES_RELU = (Product, Add, Affine)
+
+
+@dataclass
+class FloatNet:
+    """The network.
+
+    Attributes
+    ----------
+    shapes : list of tuple
+        Of each value, without the batch; value 0 is the input and step i makes value i + 1.
+    steps : list of Step
+        As in an `IntNet`, but a `Product` has float64 weights and biases, and its ``weight_scale``
+        means nothing.
+    names : list of str
+        Of each step's ONNX node, for messages.
+    output : int
+    """
+
+    shapes: list[Shape]
+    steps: list[Step] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    output: int = 0
+
+    def check_windows(self, x: NDArray[Any]) -> None:
+        """Refuse calibration windows that are not this network's input.
+
+        Raises
+        ------
+        ValueError
+            If there are none, their shape is another, or they hold NaN or infinity.
+        """
+        shape = self.shapes[0]
+        if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
+            raise ValueError(
+                f"calibration windows of shape {x.shape}; the network reads (windows, "
+                f"{', '.join(map(str, shape))})"
+            )
+        check_finite(x)
+
+
+def check_finite(x: NDArray[Any]) -> None:
+    """Refuse no windows at all, and windows with NaN or infinity, naming the first.
+
+    Raises
+    ------
+    ValueError
+    """
+    if len(x) == 0:
+        raise ValueError("no calibration windows; 64 or more give usable ranges")
+    finite = np.isfinite(x).reshape(len(x), -1).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"calibration window {int(np.argmin(finite))} holds NaN or infinity; drop such windows"
+        )
+
+
+def simplified(net: FloatNet) -> FloatNet:
+    """Fold factors, terms and ReLU into the step before, and drop what nobody reads.
+
+    An `Affine` is folded into the `Product` before it where nothing else reads that product; then
+    a `Relu` into the step before. A transposition of which only reductions are read becomes
+    reductions over the other axis.
+    """
+    for fold in (_affine, _relu, _transposed):
+        at = 0
+        while at < len(net.steps):
+            at = at if fold(net, at) else at + 1
+    return _renumbered(net)
+
+
+def _affine(net: FloatNet, at: int) -> bool:
+    step = net.steps[at]
+    before = _sole_maker(net, at)
+    if not isinstance(step, Affine) or not isinstance(before, Product) or before.relu:
+        return False
+    if before.linear and len(net.shapes[at + 1]) == 2:
+        return False  # channels are the other axis
+    weight = before.weight * step.factor[:, None, None]
+    bias = before.bias * step.factor + step.term
+    return _merge(net, at, replace(before, weight=weight, bias=bias, relu=step.relu))
+
+
+def _relu(net: FloatNet, at: int) -> bool:
+    before = _sole_maker(net, at)
+    if not isinstance(net.steps[at], Relu) or not isinstance(before, _TAKES_RELU):
+        return False
+    return _merge(net, at, replace(before, relu=True))
+
+
+def _transposed(net: FloatNet, at: int) -> bool:
+    step = net.steps[at]
+    readers = [each for each in net.steps if at + 1 in reads(each)]
+    rest = [each for each in readers if not isinstance(each, Reduce) or each.keep]
+    if not isinstance(step, Transpose) or not readers or rest or net.output == at + 1:
+        return False
+    for i, each in enumerate(net.steps):
+        if isinstance(each, Reduce) and each.x == at + 1:
+            net.steps[i] = replace(each, x=step.x, axis=1 - each.axis)
+    return False  # nobody reads it now; `_renumbered` drops it
+
+
+def _sole_maker(net: FloatNet, at: int) -> Step | None:
+    """The step that made what step ``at`` reads, where that is all who reads it."""
+    x = reads(net.steps[at])[0]
+    readers = sum(reads(each).count(x) for each in net.steps)
+    return net.steps[x - 1] if x > 0 and readers == 1 and net.output != x else None
+
+
+def _merge(net: FloatNet, at: int, merged: Step) -> bool:
+    """Put the merged step where the one before stood; the later one's value becomes its."""
+    x = reads(net.steps[at])[0]
+    net.steps[x - 1] = merged
+    net.shapes[x] = net.shapes[at + 1]
+    del net.steps[at], net.shapes[at + 1], net.names[at]
+
+    def moved(value: int) -> int:
+        return x if value == at + 1 else value - (value > at + 1)
+
+    net.steps[:] = [reading(step, moved) for step in net.steps]
+    net.output = moved(net.output)
+    return True
+
+
+def reading(step: Step, number: Callable[[int], int]) -> Step:
+    """Return a step that reads other values."""
+    if isinstance(step, Concat):
+        return replace(step, xs=tuple(number(x) for x in step.xs))
+    if isinstance(step, Add):
+        return replace(step, x=number(step.x), y=number(step.y))
+    return replace(step, x=number(step.x))
+
+
+def _renumbered(net: FloatNet) -> FloatNet:
+    """Keep the steps that the output needs."""
+    needed = {net.output}
+    for at in reversed(range(len(net.steps))):
+        if at + 1 in needed:
+            needed.update(reads(net.steps[at]))
+    kept = FloatNet([net.shapes[0]])
+    number = {0: 0}
+    for at, step in enumerate(net.steps):
+        if at + 1 not in needed:
+            continue
+        step = reading(step, number.__getitem__)  # noqa: PLW2901
+        kept.shapes.append(shape_of(step, kept.shapes))
+        kept.steps.append(step)
+        kept.names.append(net.names[at])
+        number[at + 1] = len(kept.steps)
+    kept.output = number[net.output]
+    return kept

@@ -1,0 +1,233 @@
+"""From a float network and levels to integers; round to nearest, and SmoothQuant before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_kernels.integer.check import check
+from edge_kernels.integer.net import IntNet, Levels, Product, Step
+from edge_kernels.quantize.calibrate import (
+    accumulates,
+    largest,
+    levels_of,
+    quantized_values,
+    ranges,
+    tied,
+)
+from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.histogram import Method, Range
+from edge_kernels.quantize.scaling import classes, scaled, smoothing
+
+BITS: Final = (8, 4, 2)
+_MOST_BIAS: Final = 1 << 30
+_LEAST_RATIO: Final = 2.0**-30  # of scales; a multiplier and a shift say no smaller one
+Reals = NDArray[np.float64]
+
+
+def check_bits(bits: int) -> None:
+    """Refuse weight bits that no quantizer here serves.
+
+    Raises
+    ------
+    ValueError
+    """
+    if bits not in BITS:
+        raise ValueError(f"weights of {bits} bits; {', '.join(map(str, BITS))} are possible")
+
+
+def layer_bits(net: FloatNet, bits: int) -> dict[int, int]:
+    """Return the weight bits of each product: at 2 bits the first and the last have 4.
+
+    They hold few of the weights, and what they lose nothing after or before them can make good.
+    """
+    products = [at for at, step in enumerate(net.steps) if isinstance(step, Product)]
+    ends = (products[0], products[-1])
+    return {at: max(bits, 4) if at in ends else bits for at in products}
+
+
+def code_bounds(bits: int) -> tuple[int, int]:
+    """Return the smallest and largest code: symmetric, but −2…1 for 2 bits."""
+    top = (1 << (bits - 1)) - 1
+    return (-2, 1) if bits == 2 else (-top, top)
+
+
+def weight_scale(largest: Any, bits: int) -> Any:
+    """Return the scale with which a row of such a largest magnitude is rounded.
+
+    The 1.5 of 2 bits: between what its smallest and its largest code reach.
+    """
+    return largest / (1.5 if bits == 2 else code_bounds(bits)[1])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a quantizer has decided.
+
+    Attributes
+    ----------
+    net : FloatNet
+        With its scales between layers applied.
+    levels : dict of int → Levels
+        Of each of `quantized_values`.
+    weight_scales : dict of int → (rows,)
+        Of each step that is a product.
+    bits : dict of int → int
+        As `layer_bits` returns them.
+    """
+
+    net: FloatNet
+    levels: dict[int, Levels]
+    weight_scales: dict[int, Reals]
+    bits: dict[int, int]
+
+
+def integers(choice: Choice) -> IntNet:
+    """Return the network in integers.
+
+    Raises
+    ------
+    ValueError
+        If it is none that `edge_kernels.integer.check` accepts: scales too far apart, sums that
+        could overflow. The message names the step.
+    """
+    net, root = choice.net, tied(choice.net)
+    levels: list[Levels | None] = [choice.levels.get(root[v]) for v in range(len(net.shapes))]
+    if accumulates(net):
+        levels[net.output] = None
+    steps = [
+        _rounded(choice, at, step, levels) if isinstance(step, Product) else step
+        for at, step in enumerate(net.steps)
+    ]
+    made = IntNet(list(net.shapes), levels, steps, net.output)
+    check(made)
+    return made
+
+
+def _rounded(choice: Choice, at: int, step: Product, levels: list[Levels | None]) -> Step:
+    source, made = levels[step.x], levels[at + 1]
+    assert source is not None
+    least = np.abs(step.bias) / (source.scale * _MOST_BIAS)
+    if made is not None:
+        least = np.maximum(least, _LEAST_RATIO * made.scale / source.scale)
+    scale = np.maximum(choice.weight_scales[at], np.maximum(least, 1e-12))
+    bits = choice.bits[at]
+    low, high = code_bounds(bits)
+    codes = np.clip(np.rint(step.weight / scale[:, None, None]), low, high).astype(np.int8)
+    bias = np.rint(step.bias / (source.scale * scale)).astype(np.int32)
+    return replace(step, weight=codes, bias=bias, weight_scale=scale, weight_bits=bits)
+
+
+def largest_weights(net: FloatNet) -> dict[int, Reals]:
+    """Return each product's largest magnitude of each row."""
+    return {
+        at: np.abs(step.weight).reshape(len(step.weight), -1).max(1)
+        for at, step in enumerate(net.steps)
+        if isinstance(step, Product)
+    }
+
+
+@dataclass(frozen=True)
+class RoundToNearest:
+    """The plainest quantizer: ranges as seen, weights to the nearest.
+
+    Attributes
+    ----------
+    bits : {8, 4, 2}
+        Of weights; see `layer_bits`.
+    seed : int
+        Not used; nothing is random.
+    method : {"minmax", "percentile", "mse"}
+        How activations' ranges are chosen.
+    ranges : sequence of (low, high), optional
+        Instead of the windows' own: of `calibrate.quantized_values`, as `calibrate.federated`
+        returns them.
+    """
+
+    bits: int = 8
+    seed: int = 0
+    method: Method = "minmax"
+    ranges: Sequence[Range] | None = None
+
+    def quantize(self, net: FloatNet, calibration: NDArray[np.float32]) -> IntNet:
+        """Return the network in integers; ``calibration`` is what it reads (windows, *shape).
+
+        Raises
+        ------
+        ValueError
+            If bits are others, or windows or ranges are not the network's.
+        """
+        check_bits(self.bits)
+        net.check_windows(calibration)
+        found = ranges(net, calibration, self.method) if self.ranges is None else self.ranges
+        return integers(nearest(net, found, self.bits))
+
+
+@dataclass(frozen=True)
+class SmoothQuant(RoundToNearest):
+    """Scales between layers first, so that activations' channels are alike (arXiv:2211.10438).
+
+    Attributes
+    ----------
+    alpha : float
+        The activations' share of the burden that weights take over.
+    """
+
+    alpha: float = 0.5
+
+    def quantize(self, net: FloatNet, calibration: NDArray[np.float32]) -> IntNet:
+        """As `RoundToNearest.quantize`."""
+        check_bits(self.bits)
+        net.check_windows(calibration)
+        smooth = smoothed(net, calibration, self.alpha)
+        found = ranges(smooth, calibration, self.method)
+        if self.ranges is not None:
+            found = carried(self.ranges, ranges(net, calibration), found)
+        return integers(nearest(smooth, found, self.bits))
+
+
+def smoothed(net: FloatNet, calibration: NDArray[np.float32], alpha: float = 0.5) -> FloatNet:
+    """Return the network with SmoothQuant's scales applied; it computes the same."""
+    scaling = classes(net)
+    return scaled(net, scaling, smoothing(net, scaling, largest(net, calibration), alpha))
+
+
+def carried(given: Sequence[Range], before: Sequence[Range], after: Sequence[Range]) -> list[Range]:
+    """Ranges of a scaled network where those given are of the network before scaling.
+
+    The devices' ranges count in proportion to what the calibration windows have before scaling.
+    """
+
+    def ratio(wanted: float, seen: float) -> float:
+        return wanted / seen if abs(seen) > 1e-6 else 1.0
+
+    _check_count(given, len(before))
+    return [
+        (a[0] * ratio(g[0], b[0]), a[1] * ratio(g[1], b[1]))
+        for g, b, a in zip(given, before, after, strict=True)
+    ]
+
+
+def nearest(net: FloatNet, found: Sequence[Range], bits: int) -> Choice:
+    """Return the choice of rounding to nearest within given ranges.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many ranges as values that have levels.
+    """
+    wanted = quantized_values(net)
+    _check_count(found, len(wanted))
+    levels = {value: levels_of(each) for value, each in zip(wanted, found, strict=True)}
+    own = layer_bits(net, bits)
+    rows = {at: weight_scale(most, own[at]) for at, most in largest_weights(net).items()}
+    return Choice(net, levels, rows, own)
+
+
+def _check_count(found: Sequence[Range], count: int) -> None:
+    if len(found) != count:
+        raise ValueError(f"{len(found)} ranges for {count} values that have levels")

@@ -1,0 +1,77 @@
+"""Quantized networks of 4 and 2 bits on lookup kernels: a fraction of the bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_kernels import layout
+from edge_kernels.integer.check import check
+from edge_kernels.integer.net import IntNet, Product
+from edge_kernels.integer.qdq import Parts, Writer, write
+
+DOMAIN = "flwr.edge"
+
+
+def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "lut.") -> Parts:
+    """Return nodes and initializers from a float tensor to a float tensor.
+
+    Weights have the network's very codes and scales, a scale a row; activations are float between
+    layers, and rounded to 8 bits in the kernels, a window at a time. `edge_kernels.sequential.fuse`
+    makes one operator of them.
+
+    Parameters
+    ----------
+    net : IntNet
+        With weights of 4 or 2 bits.
+    source, output, opset, prefix
+        As of `edge_kernels.integer.qdq.nodes`.
+
+    Raises
+    ------
+    ValueError
+        If the network is not consistent, or a layer has other bits.
+    """
+    check(net)
+    return write(_Lookup(net, opset, prefix), source, output)
+
+
+@dataclass
+class _Lookup(Writer):
+    """Values stay float; layers are lookups."""
+
+    floats: dict[int, str] = field(default_factory=dict)
+
+    def quantized(self, value: int, source: str) -> None:
+        """Leave a value as it is."""
+        self.floats[value] = source
+
+    def read(self, value: int) -> str:
+        """Return the name of a value in float."""
+        return self.floats[value]
+
+    def product(self, at: int, step: Product) -> str:
+        """Append a layer; return its output's name."""
+        if step.weight_bits not in (4, 2):
+            raise ValueError(
+                f"step {at}: weights of {step.weight_bits} bits; lookup kernels have 4 or 2"
+            )
+        rows, kernel, channels = step.weight.shape
+        shape = layout.Shape(rows, kernel * channels, step.weight_bits, 0, "symmetric")
+        codes = (step.weight.reshape(rows, -1).astype(np.int16) + shape.zero).astype(np.uint8)
+        scales = step.weight_scale.astype(np.float32)[:, None]
+        blob = layout.pack(codes, scales, bits=step.weight_bits, group=0, values="symmetric")
+        unit = self.net.known(step.x).scale * step.weight_scale
+        read = [
+            self.read(step.x),
+            self.constant(f"step{at}.weight", blob),
+            self.constant(f"step{at}.bias", (step.bias * unit).astype(np.float32)),
+        ]
+        given = {"bits": step.weight_bits, "group": 0, "values": "symmetric", "n": rows}
+        if step.linear:
+            given |= {"k": channels}
+            return self.make("LutMatMul", read, domain=DOMAIN, relu=int(step.relu), **given)
+        given |= {"channels": channels, "kernel": kernel, "stride": step.stride}
+        given |= {"dilation": step.dilation, "pads": [step.pad_begin, step.pad_end]}
+        return self.make("LutConv1d", read, domain=DOMAIN, relu=int(step.relu), **given)

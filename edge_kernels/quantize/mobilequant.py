@@ -1,0 +1,225 @@
+"""MobileQuant (arXiv:2408.13933): scales, clipping and ranges learned together, end to end."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edge_kernels.integer.net import IntNet
+from edge_kernels.quantize.calibrate import ranges
+from edge_kernels.quantize.evaluate import constants, values
+from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.histogram import Method, Range
+from edge_kernels.quantize.integer_rounding import carried, check_bits, integers, smoothed
+from edge_kernels.quantize.learner import Learner
+
+_COOLED: Final = 0.1  # of a rate, at the end of its cosine
+_ZERO_RATE: Final = 100.0  # times the ranges' rate: a zero counts in steps, a width in shares
+_LEAST: Final = 1e-12
+# What is added to weights may move so fast, by bits: the coarser the codes, the farther they are.
+_WEIGHT_RATES: Final = {8: 1e-4, 4: 1e-3, 2: 3e-3}
+
+
+@dataclass(frozen=True)
+class MobileQuant:
+    """Learns, against the float network's output, what rounds it with the least error.
+
+    One AdamW for all: positive scales between layers (from SmoothQuant's or 1), the share σ(u) of
+    each row's largest weight that its codes reach, and scale and offset of each activation's
+    levels, rounded straight-through. Over the calibration windows the result is never worse than
+    the start. The weights are not learned; the biases, which are int32 in any case,
+    are, which the paper does not.
+
+    The rates are higher than the paper's, and the steps few: a personal model has a second or two.
+
+    Attributes
+    ----------
+    bits : {8, 4, 2}
+        Of weights; see `integer_rounding.layer_bits`.
+    seed : int
+        Of the order of windows.
+    steps, batch : int
+        Of the optimizer, and windows a step.
+    windows : int
+        At most so many calibration windows are learned from, evenly chosen.
+    scale_rate, clip_rate, range_rate, bias_rate : float
+        Learning rates at the start; they fall to a tenth along a cosine.
+    method : {"minmax", "percentile", "mse"}
+        How activations' ranges start.
+    ranges : sequence of (low, high), optional
+        As `RoundToNearest`'s: where the ranges start.
+    """
+
+    bits: int = 8
+    seed: int = 0
+    steps: int = 128
+    batch: int = 32
+    windows: int = 512
+    scale_rate: float = 1e-2
+    clip_rate: float = 1e-1
+    range_rate: float = 3e-3
+    bias_rate: float = 3e-3
+    method: Method = "minmax"
+    ranges: Sequence[Range] | None = None
+
+    def quantize(self, net: FloatNet, calibration: NDArray[np.float32]) -> IntNet:
+        """Return the network in integers; ``calibration`` is what it reads (windows, *shape).
+
+        Raises
+        ------
+        ValueError
+            If bits or steps are others, windows or ranges are not the network's, or the loss is
+            not finite.
+        """
+        check_bits(self.bits)
+        if min(self.batch, self.windows) < 1 or self.steps < 0:
+            raise ValueError(
+                f"{self.steps} steps of {self.batch} of {self.windows} windows; steps of one or "
+                "more windows are needed"
+            )
+        net.check_windows(calibration)
+        at = np.unique(np.linspace(0, len(calibration) - 1, self.windows).astype(int))
+        x = np.ascontiguousarray(calibration[at], np.float32)
+        with torch.enable_grad(), _one_thread():
+            return integers(self._best(net, x).choice())
+
+    def _best(self, net: FloatNet, x: NDArray[np.float32]) -> Learner:
+        """Learn from the better start, and keep what was learned where it is better still."""
+        windows = torch.from_numpy(x)
+        with torch.no_grad():
+            right = values(net, windows, constants(net))[net.output]
+
+        @torch.no_grad()
+        def error(learner: Learner) -> float:
+            return float(_error(learner(windows)[net.output], right))
+
+        learner = min(self._starts(net, x), key=error)
+        before, start = error(learner), copy.deepcopy(learner.state_dict())
+        self._learn(learner, windows)
+        if error(learner) > before:
+            learner.load_state_dict(start)
+        return learner
+
+    def _starts(self, net: FloatNet, x: NDArray[np.float32]) -> Iterator[Learner]:
+        """With SmoothQuant's scales and without: either may lose less."""
+        smooth = smoothed(net, x)
+        found, seen = ranges(smooth, x, self.method), ranges(net, x, self.method)
+        if self.ranges is not None:
+            found, seen = carried(self.ranges, ranges(net, x), found), list(self.ranges)
+        yield Learner(smooth, found, self.bits)
+        yield Learner(net, seen, self.bits)
+
+    def rates(self, learner: Learner) -> list[dict[str, Any]]:
+        """Return what is learned, and how fast."""
+        return [
+            {"params": [learner.scales], "lr": self.scale_rate},
+            {"params": list(learner.clips), "lr": self.clip_rate},
+            {"params": [learner.widths], "lr": self.range_rate},
+            {"params": [learner.zeros], "lr": self.range_rate * _ZERO_RATE},
+            {"params": list(learner.biases), "lr": self.bias_rate},
+        ]
+
+    def loss(self, learner: Learner, x: Tensor, right: list[Tensor], at: Tensor) -> Tensor:
+        """Return the squared error against the float network's values, in shares of their size.
+
+        Parameters
+        ----------
+        learner : Learner
+        x : (windows, *shape)
+        right : list of Tensor
+            The float network's values of all windows.
+        at : (windows,) int64
+            Which of them these are.
+        """
+        end = learner.net.output
+        return _error(learner(x)[end], right[end][at])
+
+    def _learn(self, learner: Learner, x: Tensor) -> None:
+        with torch.no_grad():
+            right = values(learner.net, x, constants(learner.net))
+        groups = self.rates(learner)
+        learner.requires_grad_(False)
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, foreach=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._cosine)
+        random = torch.Generator().manual_seed(self.seed)
+        for step in range(self.steps):
+            at = torch.randint(len(x), (min(self.batch, len(x)),), generator=random)
+            loss = self.loss(learner, x[at], right, at)
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"step {step}: the loss is {loss.item()}; smaller learning rates may help"
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+
+    def _cosine(self, step: int) -> float:
+        fall = 0.5 * (1 + math.cos(math.pi * min(step / max(self.steps, 1), 1.0)))
+        return _COOLED + (1 - _COOLED) * fall
+
+
+@dataclass(frozen=True)
+class BlockWise(MobileQuant):
+    """The same, each step by itself: an ablation.
+
+    Every step reads the rounded values before it, and its error is that of its own value against
+    the float network's; no gradient passes to the steps before.
+    """
+
+    def loss(self, learner: Learner, x: Tensor, right: list[Tensor], at: Tensor) -> Tensor:
+        """Return the sum of the steps' errors."""
+        factors, classes = learner.factors(), learner.scaling.values[1:]
+        made = learner.values(x, cut=True)
+        errors = [
+            _error(value * factors[torch.from_numpy(which)], exact[at])
+            for value, which, exact in zip(made[1:], classes, right[1:], strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+
+@dataclass(frozen=True)
+class Distilled(MobileQuant):
+    """MobileQuant that learns the weights too: for 4 and 2 bits, where rounding costs most.
+
+    Attributes
+    ----------
+    weight_rate : float, optional
+        In shares of each row's largest weight; by default it depends on the bits.
+    """
+
+    clip_rate: float = 3e-2
+    scale_rate: float = 3e-3
+    weight_rate: float | None = None
+
+    def rates(self, learner: Learner) -> list[dict[str, Any]]:
+        """Return what is learned, and how fast."""
+        rate = _WEIGHT_RATES[self.bits] if self.weight_rate is None else self.weight_rate
+        return [*super().rates(learner), {"params": list(learner.weights), "lr": rate}]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order on any machine; and such small networks gain nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _error(found: Tensor, right: Tensor) -> Tensor:
+    return (found - right).square().mean() / right.square().mean().clamp(min=_LEAST)

@@ -1,0 +1,162 @@
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, checker
+
+import edge_kernels
+from edge_kernels.bench.encoder import float_encoder
+from edge_kernels.quantize import quantizer as quantizers
+from edge_kernels.quantize.integer_rounding import RoundToNearest
+from edge_kernels.quantize.quantizer import by_name, quantize, to_edge, to_lookup, to_qdq
+from tests.edge_kernels.quantize.small import (
+    build,
+    classifier,
+    integer_output,
+    normal,
+    run,
+    windows,
+)
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    return quantize(classifier(), windows(300, 5)[0], quantizer="rtn")
+
+
+def edge_output(model, x):
+    return edge_kernels.session(model.SerializeToString()).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_both_exports_give_what_the_integers_do(bits):
+    made = quantize(classifier(), windows(300, 5)[0], quantizer="rtn", bits=bits)
+    x, _ = windows(200, 6)
+    right = integer_output(made.net, quantizers.inputs(made.split, x))
+    np.testing.assert_allclose(edge_output(to_edge(made), x), right, rtol=1e-5, atol=1e-5)
+    plain = run(to_qdq(made), x)
+    assert np.linalg.norm(plain - right) < 5e-3 * np.linalg.norm(right)
+    assert (plain.argmax(1) == right.argmax(1)).mean() >= 0.99
+
+
+def test_an_output_of_accumulators_with_relu():
+    made = quantize(float_encoder(np.random.default_rng(0)), normal(64, 8, 100), quantizer="rtn")
+    x = normal(9, 8, 100, seed=1)
+    right = integer_output(made.net, x)
+    assert (right >= 0).all()
+    np.testing.assert_allclose(edge_output(to_edge(made), x), right, rtol=1e-5, atol=1e-5)
+    found = run(to_qdq(made), x)
+    assert np.linalg.norm(found - right) < 5e-3 * np.linalg.norm(right)
+
+
+def test_an_output_on_levels():
+    nodes = [("Conv", ["x", "w"], ["h"], {}), ("GlobalAveragePool", ["h"], ["y"], {})]
+    model = build(nodes, {"w": normal(4, 5, 3)}, (5, 12), "y")
+    made = quantize(model, normal(64, 5, 12), quantizer="rtn")
+    x = normal(9, 5, 12, seed=1)
+    right = integer_output(made.net, x)
+    assert made.net.levels[made.net.output] is not None
+    np.testing.assert_allclose(edge_output(to_edge(made), x), right, rtol=1e-5, atol=1e-5)
+    step = made.net.levels[made.net.output].scale
+    np.testing.assert_allclose(run(to_qdq(made), x), right, atol=1.01 * step)
+
+
+def test_the_integer_part_is_one_node(quantized):
+    model = to_edge(quantized)
+    ops = [node.op_type for node in model.graph.node]
+    assert ops == ["Sub", "Div", "Transpose", "QuantizeLinear", "IntSequential", "DequantizeLinear"]
+    assert model.graph.input[0].name == "x"
+    assert [value.name for value in model.graph.output] == ["logits"]
+
+
+def test_the_plain_export_is_valid_and_has_integer_weights(quantized):
+    model = to_qdq(quantized)
+    checker.check_model(model, full_check=True)
+    assert {each.domain for each in model.opset_import} == {""}
+    kinds = [t.data_type for t in model.graph.initializer if t.name.endswith("weight")]
+    assert kinds == [TensorProto.INT8] * 4
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_lookup_kernels_have_the_same_weights(bits):
+    made = quantize(classifier(), windows(300, 5)[0], quantizer="rtn", bits=bits)
+    x, _ = windows(200, 6)
+    model = to_lookup(made)
+    assert [node.op_type for node in model.graph.node] == ["LutSequential"]  # prologue and all
+    found, right = edge_output(model, x), integer_output(made.net, quantizers.inputs(made.split, x))
+    assert np.linalg.norm(found - right) < 0.06 * np.linalg.norm(right)
+    assert (found.argmax(1) == right.argmax(1)).mean() > 0.97
+
+
+def test_lookup_kernels_have_no_eight_bits(quantized):
+    with pytest.raises(ValueError, match="step 0: weights of 8 bits; lookup kernels have 4 or 2"):
+        to_lookup(quantized)
+
+
+def test_exports_leave_the_result_as_it_was(quantized):
+    first, second = to_edge(quantized), to_edge(quantized)
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+        deterministic=True
+    )
+    assert len(quantized.split.prologue.graph.node) == 3
+
+
+def test_quantizers_are_found_by_name():
+    assert {"rtn", "smoothquant", "mobilequant", "blockwise", "distilled"} <= set(
+        quantizers.names()
+    )
+    assert by_name("rtn", bits=4, seed=1) == RoundToNearest(4, 1)
+    with pytest.raises(ValueError, match=r"no quantizer is called 'best'; there are blockwise"):
+        by_name("best")
+    with pytest.raises(ValueError, match=r"quantizer 'rtn': .*'width'"):
+        by_name("rtn", width=3)
+
+
+def test_settings_reach_the_quantizer(quantized):
+    x = windows(300, 5)[0]
+    given = [(-9.0, 9.0), (0.0, 20.0), (0.0, 10.0), (0.0, 30.0)]
+    made = quantize(classifier(), x, quantizer="rtn", settings={"ranges": given})
+    assert made.net.levels[0].scale == pytest.approx(18 / 255)
+    assert made.net.levels != quantized.net.levels
+
+
+def test_mobilequant_is_what_one_gets():
+    made = quantize(classifier(), windows(100, 5)[0], settings={"steps": 5})
+    again = quantize(classifier(), windows(100, 5)[0], seed=0, settings={"steps": 5})
+    assert to_edge(made) == to_edge(again)
+    other = quantize(classifier(), windows(100, 5)[0], seed=1, settings={"steps": 5})
+    assert to_edge(made) != to_edge(other)
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (
+            windows(5, 1)[0][:, :39],
+            r"shape \(5, 39, 3\); the model's input 'x' is \(windows, 40, 3",
+        ),
+        (windows(5, 1)[0][0], r"shape \(40, 3\)"),
+        (windows(5, 1)[0][:0], "no calibration windows"),
+        (
+            np.where(np.arange(5)[:, None, None] == 2, np.nan, windows(5, 1)[0]),
+            "window 2 holds NaN",
+        ),
+    ],
+)
+def test_windows_that_are_wrong(x, says):
+    with pytest.raises(ValueError, match=says):
+        quantize(classifier(), x, quantizer="rtn")
+
+
+def test_other_wrong_input():
+    x, _ = windows(20, 1)
+    with pytest.raises(ValueError, match="weights of 3 bits"):
+        quantize(classifier(), x, quantizer="rtn", bits=3)
+    with pytest.raises(ValueError, match="not an ONNX model"):
+        quantize(b"nothing", x)
+
+
+def test_a_plain_session_refuses_the_edge_graph(quantized):
+    with pytest.raises(Exception, match=r"flwr\.edge"):
+        onnxruntime.InferenceSession(
+            to_edge(quantized).SerializeToString(), providers=["CPUExecutionProvider"]
+        )

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+
+from edge_kernels.bench.encoder import float_encoder
+from edge_kernels.integer.net import Add, Affine, Product, Reduce, Relu, Transpose
+from edge_kernels.quantize.evaluate import run as evaluate
+from edge_kernels.quantize.files import load
+from edge_kernels.quantize.quantizer import inputs
+from edge_kernels.quantize.reader import read
+from tests.edge_kernels.quantize.small import GRAPHS, build, classifier, normal, run, windows
+
+
+def kinds(net):
+    return [type(step).__name__ for step in net.steps]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_computes_the_same_as_onnx_runtime(name):
+    model = GRAPHS[name]
+    split = read(model)
+    x = normal(6, 5, 12)
+    found = evaluate(split.net, inputs(split, x))
+    np.testing.assert_allclose(found, run(model, x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_prologue_stays_and_the_rest_is_read():
+    split = read(classifier())
+    assert [node.op_type for node in split.prologue.graph.node] == ["Sub", "Div", "Transpose"]
+    assert split.source == "z"
+    assert (
+        kinds(split.net) == ["Product", "Product", "Reduce", "Reduce", "Concat"] + ["Product"] * 2
+    )
+    assert [s.relu for s in split.net.steps if isinstance(s, Product)] == [True, True, True, False]
+    x, _ = windows(20, 3)
+    found = evaluate(split.net, inputs(split, x))
+    np.testing.assert_allclose(found, run(classifier(), x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_benchmarks_encoder():
+    model = load(float_encoder(np.random.default_rng(0)))
+    split = read(model)
+    x = normal(3, 8, 100)
+    assert not split.prologue.graph.node
+    found = evaluate(split.net, inputs(split, x))
+    np.testing.assert_allclose(found, run(model, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_personal_model_as_torch_exports_it():
+    from hypernet.networks.inputs import InputSpec
+    from hypernet.networks.personal import PersonalModel
+
+    class Inference(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = PersonalModel(InputSpec(100, 3, ((0, 1, 2),)), 5, 2)
+            self.register_buffer("mean", torch.full((4,), 0.3))
+            self.register_buffer("deviation", torch.full((4,), 2.0))
+
+        def forward(self, windows):
+            return self.model.head(self.model.encode(windows, self.mean, self.deviation))
+
+    torch.manual_seed(0)
+    batch = {0: torch.export.Dim("batch")}
+    model = torch.onnx.export(
+        Inference().eval(),
+        (torch.randn(3, 100, 3),),
+        input_names=["windows"],
+        output_names=["logits"],
+        dynamo=True,
+        dynamic_shapes={"windows": batch},
+        verbose=False,
+    ).model_proto
+    split = read(model)
+    wanted = ["Product"] * 3 + ["Reduce", "Reduce", "Concat", "Product", "Product"]
+    assert kinds(split.net) == wanted
+    x = normal(7, 100, 3)
+    found = evaluate(split.net, inputs(split, x))
+    np.testing.assert_allclose(found, run(model, x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_follows_is_folded():
+    assert kinds(read(GRAPHS["chains"]).net) == ["Product", "Reshape", "Product"]
+    residual = read(GRAPHS["residual"]).net
+    assert not any(isinstance(step, Relu) for step in residual.steps)
+    assert any(isinstance(step, Add) and step.relu for step in residual.steps)
+    assert any(isinstance(step, Affine) for step in read(GRAPHS["affine"]).net.steps)
+
+
+def test_a_transposition_before_a_reduction_goes():
+    nodes = [
+        ("Conv", ["x", "w"], ["h"], {}),
+        ("Transpose", ["h"], ["t"], {"perm": [0, 2, 1]}),
+        ("ReduceMax", ["t", "axes"], ["m"], {"keepdims": 0}),
+        ("MatMul", ["m", "v"], ["y"], {}),
+    ]
+    held = {"w": normal(4, 5, 3), "axes": np.array([1]), "v": normal(4, 2)}
+    model = build(nodes, held, (5, 12), "y")
+    net = read(model).net
+    assert not any(isinstance(step, Transpose) for step in net.steps)
+    assert [step.axis for step in net.steps if isinstance(step, Reduce)] == [1]
+    x = normal(3, 5, 12)
+    np.testing.assert_allclose(evaluate(net, x), run(model, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ([("Relu", ["x"], ["y"], {})], "it has no Conv, Gemm or MatMul"),
+        (
+            [("Conv", ["x", "w"], ["h"], {}), ("Tanh", ["h"], ["y"], {})],
+            r"node 'node1' \(Tanh\) cannot run in integers.*replace it",
+        ),
+        ([("Conv", ["x", "w"], ["y"], {"group": 5})], r"'node0' \(Conv\): a grouped convolution"),
+        (
+            [
+                ("Conv", ["x", "w"], ["h"], {}),
+                ("Sqrt", ["x"], ["q"], {}),
+                ("Add", ["h", "q"], ["y"], {}),
+            ],
+            r"\(Sqrt\) cannot run in integers",
+        ),
+        (
+            [
+                ("Conv", ["x", "w"], ["h"], {"pads": [1, 1]}),
+                ("MaxPool", ["h"], ["y"], {"kernel_shape": [2], "dilations": [2]}),
+            ],
+            r"'node1' cannot run in integers: a pooling with dilation 2",
+        ),
+        (
+            [("Conv", ["x", "w"], ["h"], {}), ("Softmax", ["h"], ["y"], {})],
+            r"\(Softmax\) cannot",
+        ),
+    ],
+)
+def test_what_is_not_served_is_named(nodes, says):
+    weights = normal(5, 1 if "group" in nodes[0][3] else 5, 3)
+    with pytest.raises(ValueError, match=says):
+        read(build(nodes, {"w": weights}, (5, 12), "y"))
+
+
+def test_two_inputs_are_refused():
+    model = classifier().__class__()
+    model.CopyFrom(classifier())
+    model.graph.input.append(helper.make_tensor_value_info("mean_now", 1, [3]))
+    with pytest.raises(ValueError, match=r"reads \['x', 'mean_now'\].*make the person's"):
+        read(model)
+
+
+def test_an_unknown_length_is_refused():
+    nodes = [("Conv", ["x", "w"], ["y"], {})]
+    model = build(nodes, {"w": normal(4, 5, 3)}, (5, "time"), "y")
+    with pytest.raises(ValueError, match=r"'x', whose shape.*export with fixed sizes"):
+        read(model)
