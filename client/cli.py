@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-from client.commands import bench, control, daemon, info, service, status
+from client.commands import bench, bundle, control, daemon, info, service, status
 from schemas.base import ConfigError
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
 # sets ``run`` to a function of the parsed arguments.
-COMMANDS: Final = (daemon, status, control, service, info, bench)
+COMMANDS: Final = (daemon, bundle, status, control, service, info, bench)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -20,6 +20,8 @@ exit codes: 0 done, 1 it failed, 2 something wrong on the command line or in a f
 
 examples:
   flwr-edge run --config /etc/flwr-edge/config.toml
+  flwr-edge run ann.flwb --input windows.npy
+  flwr-edge verify ann.flwb --key fleet.key
   flwr-edge status
   flwr-edge info
   flwr-edge bench kernels --quick
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     """Make the parser with all commands."""
     root = Parser(
         prog="flwr-edge",
-        description="What runs on a device: the daemon that learns, low-bit models by lookup.",
+        description="What runs on a device: the daemon that learns; personal models as bundles.",
         epilog=_EPILOG,
     )
     nouns = root.add_subparsers(metavar="COMMAND", required=True)

@@ -89,6 +89,10 @@ class GraphLimits:
         Of protobuf, that are read: bounds the check's own time.
     opsets : dict[str, tuple[int, int]]
         Operator domains, and their lowest and highest version.
+    operators : dict[str, frozenset[str]] or None
+        Operators by domain; None is any.
+    kind : Kind or None
+        What it must be; None: told by its inputs.
     """
 
     bytes: int = 256 * 2**20
@@ -97,6 +101,8 @@ class GraphLimits:
     free: int = 256
     fields: int = 4_000_000
     opsets: dict[str, tuple[int, int]] = field(default_factory=_default_opsets)
+    operators: dict[str, frozenset[str]] | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,8 @@ class Checked:
         Bytes of the tensors within it.
     memory : int
         Bytes that a run needs at least.
+    operators : frozenset[tuple[str, str]]
+        Domain and name of those that it has.
     """
 
     kind: Kind
@@ -120,6 +128,7 @@ class Checked:
     nodes: int
     tensors: int
     memory: int
+    operators: frozenset[tuple[str, str]] = frozenset()
 
 
 def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
@@ -159,6 +168,7 @@ class _Check:
         self.told: list[str] = []  # operands that tell how much to make
         self.constants: dict[str, list[int]] = {}
         self.opsets: dict[str, int] = {}
+        self.operators: set[tuple[str, str]] = set()
 
     def model(self, data: memoryview) -> Checked:
         model = self._read(data, "the model", _MODEL)
@@ -197,9 +207,17 @@ class _Check:
             raise ValueError(f"the input {min(both)} is an initializer too")
         for number, node in enumerate(nodes):
             self._node(node, f"node {number}")
-        kind = kind_of(inputs, outputs)
+        kind = kind_of(inputs, outputs, self.limits.kind)
         memory = self._memory([*inputs, *outputs])
-        return Checked(kind, tuple(inputs), tuple(outputs), len(nodes), self.tensors, memory)
+        return Checked(
+            kind,
+            tuple(inputs),
+            tuple(outputs),
+            len(nodes),
+            self.tensors,
+            memory,
+            frozenset(self.operators),
+        )
 
     def _memory(self, values: list[Value]) -> int:
         declared = sum(
@@ -220,6 +238,7 @@ class _Check:
             raise ValueError(f"{what} {operator}: of {domain}, which the model does not import")
         if (domain, operator) in _FILES:
             raise ValueError(f"{what}: {operator} reads files; it is not allowed")
+        self._allow(f"{what} {node.text(3)}".rstrip(), domain, operator)
         outputs = node.texts(2)
         for attribute in node.messages(5):
             self._attribute(attribute, f"{what} {operator}", outputs)
@@ -227,6 +246,15 @@ class _Check:
         inputs = node.texts(1)
         if operand is not None and operand < len(inputs):
             self.told.append(inputs[operand])
+
+    def _allow(self, what: str, domain: str, operator: str) -> None:
+        allowed = self.limits.operators
+        if allowed is not None and operator not in allowed.get(domain, ()):
+            raise ValueError(
+                f"{what}: the operator {operator} of {domain} is not one of those that may run "
+                "here; export the model again without it"
+            )
+        self.operators.add((domain, operator))
 
     def _attribute(self, data: memoryview, what: str, outputs: list[str]) -> None:
         attribute = self._read(data, f"{what}: an attribute", _ATTRIBUTE)

@@ -77,10 +77,18 @@ TRAIN: Final = Kind("training step", _STEP, frozenset({"labels", "targets"}), (0
 ADAPT: Final = Kind("adaptation", _PERSON, frozenset({"labels", "mix"}), (1,))
 FORWARD: Final = Kind("prediction or report", _PERSON, frozenset(), (None,))
 STATISTICS: Final = Kind("input statistics", frozenset({"windows"}), frozenset(), (1, 1))
+# A bundle's whole model; no plan runs one, so it is only ever asked for by name.
+PERSONAL: Final = Kind("personal model", frozenset({"windows"}), frozenset(), (2,))
 
 
-def kind_of(inputs: list[Value], outputs: list[Value]) -> Kind:
+def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = None) -> Kind:
     """Tell how the learner may run a graph, by what it declares.
+
+    Parameters
+    ----------
+    inputs, outputs : list of Value
+    expected : Kind, optional
+        The one that it must be.
 
     Raises
     ------
@@ -92,7 +100,7 @@ def kind_of(inputs: list[Value], outputs: list[Value]) -> Kind:
         raise ValueError("an input is declared twice")
     for value in inputs:
         _check_input(value)
-    kind = _by_inputs(names)
+    kind = expected or _by_inputs(names)
     if missing := kind.required - names:
         raise ValueError(f"{kind.name} without the inputs {', '.join(sorted(missing))}")
     if extra := names - kind.required - kind.optional:

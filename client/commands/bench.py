@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from client.commands import bench_model
 from client.commands.output import Progress, emit, out_file
 
 T = TypeVar("T")
@@ -59,15 +60,16 @@ def register(nouns: Any) -> None:
     """Add the command and its verbs."""
     noun = nouns.add_parser(
         "bench",
-        help="measure the kernels, a whole small network, or the daemon",
-        description="Measure what this machine makes of low-bit weights, and what the daemon\n"
-        "takes of it.",
+        help="measure the kernels, a whole small network, a bundle, or the daemon",
+        description="Measure what this machine makes of low-bit weights and of bundles, and what\n"
+        "the daemon takes of it.",
         epilog="examples:\n  flwr-edge bench kernels --quick\n  flwr-edge bench encoder\n"
-        "  flwr-edge bench footprint\n",
+        "  flwr-edge bench model ann.flwb --against ann.onnx\n  flwr-edge bench footprint\n",
     )
     verbs = noun.add_subparsers(metavar="WHAT", required=True)
     _add_kernels(verbs)
     _add_encoder(verbs)
+    bench_model.add(verbs)
     _add_footprint(verbs)
 
 

@@ -1,0 +1,97 @@
+"""What a bundle's model may be, and whether it runs here. Nothing is loaded for that."""
+
+from functools import cache
+from importlib.metadata import version
+from typing import Final
+
+import onnxruntime
+
+from client.graph_check import Checked, GraphError, GraphLimits, check
+from client.graph_kinds import PERSONAL
+from schemas.bundle import MAX_PART, BundleError, Card, Manifest, version_tuple
+
+EDGE: Final = "flwr.edge"
+# Operators that compute and no more: none makes as much as a constant tells it, none loops.
+_ONNX: Final = {
+    "Abs", "Add", "And", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "CastLike",
+    "Clip", "Concat", "Constant", "Conv", "ConvInteger", "DequantizeLinear", "Div",
+    "DynamicQuantizeLinear", "Elu", "Equal", "Erf", "Exp", "Flatten", "Floor", "Gather", "Gelu",
+    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid",
+    "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less",
+    "Log", "LpNormalization", "MatMul", "MatMulInteger", "Max", "MaxPool", "Mean", "Min", "Mul",
+    "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
+    "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
+    "ReduceSumSquare", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Slice",
+    "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
+    "Unsqueeze", "Where",
+}  # fmt: skip
+_OURS: Final = frozenset({"LutMatMul", "LutConv1d", "LutSequential", "IntSequential"})
+LIMITS: Final = GraphLimits(
+    bytes=MAX_PART,
+    opsets={"ai.onnx": (13, 30), "com.microsoft": (1, 1), "ai.onnx.ml": (1, 10), EDGE: (1, 1)},
+    operators={"ai.onnx": frozenset(_ONNX), EDGE: _OURS},
+    kind=PERSONAL,
+)
+
+
+def check_model(card: Card, model: bytes, digest: str) -> Checked:
+    """Check a model, and that it is of its card.
+
+    Parameters
+    ----------
+    card : Card
+    model : bytes
+        ONNX.
+    digest : str
+        Its SHA-256, for errors.
+
+    Raises
+    ------
+    BundleError
+        An operator, size or declaration that is not allowed, or not what the card says.
+    """
+    try:
+        checked = check(model, digest, LIMITS)
+    except GraphError as error:
+        raise BundleError(str(error)) from None
+    window = (card.input.time, card.input.channels)
+    (given,), (made,) = checked.inputs, checked.outputs
+    if given.shape is None or given.shape[1:] != window or given.shape[0] not in (None, 1):
+        raise BundleError(f"the model takes {given}; the manifest says windows of {window}")
+    expected = (given.shape[0], len(card.classes))
+    if made.name != "logits" or made.shape != expected:
+        raise BundleError(f"the model makes {made}; the manifest says {len(card.classes)} logits")
+    if card.form == "qdq" and edge_operators(checked):
+        raise BundleError(
+            f"form qdq with the operators {', '.join(edge_operators(checked))} of {EDGE}; "
+            "a model with those has the form edge"
+        )
+    return checked
+
+
+def edge_operators(checked: Checked) -> tuple[str, ...]:
+    """Operators of ``flwr.edge`` that a model has, sorted."""
+    return tuple(sorted(name for domain, name in checked.operators if domain == EDGE))
+
+
+def not_runnable(manifest: Manifest) -> list[str]:
+    """Why a bundle does not run here, a line each; nothing where it does."""
+    needed = manifest.runtime
+    here = {"flwr-edge": version("flwr-edge"), "onnxruntime": onnxruntime.__version__}
+    wanted = {"flwr-edge": needed.flwr_edge, "onnxruntime": needed.onnxruntime}
+    problems = [
+        f"needs {name} {wanted[name]} or newer; here is {here[name]}"
+        for name in here
+        if version_tuple(here[name]) < version_tuple(wanted[name])
+    ]
+    lacking = sorted(set(needed.ops) - _operators_here()) if needed.ops else []
+    if lacking:
+        problems.append(f"needs the operators {', '.join(lacking)}; update flwr-edge")
+    return problems
+
+
+@cache
+def _operators_here() -> frozenset[str]:
+    import edge_kernels
+
+    return frozenset(edge_kernels.info()["ops"])

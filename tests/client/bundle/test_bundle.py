@@ -1,0 +1,171 @@
+"""Writing and opening: what goes in comes out, to the byte."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from client import bundle
+from client.bundle.predictor import Predictor
+from schemas.bundle import Input, Normalisation
+from schemas.signing import new_key, public_hex
+from tests.client import small_models
+
+KEY = new_key()
+MODELS = {
+    "float": (small_models.floats().SerializeToString, {}),
+    "codes": (small_models.codes, {"bits": 8}),
+    "qdq": (small_models.qdq, {"bits": 8}),
+    "IntSequential": (small_models.integers, {"bits": 8, "form": "edge"}),
+    "LutSequential": (small_models.lut, {"bits": 2, "form": "edge"}),
+    "LutMatMul": (lambda: small_models.lut(fused=False), {"bits": 2, "form": "edge"}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bundle_holds_its_model_and_runs_it(tmp_path, name):
+    make, said = MODELS[name]
+    model, card = make(), small_models.card(**said)
+    written = bundle.write(tmp_path / "b", card, model, KEY)
+    opened = bundle.open(tmp_path / "b", public_hex(KEY))
+    assert opened.model == model
+    assert opened.manifest == written
+    assert opened.trust is bundle.Trust.FLEET
+    assert opened.size == (tmp_path / "b").stat().st_size
+    predictor = Predictor(opened)
+    assert predictor.reference_error() < 0.01
+    logits = predictor.logits(small_models.windows(70))
+    assert logits.shape == (70, 4)
+    if said.get("form") != "edge":
+        expected = small_models.logits_of(model, small_models.windows(70))
+        np.testing.assert_allclose(logits, expected, atol=1e-2)
+
+
+def test_the_two_exports_agree(tmp_path):
+    logits = {}
+    for form in ("edge", "qdq"):
+        card = small_models.card(bits=8, form=form)
+        bundle.write(tmp_path / form, card, small_models.integers(form))
+        predictor = Predictor(bundle.open(tmp_path / form))
+        logits[form] = predictor.logits(small_models.windows(50))
+    np.testing.assert_allclose(logits["edge"], logits["qdq"], atol=0.05)
+
+
+def test_operators_of_ours_are_named(tmp_path):
+    card = small_models.card(bits=2, form="edge")
+    written = bundle.write(tmp_path / "b", card, small_models.lut(fused=False))
+    assert written.runtime.ops == ("LutConv1d", "LutMatMul")
+
+
+def test_the_same_inputs_are_the_same_bytes(tmp_path):
+    card, model = small_models.card(), small_models.codes()
+    bundle.write(tmp_path / "base", card, small_models.codes(seed=1), KEY)
+    for name in ("one", "other"):
+        bundle.write(tmp_path / name, card, model, KEY, base=tmp_path / "base")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_person_near_the_shared_model_is_a_small_difference(tmp_path):
+    card, model = small_models.card(bits=8), small_models.codes(width=512, spread=3)
+    bundle.write(tmp_path / "base", card, small_models.codes(width=512))
+    bundle.write(tmp_path / "whole", card, model)
+    written = bundle.write(tmp_path / "delta", card, model, base=tmp_path / "base")
+    opened = bundle.open(tmp_path / "delta", base=tmp_path / "base")
+    assert opened.model == model
+    assert written.base == bundle.open(tmp_path / "base").sha256
+    assert {part.coding for part in written.parts} == {"sub"}
+    assert opened.size < 0.35 * (tmp_path / "whole").stat().st_size
+
+
+def test_a_person_far_from_the_base_does_not_need_it(tmp_path):
+    card = small_models.card()
+    bundle.write(tmp_path / "base", card, small_models.codes(), reference=small_models.windows(1))
+    other = small_models.floats(7, width=24).SerializeToString()
+    written = bundle.write(
+        tmp_path / "b", card, other, base=tmp_path / "base", reference=small_models.windows(1, 8)
+    )
+    if written.base is None:
+        assert bundle.open(tmp_path / "b").model == other
+    assert bundle.open(tmp_path / "b", base=tmp_path / "base").model == other
+
+
+def test_not_signed(tmp_path):
+    bundle.write(tmp_path / "b", small_models.card(), small_models.codes())
+    opened = bundle.open(tmp_path / "b")
+    assert opened.trust is bundle.Trust.UNSIGNED
+    assert opened.manifest.signer is None
+
+
+def test_without_cryptography(tmp_path, monkeypatch):
+    bundle.write(tmp_path / "b", small_models.card(), small_models.codes(), KEY)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert bundle.open(tmp_path / "b").trust is bundle.Trust.UNCHECKED
+    with pytest.raises(bundle.BundleError, match=r"flwr-edge\[signed\]"):
+        bundle.open(tmp_path / "b", public_hex(KEY))
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "b"
+    path.write_bytes(b"old")
+    other = small_models.card(input=Input(time=9, channels=3, hz=20))
+    with pytest.raises(bundle.BundleError, match="windows of"):
+        bundle.write(path, other, small_models.codes())
+    with pytest.raises(bundle.BundleError):
+        bundle.write(path, small_models.card(classes=("a", "b")), small_models.codes())
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "problem"),
+    [
+        (small_models.lut, {"form": "qdq"}, "a model with those has the form edge"),
+        (small_models.codes, {"classes": ("a", "b")}, "the manifest says 2 logits"),
+        (lambda: b"", {}, "is no ONNX model"),
+        (
+            lambda: small_models.floats(batch=7).SerializeToString(),
+            {},
+            r"takes windows: float32\[7, 40, 3\]",
+        ),
+    ],
+)
+def test_a_model_that_is_not_its_cards(tmp_path, model, said, problem):
+    with pytest.raises(bundle.BundleError, match=problem):
+        bundle.write(tmp_path / "b", small_models.card(**said), model())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("reference", "problem"),
+    [
+        (np.zeros((1, 41, 3), np.float32), r"shape \(1, 41, 3\)"),
+        (np.full((1, 40, 3), np.nan, np.float32), "NaN"),
+        (np.zeros((1, 40, 3)), "float64"),
+        (np.zeros((17, 40, 3), np.float32), "reference: 17 windows"),
+        (np.zeros((0, 40, 3), np.float32), "reference: 0 windows"),
+    ],
+)
+def test_a_reference_that_does_not_fit(tmp_path, reference, problem):
+    with pytest.raises(bundle.BundleError, match=problem):
+        bundle.write(tmp_path / "b", small_models.card(), small_models.codes(), reference=reference)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_normalisation_that_the_reader_does(tmp_path):
+    given = Normalisation(mean=(1.0, 0.0, -1.0), deviation=(2.0, 1.0, 4.0))
+    card = small_models.card(input=Input(time=40, channels=3, hz=20, normalisation=given))
+    bundle.write(tmp_path / "b", card, small_models.floats().SerializeToString())
+    x = small_models.windows(3)
+    scaled = (x - np.float32([1, 0, -1])) / np.float32([2, 1, 4])
+    expected = small_models.logits_of(small_models.floats(), scaled)
+    found = Predictor(bundle.open(tmp_path / "b")).logits(x)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_device_loads_only_what_it_needs():
+    script = "import sys, client.bundle; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"onnx", "torch", "cryptography", "flwr", "server", "simulations"}
