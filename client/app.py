@@ -8,8 +8,10 @@ configuration names as ``windows``, else in the one that ``query.begin`` named.
 import functools
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from client.device import KEPT, Device
 from client.graphs import GraphStore, default_folder
@@ -41,12 +43,18 @@ def _learner_of(context: Context) -> Learner:
 def _device(context: Context) -> Device:
     # Flower draws node ids at random: the order of batches goes by the node's number.
     number = int(context.node_config.get("partition-id", context.node_id))
-    record = context.state.array_records.get("device", ArrayRecord())
-    kept = {name: record[name].numpy() for name in KEPT if name in record}
+    kept = kept_in(context.state)
     return Device(_store(default_folder()), lambda: _learner_of(context), number, kept)
 
 
-def _payload(content: RecordDict) -> Payload:
+def kept_in(state: RecordDict) -> dict[str, NDArray[np.float32]]:
+    """What a node's state holds of ``Device.kept``."""
+    record = state.array_records.get("device", ArrayRecord())
+    return {name: record[name].numpy() for name in KEPT if name in record}
+
+
+def payload_of(content: RecordDict) -> Payload:
+    """What a message carries, as a device reads it."""
     return Payload(
         arrays={
             name: {key: array.numpy() for key, array in record.items()}
@@ -71,7 +79,7 @@ def _records(payload: Payload) -> RecordDict:
 def _ask(action: str, message: Message, context: Context) -> Message:
     device = _device(context)
     before = device.kept
-    answer = device.answer(action, _payload(message.content))
+    answer = device.answer(action, payload_of(message.content))
     if device.kept is not before:
         arrays = {name: Array(array) for name, array in device.kept.items()}
         context.state["device"] = ArrayRecord(arrays)

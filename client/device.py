@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.graphs import GraphStore
-from client.learner import Learner
+from client.learner import Fitted, Learner
 from schemas.delta import encode
 from schemas.payload import Payload, PayloadError
 from schemas.plan import Plan
@@ -102,13 +102,22 @@ class Device:
             answer.arrays["report"] = dict(fitted.report)
         return answer
 
-    def _evaluate(self, asked: Payload) -> Payload:
+    def personalised(self, asked: Payload) -> tuple[Plan, Learner, Fitted]:
+        """What an evaluation predicts with; nothing is kept of it.
+
+        Returns
+        -------
+        The plan, this device's learner, and what the plan's stages came to.
+        """
         plan, received, number = _received(asked)
         learner, own = self.learner(), self.kept.get("own")
         start = self._with_personal(plan, received)
         if own is not None and plan.predict_own:
             start = own
-        fitted = learner.fit(plan, start, own, salt=self._salt(number))
+        return plan, learner, learner.fit(plan, start, own, salt=self._salt(number))
+
+    def _evaluate(self, asked: Payload) -> Payload:
+        plan, learner, fitted = self.personalised(asked)
         confusion = learner.evaluate(plan, fitted.weights)
         metrics: dict[str, Any] = {
             "num-examples": int(confusion.sum()),

@@ -35,3 +35,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.pow.Tensor_Scalar: power,
     aten.rsub.Scalar: reversed_minus,
 }
+
+INFERENCE: dict[Any, Callable[..., Any]] = {
+    key: TABLE[key] for key in (aten.pow.Tensor_Scalar, aten.rsub.Scalar)
+}
+"""For graphs that never learn: convolutions stay, for quantizers to find."""

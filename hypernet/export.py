@@ -17,7 +17,8 @@ from torch.export import ExportedProgram
 from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hypernet.decompositions import TABLE
+from hypernet.decompositions import INFERENCE, TABLE
+from hypernet.folding import bake
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
 from hypernet.parameters import ParameterSpec, vector_of
@@ -173,6 +174,46 @@ def statistics_graph(spec: InputSpec) -> bytes:
     return _export(measure, example, ["mean_of_inputs", "deviation_of_inputs"])
 
 
+def inference_graph(
+    network: nn.Module, method: str, weights: Tensor, mean: Tensor, deviation: Tensor
+) -> bytes:
+    """Export one person's model: ``windows`` (batch, time, channels) → ``logits``, no other input.
+
+    Weights and statistics are baked in and what follows from them is computed ahead, so that
+    plain layers remain: a convolution is one ``Conv``, unlike in the graphs that learn.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With ``spec`` (InputSpec); only its layout matters.
+    method : str
+        Its method of windows, mean and deviation that gives logits.
+    weights : (length,)
+        See ``hypernet.parameters``.
+    mean, deviation : (features,)
+        Of the person's inputs.
+
+    Raises
+    ------
+    ValueError
+        Where the weights have another length.
+    """
+    call = _Call(network, method).eval()
+    spec = ParameterSpec.of(call)
+    spec.unflatten(weights)  # says what is wrong with them
+
+    def infer(x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
+        result: Tensor = functional_call(call, spec.unflatten(weights), (x, mean, deviation))
+        return result
+
+    windows = {"windows": _windows(network.spec)}  # type: ignore[arg-type]
+    baked = (mean.detach(), deviation.detach(), weights.detach())
+    model = onnx.load_from_string(_export(infer, windows, ["logits"], baked))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def _sgd(gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     velocity = MOMENTUM * state + gradient
     return velocity, velocity
@@ -211,20 +252,29 @@ def _windows(spec: InputSpec) -> Tensor:
     return torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels, generator=generator)
 
 
-def _export(function: Callable[..., Any], inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
+def _export(
+    function: Callable[..., Any],
+    inputs: dict[str, Tensor],
+    outputs: list[str],
+    baked: tuple[Tensor, ...] = (),
+) -> bytes:
+    """Trace and translate; ``baked`` are further arguments, which become constants."""
     arguments = tuple(inputs.values())
     batch = torch.export.Dim("batch", min=1)
     free = tuple(
         {0: batch} if name in ("windows", "labels", "targets") else None for name in inputs
     )
+    table = INFERENCE if baked else TABLE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            traced = make_fx(function, decomposition_table=TABLE, tracing_mode="symbolic")(
-                *arguments
+            traced = make_fx(function, decomposition_table=table, tracing_mode="symbolic")(
+                *arguments, *baked
             )
+            if baked:
+                bake(traced, dict(enumerate(baked, len(arguments))))
             exported = torch.export.export(traced, arguments, dynamic_shapes=free)
             return _bare(_translate(exported, list(inputs), outputs))
         finally:

@@ -39,6 +39,7 @@ class GraphBook:
         self.cache = cache
         self.graphs: dict[str, bytes] = {}
         self._made: dict[str, str] = {}
+        self._of: dict[str, tuple[nn.Module, str]] = {}
 
     def step(
         self,
@@ -63,7 +64,19 @@ class GraphBook:
 
     def forward(self, network: nn.Module, method: str = "forward") -> str:
         """Digest of a method of windows: logits, or a report."""
-        return self._get(network, f"forward {method}", lambda: forward_graph(network, method))
+        digest = self._get(network, f"forward {method}", lambda: forward_graph(network, method))
+        self._of[digest] = network, method
+        return digest
+
+    def origin(self, digest: str) -> tuple[nn.Module, str]:
+        """The network (only its layout matters) and the method that ``forward`` made a graph of.
+
+        Raises
+        ------
+        KeyError
+            Where it made no such graph.
+        """
+        return self._of[digest]
 
     def adapt(self, network: nn.Module, method: str = "encode") -> str:
         """Digest of AdaBN."""

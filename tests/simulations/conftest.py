@@ -129,3 +129,27 @@ def quiet() -> Iterator[Any]:
 
     with Progress(Console(file=StringIO(), width=200)) as progress:
         yield progress
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    recordings_file: Path, edge_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a finished run of several strategies; not to be changed."""
+    from simulations.config import load
+    from simulations.progress import Progress
+    from simulations.report.folder import RunFolder
+    from simulations.run import run
+
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "tiny.toml"
+    path.write_text(FILE.format(path=recordings_file))
+    overrides = (
+        "strategy=semipfl",
+        'baselines=["ditto", "fedper", "finetune", "pfedhn"]',
+        "strategies.semipfl.reconstruction_steps=5",
+        "rounds=2",
+    )
+    loaded = load(path, overrides)
+    with Progress(Console(file=StringIO(), width=200)) as progress:
+        return run(loaded, RunFolder.create("tiny", folder / "run"), progress).folder.path

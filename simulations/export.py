@@ -1,0 +1,229 @@
+"""``flwr-sim export``: a person's model of a finished run, as ONNX, windows or a bundle."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from client import bundle
+from client.bundle.predictor import session
+from edge_kernels.quantize.quantizer import names, quantize, to_edge, to_lookup, to_qdq
+from schemas.base import ConfigError
+from schemas.bundle import BundleError
+from simulations.personal_model import Personal, open_models
+from simulations.report.files import RunError, atomic_write
+from simulations.report.metrics import macro_f1
+
+Form = Literal["edge", "lookup", "qdq"]
+FLOAT: Final = 32  # bits
+_FORMS: Final = {"edge": to_edge, "lookup": to_lookup, "qdq": to_qdq}
+_BATCH: Final = 64  # windows of one call
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to write.
+
+    Attributes
+    ----------
+    out, float_, windows : Path or None
+        The bundle; the float model as ONNX; the person's test windows and labels as .npz.
+    bits : int
+        Of the bundle's weights; 32 is the float model.
+    form, quantizer, seed
+        How they are quantized and run.
+    key : Path or None
+        The fleet's private key, PEM; without it the bundle is not signed.
+    base : Path or None
+        A bundle from which this one is stored as a difference.
+    """
+
+    out: Path | None = None
+    float_: Path | None = None
+    windows: Path | None = None
+    bits: int = 8
+    form: Form = "edge"
+    quantizer: str = "mobilequant"
+    seed: int = 0
+    key: Path | None = None
+    base: Path | None = None
+
+
+def export(
+    run: Path,
+    person: str | None,
+    wanted: Export,
+    strategy: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Write what is wanted of a run's person, or of what all share where ``person`` is None.
+
+    Returns
+    -------
+    What was written: for people and programs.
+
+    Raises
+    ------
+    ConfigError
+        Where files cannot be as named; before anything is computed.
+    RunError, CheckpointError, DataError
+        See ``personal_model``; and where the model cannot be quantized or bundled.
+    """
+    key = _checked(person, wanted)
+    tell(f"{run}: taking the run up where it ended")
+    with open_models(run, strategy, tell) as models:
+        personal = models.personal(models.persons[0] if person is None else person)
+        if person is None:  # nobody's mean and deviation
+            personal = replace(personal, model=models.shared, sources=models.sources)
+        name = models.loaded.config.name
+    if person is not None:
+        tell(f"{person}: rebuilt, macro-F1 {personal.macro_f1:.3f} as in the run")
+    said: dict[str, Any] = {"run": str(run), "strategy": personal.strategy, "person": person}
+    if wanted.float_ is not None:
+        content = _bytes(personal.model)
+        atomic_write(wanted.float_, content)
+        said |= {"float": str(wanted.float_), "bytes_float": len(content)}
+    if wanted.windows is not None:
+        atomic_write(wanted.windows, _windows_npz(personal))
+        said["windows"] = str(wanted.windows)
+    if wanted.out is not None:
+        tell(f"quantizing: {wanted.quantizer}, {wanted.bits} bits, {wanted.form}")
+        said |= _bundled(personal, wanted, key, name if person is None else person)
+    return said
+
+
+def quantized(model: ModelProto, sources: NDArray[np.float32], wanted: Export) -> bytes:
+    """A float model in the bits and the form that are wanted.
+
+    Raises
+    ------
+    RunError
+        Where the quantizer refuses.
+    """
+    if wanted.bits == FLOAT:
+        return _bytes(model)
+    try:
+        made = quantize(
+            model, sources, quantizer=wanted.quantizer, bits=wanted.bits, seed=wanted.seed
+        )
+        return _bytes(_FORMS[wanted.form](made))
+    except (NotImplementedError, ValueError) as error:
+        raise RunError(f"{wanted.quantizer}, {wanted.bits} bits: {error}") from error
+
+
+def predictions(form: str, model: bytes, windows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Logits (windows, classes) of an exported model."""
+    running = session(_carded(form), model)
+    parts = [
+        running.run(None, {"windows": np.ascontiguousarray(windows[at : at + _BATCH], np.float32)})
+        for at in range(0, len(windows), _BATCH)
+    ]
+    return np.concatenate([part[0] for part in parts])
+
+
+def score(personal: Personal, form: str, model: bytes) -> float:
+    """Macro-F1 of an exported model on the person's test windows."""
+    logits = predictions(form, model, personal.windows.test)
+    confusion = np.zeros((len(personal.classes),) * 2, np.int64)
+    np.add.at(confusion, (personal.windows.test_labels, logits.argmax(1)), 1)
+    return macro_f1(confusion)
+
+
+def _checked(person: str | None, wanted: Export) -> bytes | None:
+    """Refuse what cannot be written before minutes are spent; return the key."""
+    files = {"--out": wanted.out, "--float": wanted.float_, "--windows": wanted.windows}
+    named = {option: path for option, path in files.items() if path is not None}
+    problems = [] if named else ["nothing to write: name --out, --float or --windows"]
+    for option, path in named.items():
+        if not path.absolute().parent.is_dir():
+            problems.append(f"{option} {path}: no such folder: {path.parent}")
+        elif path.is_dir():
+            problems.append(f"{option} {path}: is a folder; name a file")
+        elif not os.access(path.absolute().parent, os.W_OK):
+            problems.append(f"{option} {path}: this folder is not writable")
+    if len({path.absolute() for path in named.values()}) < len(named):
+        problems.append(f"{', '.join(named)}: each needs a file of its own")
+    if person is None and wanted.windows is not None:
+        problems.append("--windows: --shared has no windows of its own; name a --person")
+    if wanted.base is not None and not wanted.base.is_file():
+        problems.append(f"--base {wanted.base}: no such file")
+    if wanted.quantizer not in names():
+        problems.append(
+            f"--quantizer {wanted.quantizer}: not installed; there are {', '.join(names())}"
+        )
+    key = _key(wanted.key, problems) if wanted.key is not None else None
+    if problems:
+        raise ConfigError("export", problems)
+    return key
+
+
+def _key(path: Path, problems: list[str]) -> bytes | None:
+    from schemas.signing import public_hex
+
+    try:
+        key = path.read_bytes()
+        public_hex(key)
+    except OSError as error:
+        problems.append(f"--key {path}: {error.strerror or error}")
+    except (TypeError, ValueError) as error:
+        said = str(error).split("\n")[0][:200]
+        problems.append(f"--key {path}: not a private Ed25519 key in PEM: {said}")
+    else:
+        return key
+    return None
+
+
+def _bundled(personal: Personal, wanted: Export, key: bytes | None, name: str) -> dict[str, Any]:
+    assert wanted.out is not None
+    content = quantized(personal.model, personal.sources, wanted)
+    form: Form = "qdq" if wanted.bits == FLOAT else wanted.form
+    _, time, channels = personal.sources.shape
+    try:
+        card = bundle.Card(
+            name=name,
+            task="activity",
+            classes=personal.classes,
+            input=bundle.Input(time=time, channels=channels, hz=personal.hz),
+            bits=wanted.bits,
+            form=_carded(form),
+            backbone=hashlib.sha256(_bytes(personal.shared)).hexdigest(),
+        )
+        bundle.write(wanted.out, card, content, key, base=wanted.base)
+    except BundleError as error:
+        raise RunError(f"{wanted.out}: {error}") from error
+    said = {
+        "out": str(wanted.out),
+        "bits": wanted.bits,
+        "form": form,
+        "quantizer": wanted.quantizer,
+        "signed": key is not None,
+        "bytes": wanted.out.stat().st_size,
+        "bytes_float": len(_bytes(personal.model)),
+    }
+    if personal.model is not personal.shared:
+        said |= {"f1": score(personal, form, content), "f1_float": personal.macro_f1}
+    return said
+
+
+def _carded(form: str) -> Literal["edge", "qdq"]:
+    """As a bundle's card has it: with operators of ``flwr.edge``, or plain ONNX."""
+    return "qdq" if form == "qdq" else "edge"
+
+
+def _windows_npz(personal: Personal) -> bytes:
+    file = io.BytesIO()
+    windows = np.ascontiguousarray(personal.windows.test, np.float32)
+    labels, classes = personal.windows.test_labels, np.array(personal.classes)
+    np.savez(file, windows=windows, labels=labels, hz=personal.hz, classes=classes)
+    return file.getvalue()
+
+
+def _bytes(model: ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))

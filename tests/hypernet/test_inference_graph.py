@@ -1,0 +1,128 @@
+"""A person's model as a plain graph, against torch itself."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from hypernet.export import inference_graph
+from hypernet.networks.mixture import Mixture
+from hypernet.networks.norm import norms
+from hypernet.networks.personal import PersonalModel
+from hypernet.parameters import load_vector, vector_of
+
+NAMES = ("classifier", "mixture", "mixed", "tuned")
+
+
+def personal(spec, *, tuned):
+    network = PersonalModel(spec, 3, 2, 4, 4)
+    network.mixed_weight, network.mixed_bias = torch.randn(3, 4), torch.randn(3)
+    network.tuned = torch.full((1,), float(tuned))
+    return network
+
+
+@pytest.fixture
+def made(spec, network):
+    def make(name):
+        torch.manual_seed(2)
+        chosen = {
+            "classifier": lambda: network("classifier"),
+            "mixture": lambda: Mixture(spec, 3, 2, 4, 4),
+            "mixed": lambda: personal(spec, tuned=False),
+            "tuned": lambda: personal(spec, tuned=True),
+        }[name]().eval()
+        for norm in norms(chosen):
+            norm.mean, norm.var = torch.randn_like(norm.mean), torch.rand_like(norm.var) + 0.5
+        return chosen
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_equal_torchs_for_any_number_of_windows(made, windows, run, name):
+    chosen = made(name)
+    x = torch.from_numpy(windows(40, seed=7))
+    statistics = chosen.spec.statistics(x)
+    weights = vector_of(chosen) + 0.01
+    graph = inference_graph(chosen, "forward", weights, *statistics)
+    load_vector(chosen, weights)
+    for count in (1, 2, 13):
+        (logits,) = run(graph, windows=x[:count])
+        with torch.no_grad():
+            expected = chosen(x[:count], *statistics).numpy()
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_graph_is_plain_and_only_windows_go_in(made, windows, name):
+    chosen = made(name)
+    x = torch.from_numpy(windows(5))
+    graph = inference_graph(chosen, "forward", vector_of(chosen), *chosen.spec.statistics(x))
+    model = onnx.load_from_string(graph)
+    onnx.checker.check_model(model, full_check=True)
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {"windows": ["batch", 20, 6], "logits": ["batch", 3]}
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Conv") == 3
+    assert not {"Where", "Greater", "Pow", "Rsqrt", "Split"} & set(operators)
+    assert all(node.domain == "" for node in model.graph.node)
+
+
+def test_the_head_that_never_predicts_is_not_in_it(made, windows):
+    sizes = {}
+    for name in ("mixed", "tuned"):
+        chosen = made(name)
+        x = torch.from_numpy(windows(5))
+        graph = inference_graph(chosen, "forward", vector_of(chosen), *chosen.spec.statistics(x))
+        held = onnx.load_from_string(graph).graph.initializer
+        sizes[name] = sum(int(np.prod(tensor.dims)) for tensor in held)
+    assert sizes["mixed"] == sizes["tuned"]
+    assert sizes["mixed"] < vector_of(made("mixed")).numel()
+
+
+SCRIPT = """
+import hashlib, torch
+from hypernet.export import inference_graph
+from hypernet.networks import Classifier, InputSpec
+from hypernet.parameters import vector_of
+torch.manual_seed(1)
+network = Classifier(InputSpec(20, 6, ((0, 1, 2), (3, 4, 5))), 3, 4, 4)
+graph = inference_graph(network, "forward", vector_of(network), torch.zeros(8), torch.ones(8))
+print(hashlib.sha256(graph).hexdigest())
+"""
+
+
+def test_bytes_are_the_same_in_every_process():
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_weights_of_another_length_are_refused(network):
+    chosen = network("classifier")
+    with pytest.raises(ValueError, match=r"a vector of 7 entries; expected \d+"):
+        inference_graph(chosen, "forward", torch.zeros(7), torch.zeros(8), torch.ones(8))
+
+
+def test_a_channel_that_never_moves_stays_finite(network, windows, run):
+    chosen = network("classifier").eval()
+    x = torch.from_numpy(windows(6))
+    x[..., 2] = 4.0
+    statistics = chosen.spec.statistics(x)
+    graph = inference_graph(chosen, "forward", vector_of(chosen), *statistics)
+    (logits,) = run(graph, windows=x)
+    np.testing.assert_allclose(logits, chosen(x, *statistics).detach(), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,168 @@
+"""``flwr-sim export`` and ``quantized`` as a user meets them."""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from client import bundle
+from schemas.signing import new_key
+from simulations import cli
+from simulations.bench.quantized import Cell, markdown, rows_of
+from simulations.report.folder import RunFolder
+
+
+@pytest.fixture
+def sim(monkeypatch, capsys):
+    """Run the command in this process: exit code, standard output, lines of standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["flwr-sim", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return ended.value.code or 0, said.out, said.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def person(finished_run):
+    return RunFolder.open(finished_run).summary().persons[0]
+
+
+@pytest.fixture
+def key(tmp_path):
+    from cryptography.hazmat.primitives import serialization as how
+
+    path = tmp_path / "fleet.pem"
+    plain = how.NoEncryption()
+    path.write_bytes(new_key().private_bytes(how.Encoding.PEM, how.PrivateFormat.PKCS8, plain))
+    return path
+
+
+def test_the_float_model_and_the_windows_give_the_run_s_score(sim, finished_run, person, tmp_path):
+    model, windows = tmp_path / "a.onnx", tmp_path / "a.npz"
+    code, out, _ = sim(
+        "export", finished_run, "--person", person, "--float", model, "--windows", windows,
+        "--strategy", "finetune", "--format", "json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["bytes_float"] == model.stat().st_size
+    with np.load(windows) as held:
+        x, y, hz, classes = (held[name] for name in ("windows", "labels", "hz", "classes"))
+    assert (x.dtype, float(hz), len(classes)) == (np.float32, 10.0, 3)
+    logits = ort.InferenceSession(model.read_bytes()).run(None, {"windows": x})[0]
+    found = np.zeros((3, 3), np.int64)
+    np.add.at(found, (y, logits.argmax(1)), 1)
+    fields = json.loads((finished_run / "checkpoint" / "finetune.json").read_text())
+    np.testing.assert_array_equal(found, fields["outcome"]["confusion"][person])
+
+
+@pytest.mark.parametrize(
+    ("bits", "form"), [("8", "edge"), ("8", "qdq"), ("2", "lookup"), ("32", "edge")]
+)
+def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits, form):
+    path = tmp_path / "a.flwb"
+    code, out, _ = sim(
+        "export", finished_run, "--person", person, "--out", path, "--bits", bits,
+        "--form", form, "--quantizer", "rtn", "--key", key, "--strategy", "finetune",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0
+    said = json.loads(out)
+    opened = bundle.open(path)
+    manifest = opened.manifest
+    assert (manifest.name, manifest.bits, len(manifest.classes)) == (person, int(bits), 3)
+    assert manifest.form == ("qdq" if bits == "32" or form == "qdq" else "edge")
+    assert (manifest.input.time, manifest.input.channels, manifest.input.hz) == (20, 6, 10.0)
+    assert manifest.signer is not None
+    assert said["signed"]
+    assert said["bytes"] == path.stat().st_size
+    if bits == "32":
+        assert said["f1"] == said["f1_float"]
+
+
+def test_the_same_bytes_twice_and_a_difference_from_what_is_shared(
+    sim, finished_run, person, tmp_path
+):
+    common = ("--quantizer", "rtn", "--strategy", "finetune")
+    paths = [tmp_path / name for name in ("shared", "a", "b", "difference")]
+    assert sim("export", finished_run, "--shared", "--out", paths[0], *common)[0] == 0
+    for path in paths[1:3]:
+        assert sim("export", finished_run, "--person", person, "--out", path, *common)[0] == 0
+    assert paths[1].read_bytes() == paths[2].read_bytes()
+    base = ("--base", paths[0])
+    code, *_ = sim("export", finished_run, "--person", person, "--out", paths[3], *common, *base)
+    assert code == 0
+    assert paths[3].stat().st_size <= 1.1 * paths[1].stat().st_size
+
+
+def test_what_is_wrong_on_the_command_line_is_2_and_said_before_any_work(
+    sim, finished_run, person, tmp_path
+):
+    who = ("--person", person)
+    out = ("--out", tmp_path / "x")
+    (tmp_path / "no.pem").write_text("none")
+    for arguments, part in (
+        ((*who,), "nothing to write: name --out, --float or --windows"),
+        ((*out,), "name one: --person NAME, or --shared"),
+        ((*out, *who, "--shared"), "name one: --person NAME, or --shared"),
+        (("--shared", "--windows", tmp_path / "x"), "--shared has no windows of its own"),
+        ((*who, "--out", tmp_path / "none" / "x"), "no such folder"),
+        ((*who, "--out", tmp_path), "is a folder; name a file"),
+        ((*who, *out, "--float", tmp_path / "x"), "each needs a file of its own"),
+        ((*who, *out, "--base", tmp_path / "none"), "no such file"),
+        ((*who, *out, "--key", tmp_path / "none"), "No such file"),
+        ((*who, *out, "--key", tmp_path / "no.pem"), "not a private Ed25519 key in PEM"),
+        ((*who, *out, "--quantizer", "none"), "none: not installed; there are "),
+        (("--person", "Nobody", *out), "no person 'Nobody'; there are person "),
+    ):
+        code, said, lines = sim("export", finished_run, *arguments)
+        assert (code, said) == (2, ""), arguments
+        assert part in lines[-1]
+        assert not (tmp_path / "x").exists()
+    assert sim("export", finished_run, *who, *out, "--bits", "3")[0] == 2
+
+
+def test_no_such_run_is_1(sim, tmp_path):
+    code, _, lines = sim("export", tmp_path / "none", "--person", "x", "--out", tmp_path / "x")
+    assert code == 1
+    assert lines[-1].startswith(f"flwr-sim: {tmp_path / 'none'}: no such folder")
+
+
+def test_a_study_of_everyone(sim, finished_run, person, tmp_path):
+    out = tmp_path / "study.json"
+    code, said, _ = sim(
+        "quantized", finished_run, "--quantizer", "rtn", "--bits", "8", "--person", person,
+        "--out", out,
+    )  # fmt: skip
+    assert code == 0
+    assert "| W8A8 | rtn |" in said
+    written = json.loads(out.read_text())
+    assert [cell["person"] for cell in written["persons"]] == [person]
+    assert written["rows"][0]["difference"] == pytest.approx(
+        written["persons"][0]["f1"] - written["persons"][0]["f1_float"]
+    )
+
+
+def cell(person, quantizer, f1):
+    return Cell(
+        run="r", person=person, seen=True, quantizer=quantizer, bits=4, f1=f1, f1_float=0.9,
+        seconds=1.0, bytes=1000,
+    )  # fmt: skip
+
+
+def test_rows_name_the_worst_person_and_how_much_of_rtns_loss_is_gone():
+    cells = [cell("a", "rtn", 0.8), cell("b", "rtn", 0.6), cell("a", "x", 0.9), cell("b", "x", 0.8)]
+    nearest, better = rows_of(cells)
+    assert (nearest.worst_person, better.worst_person) == ("b", "b")
+    assert nearest.difference == pytest.approx(-0.2)
+    assert better.worst == pytest.approx(-0.1)
+    assert better.closer == pytest.approx(0.75)
+    text = markdown(cells)
+    assert "| W4A8 | x | 0.850 | -0.0500 | -0.100 b | +75% gone | 1.0 | 1 |" in text
