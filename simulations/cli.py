@@ -227,11 +227,12 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="The bundle to write.")] = None,
     bits: Annotated[Bits, typer.Option(help="Of the bundle's weights.")] = Bits.eight,
     form: Annotated[
-        Form,
+        Form | None,
         typer.Option(
-            help="Integers in one operator, lookup kernels (4 and 2 bits), or plain ONNX."
+            help="Integers in one operator (8 and 4 bits, if left out), lookup kernels (2), or "
+            "plain ONNX."
         ),
-    ] = Form.edge,
+    ] = None,
     quantizer: Annotated[
         str, typer.Option(help="mobilequant, smoothquant, rtn, or an installed one.")
     ] = "mobilequant",
@@ -255,15 +256,16 @@ def export(
 ) -> None:
     """Turn a person's model of a finished run into a bundle that runs on a device.
 
-    Example: flwr-sim export runs/wearables-… --person person-04 --bits 8 --out person-04.bundle
+    Example: flwr-sim export runs/wearables-… --person person-04 --bits 8 --out person-04.flwb
     """
-    from simulations.export import Export
+    from simulations.export import Export, usual_form
     from simulations.export import export as write
     from simulations.progress import Progress
 
     if (person is None) != shared:
         raise ConfigError("export", ["name one: --person NAME, or --shared"])
-    wanted = Export(out, float_, windows, int(bits.value), form.value, quantizer, seed, key, base)
+    how = form.value if form else usual_form(int(bits.value))
+    wanted = Export(out, float_, windows, int(bits.value), how, quantizer, seed, key, base)
     with Progress(Console(stderr=True)) as progress:
         said = write(run, person, wanted, strategy, progress.note)
     if format_ is Format.json:
@@ -279,13 +281,16 @@ def export(
 def quantized(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
     quantizer: Annotated[
-        list[str] | None, typer.Option(help="Repeatable; rtn, smoothquant and mobilequant.")
+        list[str] | None,
+        typer.Option(help="Repeatable; rtn, smoothquant, mobilequant and distilled if left out."),
     ] = None,
     bits: Annotated[
         list[int] | None, typer.Option(help="Of the weights; repeatable; 8, 4 and 2.")
     ] = None,
     person: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
-    form: Annotated[Form, typer.Option(help="What is run.")] = Form.edge,
+    form: Annotated[
+        Form | None, typer.Option(help="What is run; as `export` has it if left out.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Also write every person's figures, as JSON.")
     ] = None,
@@ -301,7 +306,7 @@ def quantized(
             runs,
             quantizer or QUANTIZERS,
             bits or BITS,
-            form=form.value,
+            form=form.value if form else None,
             only=person or (),
             tell=progress.note,
         )

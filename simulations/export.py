@@ -11,11 +11,12 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
+from pydantic import ValidationError
 
 from client import bundle
 from client.bundle.predictor import session
 from edge_kernels.quantize.quantizer import names, quantize, to_edge, to_lookup, to_qdq
-from schemas.base import ConfigError
+from schemas.base import ConfigError, describe
 from schemas.bundle import BundleError
 from simulations.personal_model import Personal, open_models
 from simulations.report.files import RunError, atomic_write
@@ -23,6 +24,13 @@ from simulations.report.metrics import macro_f1
 
 Form = Literal["edge", "lookup", "qdq"]
 FLOAT: Final = 32  # bits
+
+
+def usual_form(bits: int) -> Form:
+    """Integers; lookup kernels for 2 bits, where they are smaller and as fast."""
+    return "lookup" if bits == 2 else "edge"
+
+
 _FORMS: Final = {"edge": to_edge, "lookup": to_lookup, "qdq": to_qdq}
 _BATCH: Final = 64  # windows of one call
 
@@ -198,6 +206,8 @@ def _bundled(personal: Personal, wanted: Export, key: bytes | None, name: str) -
         bundle.write(wanted.out, card, content, key, base=wanted.base)
     except BundleError as error:
         raise RunError(f"{wanted.out}: {error}") from error
+    except ValidationError as error:
+        raise RunError(f"{wanted.out}: {'; '.join(describe(error.errors()))}") from error
     said = {
         "out": str(wanted.out),
         "bits": wanted.bits,

@@ -7,11 +7,11 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from simulations.export import Export, Form, quantized, score
+from simulations.export import Export, Form, quantized, score, usual_form
 from simulations.personal_model import Personal, open_models
 from simulations.report.metrics import mean
 
-QUANTIZERS: Final = ("rtn", "smoothquant", "mobilequant")
+QUANTIZERS: Final = ("rtn", "smoothquant", "mobilequant", "distilled")
 BITS: Final = (8, 4, 2)
 
 
@@ -69,7 +69,7 @@ def study(
     quantizers: Sequence[str] = QUANTIZERS,
     bits: Sequence[int] = BITS,
     *,
-    form: Form = "edge",
+    form: Form | None = None,
     only: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Cell]:
@@ -80,8 +80,9 @@ def study(
     runs : Sequence[Path]
         Folders of finished runs: as many seeds, say.
     quantizers, bits
-    form : {"edge", "lookup", "qdq"}
-        What is run: integers by one operator, lookup kernels, or plain ONNX.
+    form : {"edge", "lookup", "qdq"}, optional
+        What is run: integers by one operator, lookup kernels, or plain ONNX; the usual one of so
+        many bits if left out.
     only : Sequence[str]
         These persons; all if empty.
     tell : callable
@@ -107,13 +108,13 @@ def _cells(
     personal: Personal,
     quantizers: Sequence[str],
     bits: Sequence[int],
-    form: Form,
+    form: Form | None,
     *,
     seen: bool,
 ) -> Iterator[Cell]:
     for width in bits:
         for name in quantizers:
-            wanted = Export(bits=width, quantizer=name, form=form)
+            wanted = Export(bits=width, quantizer=name, form=form or usual_form(width))
             began = time.perf_counter()
             model = quantized(personal.model, personal.sources, wanted)
             seconds = time.perf_counter() - began
@@ -123,7 +124,7 @@ def _cells(
                 seen=seen,
                 quantizer=name,
                 bits=width,
-                f1=score(personal, form, model),
+                f1=score(personal, wanted.form, model),
                 f1_float=personal.macro_f1,
                 seconds=seconds,
                 bytes=len(model),
