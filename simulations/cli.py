@@ -234,8 +234,8 @@ def export(
         ),
     ] = None,
     quantizer: Annotated[
-        str, typer.Option(help="mobilequant, smoothquant, rtn, or an installed one.")
-    ] = "mobilequant",
+        str, typer.Option(help="distilled, mobilequant, smoothquant, rtn, or an installed one.")
+    ] = "distilled",
     seed: Annotated[int, typer.Option(help="The quantizer's.", min=0)] = 0,
     key: Annotated[
         Path | None, typer.Option(help="The fleet's private key, PEM; else it is not signed.")

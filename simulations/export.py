@@ -58,7 +58,7 @@ class Export:
     windows: Path | None = None
     bits: int = 8
     form: Form = "edge"
-    quantizer: str = "mobilequant"
+    quantizer: str = "distilled"
     seed: int = 0
     key: Path | None = None
     base: Path | None = None

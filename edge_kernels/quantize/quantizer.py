@@ -93,7 +93,7 @@ def quantize(
     model: ModelProto | bytes | str | os.PathLike[str],
     calibration: NDArray[Any],
     *,
-    quantizer: str = "mobilequant",
+    quantizer: str = "distilled",
     bits: int = 8,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
