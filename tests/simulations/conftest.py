@@ -1,6 +1,7 @@
 """Tiny simulations: six persons, three classes that anyone can tell apart, few steps."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import StringIO
@@ -153,3 +154,23 @@ def finished_run(
     loaded = load(path, overrides)
     with Progress(Console(file=StringIO(), width=200)) as progress:
         return run(loaded, RunFolder.create("tiny", folder / "run"), progress).folder.path
+
+
+@pytest.fixture
+def sim(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, list[str]]]:
+    """Run the command in this process: exit code, standard output, lines of standard error."""
+
+    from simulations import cli
+
+    def call(*arguments: object) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["flwr-sim", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return int(ended.value.code or 0), said.out, said.err.splitlines()
+
+    return call

@@ -19,22 +19,6 @@ from simulations.report.folder import RunFolder
 
 
 @pytest.fixture
-def sim(monkeypatch, capsys):
-    """Run the command in this process: exit code, standard output, lines of standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["flwr-sim", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return ended.value.code or 0, said.out, said.err.splitlines()
-
-    return call
-
-
-@pytest.fixture
 def refused(sim, simulation_file, tmp_path):
     """Run what must be refused before it leaves anything behind."""
 

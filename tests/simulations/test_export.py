@@ -1,7 +1,6 @@
 """``flwr-sim export`` and ``quantized`` as a user meets them."""
 
 import json
-import sys
 
 import numpy as np
 import onnxruntime as ort
@@ -9,25 +8,8 @@ import pytest
 
 from client import bundle
 from schemas.signing import new_key
-from simulations import cli
 from simulations.bench.quantized import Cell, markdown, rows_of
 from simulations.report.folder import RunFolder
-
-
-@pytest.fixture
-def sim(monkeypatch, capsys):
-    """Run the command in this process: exit code, standard output, lines of standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["flwr-sim", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return ended.value.code or 0, said.out, said.err.splitlines()
-
-    return call
 
 
 @pytest.fixture
@@ -85,6 +67,14 @@ def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits,
     assert said["bytes"] == path.stat().st_size
     if bits == "32":
         assert said["f1"] == said["f1_float"]
+
+
+@pytest.mark.parametrize(("bits", "form"), [("8", "edge"), ("4", "edge"), ("2", "lookup")])
+def test_the_usual_form_of_so_many_bits(sim, finished_run, person, tmp_path, bits, form):
+    arguments = ("--person", person, "--out", tmp_path / "b", "--bits", bits, "--quantizer", "rtn")
+    code, out, _ = sim("export", finished_run, *arguments, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["form"] == form
 
 
 def test_the_same_bytes_twice_and_a_difference_from_what_is_shared(

@@ -2,26 +2,25 @@
 
 #include <algorithm>
 
+#include "program_reader.h"
+
 namespace flwr_edge::integer {
 namespace {
 
 constexpr int64_t kVersion = 1;
-constexpr size_t kMaxInstructions = 4096;
 constexpr int64_t kMaxBytes = int64_t(1) << 28;  // 256 MB
-constexpr int64_t kMaxWork = int64_t(1) << 36;
 constexpr int64_t kMaxConstants = (int64_t(1) << 31) - 1;
 
-bool in_range(int64_t x, int64_t low, int64_t high) { return low <= x && x <= high; }
-
-class Parser {
+class Parser : ProgramReader {
  public:
-  Parser(const std::vector<int64_t>& code, Program* program) : code_(code), program_(*program) {}
+  Parser(const std::vector<int64_t>& code, Program* program)
+      : ProgramReader(code), program_(*program) {}
 
   // What is wrong, or null.
   const char* parse() {
-    if (code_.empty() || code_[at_++] != kVersion) return "its version is not 1";
+    if (!more() || take() != kVersion) return "its version is not 1";
     if (!read(&program_.values[0].zero, 0, 255)) return "the input's zero is not in 0 to 255";
-    while (at_ < code_.size()) {
+    while (more()) {
       if (program_.instructions.size() == kMaxInstructions) return "more than 4096 instructions";
       if (const char* wrong = instruction()) return wrong;
     }
@@ -31,7 +30,7 @@ class Parser {
  private:
   const char* instruction() {
     now_ = Instruction{};
-    now_.op = Op(code_[at_++]);
+    now_.op = Op(take());
     result_ = Value{};
     if (const char* wrong = decode()) return wrong;
     if (!in_range(result_.d0, 1, kMaxBytes) || !in_range(result_.d1, 1, kMaxBytes / result_.d0)) {
@@ -56,20 +55,6 @@ class Parser {
       case Op::kTranspose: return transpose();
     }
     return "an opcode is unknown to this library";
-  }
-
-  // The next operand within [low, high]; marks the instruction as bad otherwise.
-  bool read(int64_t* to, int64_t low, int64_t high) {
-    if (at_ >= code_.size()) return false;
-    *to = code_[at_++];
-    return in_range(*to, low, high);
-  }
-
-  bool read(bool* to) {
-    int64_t flag;
-    if (!read(&flag, 0, 1)) return false;
-    *to = flag != 0;
-    return true;
   }
 
   bool read_values(int64_t count) {
@@ -109,19 +94,6 @@ class Parser {
     return nullptr;
   }
 
-  bool spend(int64_t a, int64_t b, int64_t c = 1) {  // each at most 2^28 and at least 1
-    if (b > kMaxWork / a || c > kMaxWork / (a * b)) return false;
-    program_.work += a * b * c;
-    return program_.work <= kMaxWork;
-  }
-
-  // Positions of a window's output, or 0.
-  int64_t positions(int64_t length) const {
-    const int64_t span = (now_.kernel - 1) * now_.dilation + 1;  // < 2^57
-    const int64_t room = length + now_.pad_begin + now_.pad_end - span;
-    return room < 0 ? 0 : room / now_.stride + 1;
-  }
-
   void made_by_product() {
     result_.accumulators = now_.multipliers < 0;
     result_.zero = now_.zero;
@@ -129,7 +101,7 @@ class Parser {
 
   const char* linear() {
     if (!read_layer()) return wrong_;
-    if (!spend(input().size(), now_.rows)) return kTooMuchWork;
+    if (!spend(&program_.work, input().size(), now_.rows)) return kTooMuchWork;
     result_.flat = input().flat;
     result_.d0 = input().d0;
     result_.d1 = now_.rows;
@@ -146,7 +118,7 @@ class Parser {
     const int64_t span = (now_.kernel - 1) * now_.dilation + 1;
     if (std::max(now_.pad_begin, now_.pad_end) >= span) return "a pad is as long as the kernel";
     result_.d0 = now_.rows;
-    result_.d1 = positions(input().d1);
+    result_.d1 = positions(now_, input().d1);
     result_.swapped = true;
     made_by_product();
     if (result_.d1 < 1) return "conv's input is shorter than its kernel";
@@ -156,7 +128,8 @@ class Parser {
     }
     const int64_t padded = input().d1 + now_.pad_begin + now_.pad_end;
     if (padded > kMaxBytes / input().d0) return kTooMuchMemory;
-    return spend(result_.d1, input().d0 * now_.kernel, now_.rows) ? nullptr : kTooMuchWork;
+    const bool fits = spend(&program_.work, result_.d1, input().d0 * now_.kernel, now_.rows);
+    return fits ? nullptr : kTooMuchWork;
   }
 
   const char* pool() {
@@ -169,10 +142,11 @@ class Parser {
     }
     if (now_.mean && now_.kernel > kMostSum / 255) return kTooLargeSum;
     result_ = input();
-    result_.d1 = positions(input().d1);
+    result_.d1 = positions(now_, input().d1);
     if (now_.mean) result_.zero = now_.zero;
     if (result_.d1 < 1) return "pool's input is shorter than its kernel";
-    return spend(result_.d1, input().d0, now_.kernel) ? nullptr : kTooMuchWork;
+    const bool fits = spend(&program_.work, result_.d1, input().d0, now_.kernel);
+    return fits ? nullptr : kTooMuchWork;
   }
 
   const char* reduce() {
@@ -266,10 +240,8 @@ class Parser {
   static constexpr const char* kTooMuchMemory = "it asks for more than 256 MB of memory";
   static constexpr const char* kTooLargeSum = "its sums may not fit 32 bits";
 
-  const std::vector<int64_t>& code_;
   Program& program_;
   const char* wrong_ = "an operand is missing or out of its range";
-  size_t at_ = 0;
   Instruction now_{};
   Value result_;
 };

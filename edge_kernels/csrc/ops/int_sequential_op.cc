@@ -6,7 +6,7 @@
 // Attributes: program, ints, and result, the value that it returns: int_program.h; input_shape,
 // ints: x's shape without the batch. Program and constants are checked when the session is made.
 #include "int_network.h"
-#include "ops.h"
+#include "network_op.h"
 
 namespace flwr_edge {
 namespace {
@@ -19,10 +19,7 @@ using integer::Value;
 enum Output : size_t { kAccumulators, kValues };
 
 Constant constant_of(const Node& node, const Ort::ConstKernelInfo& info, size_t input) {
-  const std::string name = "input " + std::to_string(input);
-  int is_constant = 0;
-  const Ort::ConstValue value = info.GetTensorConstantInput(input, &is_constant);
-  if (!is_constant) node.fail(name + " must be a constant initializer of the node's own graph");
+  const Ort::ConstValue value = constant_input(node, info, input);
   const auto shape = value.GetTensorTypeAndShapeInfo();
   const auto count = int64_t(shape.GetElementCount());
   switch (shape.GetElementType()) {
@@ -31,7 +28,7 @@ Constant constant_of(const Node& node, const Ort::ConstKernelInfo& info, size_t 
       return {value.GetTensorRawData(), count, Type::kInt32};
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
       return {value.GetTensorRawData(), count, Type::kInt64};
-    default: node.fail(name + " must be of int8, int32 or int64");
+    default: node.fail("input " + std::to_string(input) + " must be of int8, int32 or int64");
   }
 }
 
@@ -42,7 +39,7 @@ class IntSequentialKernel {
 
   void run(const Context& context) const {
     const Tensor x = context.input(0);
-    check_input(x, network_->program().values[0]);
+    check_input(name_, x, network_->program().values[0]);
     const int64_t batch = x.dims[0];
     const Value& value = network_->result();
     const int64_t dims[] = {batch, value.flat ? value.d1 : value.d0, value.d1};
@@ -81,39 +78,13 @@ class IntSequentialKernel {
     return network;
   }
 
-  void check_input(const Tensor& x, const Value& value) const {
-    const bool fits = value.flat ? x.rank == 2 && x.dims[1] == value.d1
-                                 : x.rank == 3 && x.dims[1] == value.d0 && x.dims[2] == value.d1;
-    if (fits) return;
-    std::string wanted = "[batch";
-    for (int64_t size : value.shape()) wanted += ", " + std::to_string(size);
-    fail(name_, "x is of shape " + to_text(x) + "; it must be " + wanted + "]");
-  }
-
   std::string name_;
   std::unique_ptr<Network> network_;
 };
 
-struct IntSequentialOp : OpBase<IntSequentialOp, IntSequentialKernel> {
-  // Hides the base's: the kernel reads constants of several types, which a Node does not tell.
-  OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
-    return guarded([&] {
-      const Node node(GetName(), info);
-      *kernel = new Guarded<IntSequentialKernel>{IntSequentialKernel(node, info)};
-    });
-  }
-
+struct IntSequentialOp
+    : NetworkOpBase<IntSequentialOp, IntSequentialKernel, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8> {
   const char* GetName() const { return "IntSequential"; }
-  size_t GetInputTypeCount() const { return 2; }
-  ONNXTensorElementDataType GetInputType(size_t index) const {
-    return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
-                      : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  }
-  OrtCustomOpInputOutputCharacteristic GetInputCharacteristic(size_t index) const {
-    return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
-  }
-  int GetVariadicInputMinArity() const { return 0; }
-  bool GetVariadicInputHomogeneity() const { return false; }
   size_t GetOutputTypeCount() const { return 2; }
   ONNXTensorElementDataType GetOutputType(size_t index) const {
     return index == kAccumulators ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32

@@ -6,7 +6,7 @@
 // returns: sequential_program.h; input_shape, ints: x's shape
 // without the batch. Program and constants are checked when the session is made.
 #include "sequential.h"
-#include "ops.h"
+#include "network_op.h"
 
 namespace flwr_edge {
 namespace {
@@ -15,15 +15,13 @@ constexpr size_t kMostOutputs = 4096;
 
 // A constant input of either type.
 Constant constant_of(const Node& node, const Ort::ConstKernelInfo& info, size_t input) {
-  const std::string name = "input " + std::to_string(input);
-  int is_constant = 0;
-  const Ort::ConstValue value = info.GetTensorConstantInput(input, &is_constant);
-  if (!is_constant) node.fail(name + " must be a constant initializer of the node's own graph");
+  const Ort::ConstValue value = constant_input(node, info, input);
   const auto shape = value.GetTensorTypeAndShapeInfo();
   const ONNXTensorElementDataType type = shape.GetElementType();
   const bool floats = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   if (!floats && type != ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) {
-    node.fail(name + " must be of float (a vector) or uint8 (packed weights)");
+    node.fail("input " + std::to_string(input) +
+              " must be of float (a vector) or uint8 (packed weights)");
   }
   return {value.GetTensorRawData(), shape.GetElementCount() * (floats ? 4 : 1), floats};
 }
@@ -36,7 +34,7 @@ class SequentialKernel {
   void run(const Context& context) const {
     const Program& program = network_->program();
     const Tensor x = context.input(0);
-    check_input(x, program.values[0]);
+    check_input(name_, x, program.values[0]);
     const int64_t batch = x.dims[0];
     const size_t count = program.outputs.size();
     float* few[8];
@@ -71,39 +69,13 @@ class SequentialKernel {
     return network;
   }
 
-  void check_input(const Tensor& x, const Value& value) const {
-    const bool fits = value.flat ? x.rank == 2 && x.dims[1] == value.d1
-                                 : x.rank == 3 && x.dims[1] == value.d0 && x.dims[2] == value.d1;
-    if (fits) return;
-    std::string wanted = "[batch";
-    for (int64_t size : value.shape()) wanted += ", " + std::to_string(size);
-    fail(name_, "x is of shape " + to_text(x) + "; it must be " + wanted + "]");
-  }
-
   std::string name_;
   std::unique_ptr<Sequential> network_;
 };
 
-struct SequentialOp : OpBase<SequentialOp, SequentialKernel> {
-  // Hides the base's: the kernel reads constants of two types, which a Node does not tell apart.
-  OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
-    return guarded([&] {
-      const Node node(GetName(), info);
-      *kernel = new Guarded<SequentialKernel>{SequentialKernel(node, info)};
-    });
-  }
-
+struct SequentialOp
+    : NetworkOpBase<SequentialOp, SequentialKernel, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT> {
   const char* GetName() const { return "LutSequential"; }
-  size_t GetInputTypeCount() const { return 2; }
-  ONNXTensorElementDataType GetInputType(size_t index) const {
-    return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
-                      : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  }
-  OrtCustomOpInputOutputCharacteristic GetInputCharacteristic(size_t index) const {
-    return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
-  }
-  int GetVariadicInputMinArity() const { return 0; }
-  bool GetVariadicInputHomogeneity() const { return false; }
   size_t GetOutputTypeCount() const { return 1; }
   ONNXTensorElementDataType GetOutputType(size_t) const {
     return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;

@@ -2,24 +2,23 @@
 
 #include <algorithm>
 
+#include "program_reader.h"
+
 namespace flwr_edge {
 namespace {
 
 constexpr int64_t kVersion = 1;
-constexpr size_t kMaxInstructions = 4096;
 constexpr int64_t kMaxFloats = int64_t(1) << 26;  // 256 MB
-constexpr int64_t kMaxWork = int64_t(1) << 36;
 
-bool in_range(int64_t x, int64_t low, int64_t high) { return low <= x && x <= high; }
-
-class Parser {
+class Parser : ProgramReader {
  public:
-  Parser(const std::vector<int64_t>& code, Program* program) : code_(code), program_(*program) {}
+  Parser(const std::vector<int64_t>& code, Program* program)
+      : ProgramReader(code), program_(*program) {}
 
   // What is wrong, or null.
   const char* parse() {
-    if (code_.empty() || code_[at_++] != kVersion) return "its version is not 1";
-    while (at_ < code_.size()) {
+    if (!more() || take() != kVersion) return "its version is not 1";
+    while (more()) {
       if (program_.instructions.size() == kMaxInstructions) return "more than 4096 instructions";
       if (const char* wrong = instruction()) return wrong;
     }
@@ -29,7 +28,7 @@ class Parser {
  private:
   const char* instruction() {
     now_ = Instruction{};
-    now_.op = Op(code_[at_++]);
+    now_.op = Op(take());
     result_ = Value{};
     if (const char* wrong = decode()) return wrong;
     if (!in_range(result_.d0, 1, kMaxFloats) || !in_range(result_.d1, 1, kMaxFloats) ||
@@ -55,20 +54,6 @@ class Parser {
       case Op::kTranspose: return transpose();
     }
     return "an opcode is unknown to this library";
-  }
-
-  // The next operand within [low, high]; marks the instruction as bad otherwise.
-  bool read(int64_t* to, int64_t low, int64_t high) {
-    if (at_ >= code_.size()) return false;
-    *to = code_[at_++];
-    return in_range(*to, low, high);
-  }
-
-  bool read(bool* to) {
-    int64_t flag;
-    if (!read(&flag, 0, 1)) return false;
-    *to = flag != 0;
-    return true;
   }
 
   bool read_values(int64_t count) {
@@ -98,22 +83,9 @@ class Parser {
     return nullptr;
   }
 
-  bool spend(int64_t a, int64_t b, int64_t c = 1) {  // each at most 2^26, the product bounded
-    if (b > kMaxWork / a || c > kMaxWork / (a * b)) return false;
-    program_.work += a * b * c;
-    return program_.work <= kMaxWork;
-  }
-
-  // Positions of a window's output, or 0.
-  int64_t positions(int64_t length) const {
-    const int64_t span = (now_.kernel - 1) * now_.dilation + 1;  // < 2^53
-    const int64_t room = length + now_.pad_begin + now_.pad_end - span;
-    return room < 0 ? 0 : room / now_.stride + 1;
-  }
-
   const char* linear() {
     if (!read_layer()) return kBadOperands;
-    if (!spend(input().size(), now_.rows)) return kTooMuchWork;
+    if (!spend(&program_.work, input().size(), now_.rows)) return kTooMuchWork;
     result_.flat = input().flat;
     result_.d0 = input().d0;
     result_.d1 = now_.rows;
@@ -126,7 +98,7 @@ class Parser {
     const int64_t span = (now_.kernel - 1) * now_.dilation + 1;
     if (std::max(now_.pad_begin, now_.pad_end) >= span) return "a pad is as long as the kernel";
     result_.d0 = now_.rows;
-    result_.d1 = positions(input().d1);
+    result_.d1 = positions(now_, input().d1);
     result_.swapped = true;
     if (result_.d1 < 1) return "conv's input is shorter than its kernel";
     if (input().d0 > kMaxFloats / now_.kernel) return "a kernel is too large";
@@ -135,7 +107,8 @@ class Parser {
     }
     const int64_t padded = input().d1 + now_.pad_begin + now_.pad_end;
     if (padded > kMaxFloats / input().d0) return kTooMuchMemory;
-    return spend(result_.d1, input().d0 * now_.kernel, now_.rows) ? nullptr : kTooMuchWork;
+    const bool fits = spend(&program_.work, result_.d1, input().d0 * now_.kernel, now_.rows);
+    return fits ? nullptr : kTooMuchWork;
   }
 
   const char* pool() {
@@ -148,9 +121,10 @@ class Parser {
       return "pool takes pads or a dilation, not both";  // a window could lie in the padding alone
     }
     result_ = input();
-    result_.d1 = positions(input().d1);
+    result_.d1 = positions(now_, input().d1);
     if (result_.d1 < 1) return "pool's input is shorter than its kernel";
-    return spend(result_.d1, input().d0, now_.kernel) ? nullptr : kTooMuchWork;
+    const bool fits = spend(&program_.work, result_.d1, input().d0, now_.kernel);
+    return fits ? nullptr : kTooMuchWork;
   }
 
   const char* reduce() {
@@ -238,9 +212,7 @@ class Parser {
   static constexpr const char* kTooMuchWork = "it asks for more than 2^36 products a sample";
   static constexpr const char* kTooMuchMemory = "it asks for more than 256 MB of memory";
 
-  const std::vector<int64_t>& code_;
   Program& program_;
-  size_t at_ = 0;
   Instruction now_{};
   Value result_;
 };

@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 
+#include "fuzz.h"
 #include "int_network.h"
 #include "isa.h"
 
@@ -19,11 +19,6 @@ using flwr_edge::integer::Constant;
 using flwr_edge::integer::Network;
 using flwr_edge::integer::Program;
 using flwr_edge::integer::Type;
-using Ints = std::vector<int64_t>;
-
-std::mt19937_64 random_bits(1);
-
-int64_t below(int64_t n) { return int64_t(random_bits() % uint64_t(n)); }
 
 struct Values {
   Type type;
@@ -90,20 +85,6 @@ Case net(int least_shift, int dilation, int64_t result) {
             6, 0, 2, 12, 14,                     // concat: (71)
             1, 15, 10, 11, -1, -1, 0, 1, 7};     // linear: (7)
   return c;
-}
-
-void mutate(Ints* ints) {
-  static const int64_t kOdd[] = {-1, 0, 1, 2, 3, 64, 1 << 26, int64_t(1) << 31,
-                                 int64_t(1) << 62, INT64_MIN, INT64_MAX};
-  if (ints->empty()) return;
-  const auto at = size_t(below(int64_t(ints->size())));
-  switch (below(8)) {
-    case 0: ints->erase(ints->begin() + int64_t(at)); break;
-    case 1: ints->insert(ints->begin() + int64_t(at), below(12)); break;
-    case 2: (*ints)[at] = kOdd[below(11)]; break;
-    case 3: (*ints)[at] = int64_t(uint64_t((*ints)[at]) + uint64_t(below(3) - 1)); break;
-    default: (*ints)[at] = below(40) - 1; break;
-  }
 }
 
 void mutate(Values* v) {
