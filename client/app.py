@@ -123,3 +123,9 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Run the plan's stages, keep nothing of them, and count right and wrong on the test part."""
     return _ask("evaluate", message, context)
+
+
+@app.evaluate("ranges")
+def ranges(message: Message, context: Context) -> Message:
+    """Count how a model's values are spread over the training windows; see ``schemas.ranges``."""
+    return _ask("evaluate.ranges", message, context)

@@ -61,6 +61,13 @@ class Windows(Strict):
         return self
 
 
+class Model(Strict):
+    """What predictions are made with, where it is not the last task's model."""
+
+    bundle: Path = Field(description="Looked at before each prediction: it may be replaced.")
+    base: Path | None = Field(None, description="The bundle that it is a difference from.")
+
+
 class Limits(Strict):
     """What the daemon may use."""
 
@@ -89,6 +96,7 @@ class DaemonConfig(Strict):
     )
     broker: Broker = Broker()
     windows: Windows
+    model: Model | None = None
     conditions: ConditionsConfig = ConditionsConfig()
     limits: Limits = Limits()
 
@@ -120,6 +128,8 @@ class DaemonConfig(Strict):
         tls = self.broker.tls
         named = {
             "windows.folder": self.windows.folder,
+            "model.bundle": self.model and self.model.bundle,
+            "model.base": self.model and self.model.base,
             "broker.password_file": self.broker.password_file,
             "broker.tls.ca": tls and tls.ca,
             "broker.tls.certificate": tls and tls.certificate,
@@ -159,6 +169,7 @@ def _allowed() -> dict[str, list[str]]:
         "broker": Broker,
         "broker.tls": Tls,
         "windows": Windows,
+        "model": Model,
         "limits": Limits,
         "conditions": ConditionsConfig,
     }

@@ -22,7 +22,15 @@ from schemas.signing import SignatureError
 
 _log = logging.getLogger("flwr_edge.daemon")
 ACTIONS: Final = frozenset(
-    {"query.graphs", "query.install", "query.place", "query.begin", "train", "evaluate"}
+    {
+        "query.graphs",
+        "query.install",
+        "query.place",
+        "query.begin",
+        "train",
+        "evaluate",
+        "evaluate.ranges",
+    }
 )
 _STATE_TTL: Final = wire.MAX_TTL
 

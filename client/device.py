@@ -1,7 +1,8 @@
 """What a device does when asked, whoever carries the question.
 
 Actions: ``query.graphs`` tells which graphs are missing, ``query.install`` stores some, ``train``
-runs a plan and returns the change, ``evaluate`` runs a plan and returns counts. What is kept from
+runs a plan and returns the change, ``evaluate`` runs a plan and returns counts, and
+``evaluate.ranges`` tells how a model's values are spread (``schemas.ranges``). What is kept from
 one question to the next is a few arrays: the device's second vector (``own``), the ranges that
 never leave it (``personal``) and what coding lost of its last change (``residual``).
 """
@@ -18,6 +19,7 @@ from client.learner import Fitted, Learner
 from schemas.delta import encode
 from schemas.payload import Payload, PayloadError
 from schemas.plan import Plan
+from schemas.ranges import RangeTask
 
 Floats = NDArray[np.float32]
 KEPT: Final = ("own", "personal", "residual")
@@ -56,6 +58,7 @@ class Device:
             "query.install": self._install,
             "train": self._train,
             "evaluate": self._evaluate,
+            "evaluate.ranges": self._ranges,
         }
 
     def answer(self, action: str, asked: Payload) -> Payload:
@@ -125,6 +128,13 @@ class Device:
             "confusion": [int(count) for count in confusion.ravel()],
         }
         return Payload(metrics={"metrics": metrics})
+
+    def _ranges(self, asked: Payload) -> Payload:
+        from client.ranges import shares  # loads more of ``edge_kernels``; rarely asked
+
+        task = RangeTask.model_validate_json(str(asked.setting("config", "ranges")))
+        counts = shares(task, self.learner().windows, self.graphs)
+        return Payload(arrays={"ranges": {"counts": counts}})
 
     def _salt(self, round_number: int) -> int:
         return round_number * 1_000_003 + self.number

@@ -76,6 +76,8 @@ _STEP: Final = _PERSON | {"learning_rate", "proximal", "anchor", "mask", "state"
 TRAIN: Final = Kind("training step", _STEP, frozenset({"labels", "targets"}), (0, 1, 1))
 ADAPT: Final = Kind("adaptation", _PERSON, frozenset({"labels", "mix"}), (1,))
 FORWARD: Final = Kind("prediction or report", _PERSON, frozenset(), (None,))
+# Of a model's values, for each window; see ``schemas.ranges``.
+COUNTS: Final = Kind("value counts", frozenset({"windows"}), frozenset(), (3,))
 STATISTICS: Final = Kind("input statistics", frozenset({"windows"}), frozenset(), (1, 1))
 # A bundle's whole model; no plan runs one, so it is only ever asked for by name.
 PERSONAL: Final = Kind("personal model", frozenset({"windows"}), frozenset(), (2,))
@@ -100,7 +102,7 @@ def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = N
         raise ValueError("an input is declared twice")
     for value in inputs:
         _check_input(value)
-    kind = expected or _by_inputs(names)
+    kind = expected or _by_names(names, len(outputs))
     if missing := kind.required - names:
         raise ValueError(f"{kind.name} without the inputs {', '.join(sorted(missing))}")
     if extra := names - kind.required - kind.optional:
@@ -111,11 +113,11 @@ def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = N
     return kind
 
 
-def _by_inputs(names: set[str]) -> Kind:
+def _by_names(names: set[str], outputs: int) -> Kind:
     if "learning_rate" in names:
         return TRAIN
     if "weights" not in names:
-        return STATISTICS
+        return COUNTS if outputs == 1 else STATISTICS
     return ADAPT if names & ADAPT.optional else FORWARD
 
 

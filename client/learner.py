@@ -170,7 +170,7 @@ class Learner:
     def _adapt(self, stage: Adapt, plan: Plan, weights: Floats) -> Floats:
         session = self.graphs.session(stage.graph)
         wanted = {value.name for value in session.get_inputs()}
-        chosen = _spread(len(self.windows.train), stage.windows)
+        chosen = spread(len(self.windows.train), stage.windows)
         inputs: dict[str, Any] = {
             "windows": _float(self.windows.train[chosen]),
             "weights": weights,
@@ -230,9 +230,7 @@ class Learner:
 
     def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
         inputs = {
-            "windows": _float(
-                self.windows.train[_spread(len(self.windows.train), _REPORT_WINDOWS)]
-            ),
+            "windows": _float(self.windows.train[spread(len(self.windows.train), _REPORT_WINDOWS)]),
             "weights": weights,
         }
         inputs |= self.statistics(plan)
@@ -284,7 +282,7 @@ def _mask(ranges: tuple[Range, ...] | None, length: int) -> Floats:
     return mask
 
 
-def _spread(count: int, most: int) -> NDArray[np.intp]:
+def spread(count: int, most: int) -> NDArray[np.intp]:
     """Indices of at most so many windows, evenly spread over time."""
     if count <= most:
         return np.arange(count)

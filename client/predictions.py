@@ -1,4 +1,4 @@
-"""Predictions for programs on the device: from the model of the last task, on its own windows."""
+"""Predictions for programs on the device: of the last task's model, or of a bundle."""
 
 import logging
 import time
@@ -22,10 +22,19 @@ class Predictions:
     work : WorkProcess
         Predicts, between tasks.
     stopping : callable() -> bool
+    bundled : bool
+        Whether the model is a bundle's, which ``work`` knows.
     """
 
-    def __init__(self, store: Store, work: WorkProcess, stopping: Callable[[], bool]) -> None:
-        self._store, self._work, self._stopping = store, work, stopping
+    def __init__(
+        self,
+        store: Store,
+        work: WorkProcess,
+        stopping: Callable[[], bool],
+        *,
+        bundled: bool = False,
+    ) -> None:
+        self._store, self._work, self._stopping, self._bundled = store, work, stopping, bundled
 
     def predict(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The class of ``window`` (time × channels), or of the newest window here.
@@ -35,8 +44,8 @@ class Predictions:
         RuntimeError
             Where there is no model yet, it learns at the moment, or the window does not fit.
         """
-        model = self._store.get("model")
-        if model is None:
+        model = None if self._bundled else self._store.get("model")
+        if model is None and not self._bundled:
             raise RuntimeError("no model yet: it comes with the first task")
         request = {"action": "predict", "model": model, "window": asked.get("window")}
         try:

@@ -49,7 +49,9 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
             gatherer.start()
             stack.callback(gatherer.stop)
         if socket is not None:
-            api = LocalApi(socket, handlers(daemon, work, gatherer))
+            api = LocalApi(
+                socket, handlers(daemon, work, gatherer, bundled=config.model is not None)
+            )
             api.start()
             stack.callback(api.stop)
         daemon.start()
@@ -96,14 +98,16 @@ def _alone(state: Path) -> Iterator[None]:
         yield
 
 
-def handlers(daemon: Daemon, work: WorkProcess, gatherer: Gatherer | None = None) -> dict[str, Any]:
-    """What the local API serves."""
+def handlers(
+    daemon: Daemon, work: WorkProcess, gatherer: Gatherer | None = None, *, bundled: bool = False
+) -> dict[str, Any]:
+    """What the local API serves; ``bundled``: predictions are a bundle's."""
 
     def status(_: dict[str, Any]) -> dict[str, Any]:
         said = daemon.status()
         return said if gatherer is None else {**said, "windows": gatherer.status()}
 
-    predictions = Predictions(daemon.store, work, lambda: daemon.runner.stopping)
+    predictions = Predictions(daemon.store, work, lambda: daemon.runner.stopping, bundled=bundled)
 
     def pause(_: dict[str, Any]) -> dict[str, Any]:
         daemon.pause(paused=True)
@@ -132,12 +136,19 @@ def _gatherer(config: DaemonConfig) -> Gatherer | None:
 def _worker_settings(config: DaemonConfig) -> dict[str, Any]:
     folder, number = config.windows.folder, config.number
     rings = {"rings": str(config.state / "windows")}
+    model, base = config.model, config.model and config.model.base
     return {
         "objects": str(config.state / "objects"),
         "graphs": str(config.state / "graphs"),
         "store_bytes": config.limits.store_bytes,
         "windows": rings if folder is None else {"folder": str(folder)},
         "number": node_of(config.device) if number is None else number,
+        "bundle": model
+        and {
+            "path": str(model.bundle),
+            "key": config.fleet_key,
+            "base": base and str(base),
+        },
     }
 
 

@@ -13,9 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.device import Device
 from client.graphs import GraphStore
@@ -25,6 +26,9 @@ from schemas.objects import MissingObjectError, ObjectStore
 from schemas.payload import Payload, PayloadError
 from schemas.payload_object import pack, unpack
 from schemas.plan import Plan
+
+if TYPE_CHECKING:
+    from client.bundle.serving import Serving
 
 _log = logging.getLogger("flwr_edge.worker")
 _LONGEST: Final = 480  # characters of a reason
@@ -65,6 +69,8 @@ class Worker:
         The person's windows as they are now.
     number : int
         Of the device.
+    bundle : Serving, optional
+        Predicts where the daemon's configuration names one.
     """
 
     def __init__(
@@ -73,8 +79,10 @@ class Worker:
         graphs: GraphStore,
         windows: Callable[[], PersonWindows],
         number: int,
+        bundle: "Serving | None" = None,
     ) -> None:
         self.objects, self.graphs, self.windows, self.number = objects, graphs, windows, number
+        self.bundle = bundle
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do a task: ``action``, ``payload`` and ``kept`` (objects) in; ``payload``, ``objects``
@@ -115,7 +123,9 @@ class Worker:
         answer["model"] = self.objects.put(bytes_of(models[-1])).sha256 if models else None
         return answer
 
-    def _predicted(self, model: str, window: list[list[float]] | None) -> dict[str, Any]:
+    def _predicted(self, model: str | None, window: list[list[float]] | None) -> dict[str, Any]:
+        if model is None:
+            return self._by_bundle(window)
         arrays = arrays_of(self.objects.get(model))
         plan = Plan.model_validate_json(arrays["plan"].tobytes())
         learner = Learner(self.windows(), self.graphs)
@@ -123,10 +133,14 @@ class Worker:
         x = newest if window is None else np.asarray([window], np.float32)
         if x.shape[1:] != newest.shape[1:] or not np.isfinite(x).all():
             raise LearnerError(f"a window of {x.shape[1:]}; expected finite {newest.shape[1:]}")
-        logits = learner.predict(plan, arrays["weights"], x)[0].astype(np.float64)
-        scores = np.exp(logits - logits.max())
-        scores /= scores.sum()
-        return {"class": int(scores.argmax()), "scores": [round(float(s), 6) for s in scores]}
+        return _scored(learner.predict(plan, arrays["weights"], x)[0].astype(np.float64))
+
+    def _by_bundle(self, window: list[list[float]] | None) -> dict[str, Any]:
+        assert self.bundle is not None, "a bundle predicts where no model is named"
+        x = self.windows().train[-1] if window is None else np.asarray(window, np.float32)
+        found = self.bundle(x)
+        scored = _scored(found["logits"])
+        return {**scored, "name": found["classes"][scored["class"]]}
 
     def _kept(self, name: str) -> dict[str, Any]:
         try:
@@ -152,6 +166,12 @@ class Worker:
             "objects": [reference.model_dump() for reference in references],
             "kept": None,
         }
+
+
+def _scored(logits: NDArray[np.float64]) -> dict[str, Any]:
+    scores = np.exp(logits - logits.max())
+    scores /= scores.sum()
+    return {"class": int(scores.argmax()), "scores": [round(float(s), 6) for s in scores]}
 
 
 def bytes_of(arrays: dict[str, Any]) -> bytes:
@@ -192,10 +212,20 @@ def main() -> None:
         GraphStore(Path(settings["graphs"]), lean=True),
         lambda: windows_of(settings["windows"]),
         settings["number"],
+        _serving(settings.get("bundle")),
     )
     for line in lines(sys.stdin):
         answers.write(json.dumps(worker(json.loads(line))) + "\n")
         answers.flush()
+
+
+def _serving(told: dict[str, str | None] | None) -> "Serving | None":
+    if told is None or told["path"] is None:
+        return None
+    from client.bundle.serving import Serving
+
+    base = told["base"]
+    return Serving(Path(told["path"]), told["key"], None if base is None else Path(base))
 
 
 def windows_of(where: dict[str, str]) -> PersonWindows:

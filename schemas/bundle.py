@@ -81,7 +81,11 @@ class Input(Strict):
 
 
 class Expected(Strict):
-    """What it took where it was measured; a hint, never checked."""
+    """What it took where it was measured.
+
+    A reader that opens a bundle takes it for a hint; ``flwr-edge verify`` measures, and names a
+    model that takes far more.
+    """
 
     memory_bytes: int | None = Field(None, ge=0, description="Resident, above the empty runtime.")
     latency_us: float | None = Field(None, gt=0, description="Of one window, one thread.")

@@ -45,3 +45,4 @@ class ModelReport(Strict):
     bytes: int = Field(description="Of the bundle's file; of a difference, without its base.")
     bytes_float: int | None
     bytes_qdq: int | None
+    lies: list[str] = Field([], description="What takes far more than the manifest says.")

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,11 +14,14 @@ from onnx import ModelProto
 from pydantic import ValidationError
 
 from client import bundle
+from client.bundle.claims import measured
 from client.bundle.predictor import session
+from edge_kernels.quantize.histogram import Range
 from edge_kernels.quantize.quantizer import names, quantize, to_edge, to_lookup, to_qdq
 from schemas.base import ConfigError, describe
 from schemas.bundle import BundleError
 from simulations.personal_model import Personal, open_models
+from simulations.ranges import FederatedRanges, Histograms, Ranges
 from simulations.report.files import RunError, atomic_write
 from simulations.report.metrics import macro_f1
 
@@ -51,6 +54,13 @@ class Export:
         The fleet's private key, PEM; without it the bundle is not signed.
     base : Path or None
         A bundle from which this one is stored as a difference.
+    ranges : {"sources", "federated"}
+        Where activations' ranges come from: the sources' windows, or devices' histograms.
+    measure : bool
+        Say in the bundle what memory and time its model takes here; else its bytes are the same
+        every time.
+    noise : float
+        On these histograms; see ``simulations.ranges.Histograms``.
     """
 
     out: Path | None = None
@@ -62,6 +72,9 @@ class Export:
     seed: int = 0
     key: Path | None = None
     base: Path | None = None
+    ranges: Ranges = "sources"
+    noise: float = 0.0
+    measure: bool = False
 
 
 def export(
@@ -90,6 +103,10 @@ def export(
         personal = models.personal(models.persons[0] if person is None else person)
         if person is None:  # nobody's mean and deviation
             personal = replace(personal, model=models.shared, sources=models.sources)
+        ranges = None
+        if wanted.ranges == "federated" and wanted.out is not None:
+            how = Histograms.with_noise(wanted.noise)
+            ranges = FederatedRanges(models, how, tell).of(person)
         name = models.loaded.config.name
     if person is not None:
         tell(f"{person}: rebuilt, macro-F1 {personal.macro_f1:.3f} as in the run")
@@ -103,12 +120,26 @@ def export(
         said["windows"] = str(wanted.windows)
     if wanted.out is not None:
         tell(f"quantizing: {wanted.quantizer}, {wanted.bits} bits, {wanted.form}")
-        said |= _bundled(personal, wanted, key, name if person is None else person)
+        called = name if person is None else person
+        said |= _bundled(personal, wanted, key, called, ranges)
     return said
 
 
-def quantized(model: ModelProto, sources: NDArray[np.float32], wanted: Export) -> bytes:
+def quantized(
+    model: ModelProto,
+    sources: NDArray[np.float32],
+    wanted: Export,
+    ranges: Sequence[Range] | None = None,
+) -> bytes:
     """A float model in the bits and the form that are wanted.
+
+    Parameters
+    ----------
+    model, sources
+        As of ``Personal``.
+    wanted : Export
+    ranges : sequence of (low, high), optional
+        Of its activations, in place of the sources' windows'.
 
     Raises
     ------
@@ -117,9 +148,15 @@ def quantized(model: ModelProto, sources: NDArray[np.float32], wanted: Export) -
     """
     if wanted.bits == FLOAT:
         return _bytes(model)
+    given = {} if ranges is None else {"ranges": ranges}
     try:
         made = quantize(
-            model, sources, quantizer=wanted.quantizer, bits=wanted.bits, seed=wanted.seed
+            model,
+            sources,
+            quantizer=wanted.quantizer,
+            bits=wanted.bits,
+            seed=wanted.seed,
+            settings=given,
         )
         return _bytes(_FORMS[wanted.form](made))
     except (NotImplementedError, ValueError) as error:
@@ -146,6 +183,24 @@ def score(personal: Personal, form: str, model: bytes) -> float:
 
 def _checked(person: str | None, wanted: Export) -> bytes | None:
     """Refuse what cannot be written before minutes are spent; return the key."""
+    problems = _file_problems(wanted)
+    if person is None and wanted.windows is not None:
+        problems.append("--windows: --shared has no windows of its own; name a --person")
+    if wanted.base is not None and not wanted.base.is_file():
+        problems.append(f"--base {wanted.base}: no such file")
+    if wanted.quantizer not in names():
+        problems.append(
+            f"--quantizer {wanted.quantizer}: not installed; there are {', '.join(names())}"
+        )
+    if wanted.noise and wanted.ranges != "federated":
+        problems.append(f"--noise {wanted.noise:g}: only --ranges federated has counts to hide")
+    key = _key(wanted.key, problems) if wanted.key is not None else None
+    if problems:
+        raise ConfigError("export", problems)
+    return key
+
+
+def _file_problems(wanted: Export) -> list[str]:
     files = {"--out": wanted.out, "--float": wanted.float_, "--windows": wanted.windows}
     named = {option: path for option, path in files.items() if path is not None}
     problems = [] if named else ["nothing to write: name --out, --float or --windows"]
@@ -158,18 +213,7 @@ def _checked(person: str | None, wanted: Export) -> bytes | None:
             problems.append(f"{option} {path}: this folder is not writable")
     if len({path.absolute() for path in named.values()}) < len(named):
         problems.append(f"{', '.join(named)}: each needs a file of its own")
-    if person is None and wanted.windows is not None:
-        problems.append("--windows: --shared has no windows of its own; name a --person")
-    if wanted.base is not None and not wanted.base.is_file():
-        problems.append(f"--base {wanted.base}: no such file")
-    if wanted.quantizer not in names():
-        problems.append(
-            f"--quantizer {wanted.quantizer}: not installed; there are {', '.join(names())}"
-        )
-    key = _key(wanted.key, problems) if wanted.key is not None else None
-    if problems:
-        raise ConfigError("export", problems)
-    return key
+    return problems
 
 
 def _key(path: Path, problems: list[str]) -> bytes | None:
@@ -188,9 +232,15 @@ def _key(path: Path, problems: list[str]) -> bytes | None:
     return None
 
 
-def _bundled(personal: Personal, wanted: Export, key: bytes | None, name: str) -> dict[str, Any]:
+def _bundled(
+    personal: Personal,
+    wanted: Export,
+    key: bytes | None,
+    name: str,
+    ranges: Sequence[Range] | None,
+) -> dict[str, Any]:
     assert wanted.out is not None
-    content = quantized(personal.model, personal.sources, wanted)
+    content = quantized(personal.model, personal.sources, wanted, ranges)
     form: Form = "qdq" if wanted.bits == FLOAT else wanted.form
     _, time, channels = personal.sources.shape
     try:
@@ -203,6 +253,9 @@ def _bundled(personal: Personal, wanted: Export, key: bytes | None, name: str) -
             form=_carded(form),
             backbone=hashlib.sha256(_bytes(personal.shared)).hexdigest(),
         )
+        if wanted.measure:
+            expected = measured(card, content, personal.sources[:1])
+            card = card.model_copy(update={"expected": expected})
         bundle.write(wanted.out, card, content, key, base=wanted.base)
     except BundleError as error:
         raise RunError(f"{wanted.out}: {error}") from error
@@ -213,6 +266,7 @@ def _bundled(personal: Personal, wanted: Export, key: bytes | None, name: str) -
         "bits": wanted.bits,
         "form": form,
         "quantizer": wanted.quantizer,
+        "ranges": wanted.ranges,
         "signed": key is not None,
         "bytes": wanted.out.stat().st_size,
         "bytes_float": len(_bytes(personal.model)),

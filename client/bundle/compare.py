@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.bundle.checks import LIMITS, check_model
+from client.bundle.claims import lies, where
 from client.bundle.memory import memory_of
 from client.bundle.predictor import Floats, NotRunnableError, Predictor, answers, session
 from client.bundle.reader import Bundle
@@ -17,7 +18,7 @@ from client.bundle.windows import Labelled
 from edge_kernels.bench.machine import machine, versions
 from edge_kernels.bench.timing import Effort, Timing, take_turns, turn_of
 from schemas.base import ConfigError
-from schemas.bundle import BundleError, Card
+from schemas.bundle import BundleError, Card, Expected
 from schemas.bundle_report import ModelReport
 
 OURS, FLOAT, QDQ = "bundle", "float", "qdq"
@@ -113,7 +114,6 @@ def measure(
     say : callable
         Is told what is being done.
     """
-    where = machine()
     window = bundle.reference[:1] if labelled is None else labelled.windows[:1]
     say("timing")
     timings = _timings(contenders, window, effort)
@@ -134,7 +134,7 @@ def measure(
         found[f"bytes_{name}"] = other and other.bytes
     same = float((told[OURS] == told[FLOAT]).mean()) if FLOAT in told else None
     return ModelReport(
-        machine=where,
+        machine=machine(),
         versions=versions(),
         bundle=str(bundle.path),
         name=said.name,
@@ -147,6 +147,12 @@ def measure(
         spread=mine.quartiles,
         memory=memory[OURS],
         bytes=bundle.size,
+        lies=lies(
+            said.expected,
+            Expected(
+                memory_bytes=memory[OURS], latency_us=round(mine.quartiles[0], 1), machine=where()
+            ),
+        ),
         **found,
     )
 
@@ -204,9 +210,10 @@ def rendered(report: ModelReport, style: str) -> str:
     if report.agree_float is not None:
         share = f"{100 * report.agree_float:.1f} % of {report.windows} windows"
         lines.append(f"the same class as fp32: {share}")
-    where, what = report.machine, report.versions
+    place, what = report.machine, report.versions
+    lines += [f"the bundle says otherwise: {each}" for each in report.lies]
     lines.append(
-        f"{report.bundle}; {where.cpu}, {where.isa}; batch 1, one thread; flwr-edge "
+        f"{report.bundle}; {place.cpu}, {place.isa}; batch 1, one thread; flwr-edge "
         f"{what.flwr_edge}, onnxruntime {what.onnxruntime}, Python {what.python}"
     )
     return "\n".join(lines) + "\n"

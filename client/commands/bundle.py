@@ -17,7 +17,8 @@ _LONGEST_KEY_FILE: Final = 1024
 
 _DESCRIPTION: Final = """\
 Check a bundle whole: signature, sizes, SHA-256 of every part, the graph's operators and what it
-declares; then let it answer its reference input, and compare. Nothing is loaded before the checks.
+declares; then let it answer its reference input, and compare; where it says what memory and time it
+takes, measure them too. Nothing is loaded before the checks.
 Without --key it says who signed; whether that is your fleet was then not checked.
 """
 _EPILOG: Final = """\
@@ -27,7 +28,8 @@ examples:
   flwr-edge verify ann.flwb --key 6e0c…64 digits… --base shared.flwb --format json
 
 exit codes: 0 good; 1 a good bundle that does not run here, or answers its reference input with
-something else; 2 refused: damaged, not signed by the key, of another format, or not what it says.
+something else, or takes far more memory or time than it says; 2 refused: damaged, not signed by
+the key, of another format, or not what it says.
 """
 
 
@@ -115,28 +117,42 @@ def run(arguments: argparse.Namespace) -> None:
     from client.bundle.predictor import NotRunnableError, Predictor
 
     error: float | None = None
-    problem = ""
+    problem, wrong = "", []
     try:
         error = Predictor(bundle).reference_error()
+        wrong = _lies(bundle)
         if error > 1:
             problem = f"{bundle.path}: its answer to the reference input is {error:.3g} tolerances"
             problem += f" off (tolerance {bundle.manifest.tolerance:g})"
+        elif wrong:
+            problem = f"{bundle.path}: {'; '.join(wrong)}"
     except NotRunnableError as failure:
         problem = str(failure)
-    said = _json(bundle, error) if arguments.format == "json" else _text(bundle, error)
+    said = _json(bundle, error, wrong) if arguments.format == "json" else _text(bundle, error)
     emit(said, None)
     if problem:
         raise NotRunnableError(problem)
 
 
-def _json(bundle: "Bundle", error: float | None) -> str:
+def _lies(bundle: "Bundle") -> list[str]:
+    """What the manifest says of memory and latency and is not so here."""
+    from client.bundle import claims
+
+    said = bundle.manifest.expected
+    if not claims.claimed(said):
+        return []
+    return claims.lies(said, claims.measured(bundle.manifest, bundle.model, bundle.reference[:1]))
+
+
+def _json(bundle: "Bundle", error: float | None, wrong: list[str]) -> str:
     found = {
         "bundle": str(bundle.path),
         "sha256": bundle.sha256,
         "bytes": bundle.size,
         "trust": bundle.trust.name.lower(),
         "reference_error": error,
-        "good": error is not None and error <= 1,
+        "lies": wrong,
+        "good": error is not None and error <= 1 and not wrong,
         "manifest": bundle.manifest.model_dump(mode="json"),
     }
     return json.dumps(found, indent=2) + "\n"

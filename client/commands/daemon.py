@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.commands import predict
-from client.commands.bundle import add_bundle
+from client.commands.bundle import add_bundle, open_or_refuse
 from client.commands.control import add_socket
 from schemas.base import ConfigError
 
@@ -78,6 +78,8 @@ def _daemon(arguments: argparse.Namespace) -> None:
     if missing := config.missing():
         raise ConfigError(str(arguments.config), missing)
     if arguments.check:
+        if config.model is not None:  # whole; the process that learns does it when it predicts
+            open_or_refuse(config.model.bundle, config.fleet_key, config.model.base)
         print(f"{arguments.config}: good; device {config.device}")  # noqa: T201 (its answer)
         return
     logging.basicConfig(

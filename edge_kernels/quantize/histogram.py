@@ -14,6 +14,7 @@ Method = Literal["minmax", "percentile", "mse"]
 Noise = Literal["laplace", "gaussian"]
 PERCENTILE: Final = 99.99
 MOST_BINS: Final = 4096
+_CERTAIN: Final = 5.0  # deviations: hundreds of bins, and Laplace's long tails
 _TRIED: Final = np.linspace(0.2, 1.0, 65)  # shares of the whole range
 
 
@@ -124,6 +125,28 @@ def private(
     return replace(histogram, counts=counts)
 
 
+def noise_of_sum(noise: float, kind: Noise, devices: int) -> float:
+    """Return the standard deviation that so many devices' noise gives each merged count."""
+    one = noise * np.sqrt(2.0) if kind == "laplace" else noise
+    return float(one * np.sqrt(devices))
+
+
+def denoised(histogram: Histogram, deviation: float) -> Histogram:
+    """Return a merged histogram without counts that noise alone may have made.
+
+    Parameters
+    ----------
+    histogram : Histogram
+    deviation : float
+        Of its counts, see `noise_of_sum`; 0 leaves them as they are. Below five of it a count is
+        taken as 0: else a single bin of noise at an end would set the range.
+    """
+    if deviation == 0:
+        return histogram
+    counts = np.where(histogram.counts > _CERTAIN * deviation, histogram.counts, 0.0)
+    return replace(histogram, counts=counts)
+
+
 def range_of(histogram: Histogram, method: Method = "minmax", levels: int = 256) -> Range:
     """Return the range that a quantizer of so many levels should cover; 0 is always inside.
 
@@ -144,12 +167,12 @@ def range_of(histogram: Histogram, method: Method = "minmax", levels: int = 256)
     if method not in get_args(Method):
         raise ValueError(f"ranges by {method!r}; {', '.join(get_args(Method))} are possible")
     counts = np.maximum(histogram.counts, 0)
-    total = counts.sum()
+    below = np.cumsum(counts)
+    total = below[-1]  # not `counts.sum()`, whose last bit may differ: shares are no whole numbers
     if not total > 0:
         raise ValueError("a histogram without counts has no range")
     edges = histogram.edges
     tail = total * (1 - PERCENTILE / 100) / 2 if method == "percentile" else 0.0
-    below = np.cumsum(counts)
     first = int(np.searchsorted(below, tail, side="right"))
     last = int(np.searchsorted(below, total - tail, side="left"))
     low = min(float(edges[min(first, len(counts) - 1)]), 0.0)

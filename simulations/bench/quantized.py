@@ -1,5 +1,6 @@
 """What quantizing costs: macro-F1 of every person of finished runs, by quantizer and bits."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from edge_kernels.quantize.histogram import Range
 from simulations.export import Export, Form, quantized, score, usual_form
 from simulations.personal_model import Personal, open_models
+from simulations.ranges import FederatedRanges, Histograms, Ranges
 from simulations.report.metrics import mean
 
 QUANTIZERS: Final = ("rtn", "smoothquant", "mobilequant", "distilled")
@@ -20,6 +23,8 @@ class Cell(BaseModel):
 
     Attributes
     ----------
+    ranges : {"sources", "federated"}
+        Where activations' ranges come from; federated are the other clients' histograms'.
     f1, f1_float : float
         Macro-F1 of the exported graph in ONNX Runtime, and of the float model.
     seconds : float
@@ -37,10 +42,11 @@ class Cell(BaseModel):
     f1_float: float
     seconds: float
     bytes: int
+    ranges: Ranges = "sources"
 
 
 class Row(BaseModel):
-    """A quantizer at so many bits, over all persons.
+    """A quantizer at so many bits, with ranges of one kind, over all persons.
 
     Attributes
     ----------
@@ -49,7 +55,8 @@ class Row(BaseModel):
     worst, worst_person : float, str
         The largest loss, and whose.
     closer : float or None
-        Share of round to nearest's loss at these bits that is gone; none where that lost nothing.
+        Share of round to nearest's loss at these bits and ranges that is gone; none where that
+        lost nothing.
     """
 
     quantizer: str
@@ -62,6 +69,7 @@ class Row(BaseModel):
     closer: float | None
     seconds: float
     bytes: int
+    ranges: Ranges = "sources"
 
 
 def study(
@@ -71,6 +79,8 @@ def study(
     *,
     form: Form | None = None,
     only: Sequence[str] = (),
+    ranges: Sequence[Ranges] = ("sources",),
+    noise: float = 0.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Cell]:
     """Quantize every person's model in every way and test it.
@@ -85,22 +95,35 @@ def study(
         many bits if left out.
     only : Sequence[str]
         These persons; all if empty.
+    ranges : sequence of {"sources", "federated"}
+    noise : float
+        On the histograms of federated ranges; see ``simulations.ranges.Histograms``.
     tell : callable
         Takes a line for whoever watches.
     """
     cells = []
     for run in runs:
         with open_models(run, tell=tell) as models:
+            federated = FederatedRanges(models, Histograms.with_noise(noise), tell)
             for person in only or models.persons:
                 personal = models.personal(person)
                 seen = person in models.world.persons.values()
-                for cell in _cells(run, personal, quantizers, bits, form, seen=seen):
+                found = {each: _ranges(federated, person, each) for each in ranges}
+                for cell in _cells(run, personal, quantizers, bits, form, found, seen=seen):
                     tell(
-                        f"{run} {person} {cell.quantizer} W{cell.bits}: {cell.f1:.3f}, float "
-                        f"{cell.f1_float:.3f}, {cell.seconds:.1f} s"
+                        f"{run} {person} {cell.quantizer} W{cell.bits} {cell.ranges}: "
+                        f"{cell.f1:.3f}, float {cell.f1_float:.3f}, {cell.seconds:.1f} s"
                     )
                     cells.append(cell)
     return cells
+
+
+_Given = dict[Ranges, list[Range] | None]
+
+
+def _ranges(federated: FederatedRanges, person: str, wanted: Ranges) -> list[Range] | None:
+    """A person's; none where quantizers take the sources' windows'."""
+    return federated.of(person) if wanted == "federated" else None
 
 
 def _cells(
@@ -109,35 +132,40 @@ def _cells(
     quantizers: Sequence[str],
     bits: Sequence[int],
     form: Form | None,
+    ranges: _Given,
     *,
     seen: bool,
 ) -> Iterator[Cell]:
-    for width in bits:
-        for name in quantizers:
-            wanted = Export(bits=width, quantizer=name, form=form or usual_form(width))
-            began = time.perf_counter()
-            model = quantized(personal.model, personal.sources, wanted)
-            seconds = time.perf_counter() - began
-            yield Cell(
-                run=str(run),
-                person=personal.person,
-                seen=seen,
-                quantizer=name,
-                bits=width,
-                f1=score(personal, wanted.form, model),
-                f1_float=personal.macro_f1,
-                seconds=seconds,
-                bytes=len(model),
-            )
+    for width, name, (kind, given) in itertools.product(bits, quantizers, ranges.items()):
+        wanted = Export(bits=width, quantizer=name, form=form or usual_form(width))
+        began = time.perf_counter()
+        model = quantized(personal.model, personal.sources, wanted, given)
+        seconds = time.perf_counter() - began
+        yield Cell(
+            run=str(run),
+            person=personal.person,
+            seen=seen,
+            quantizer=name,
+            bits=width,
+            f1=score(personal, wanted.form, model),
+            f1_float=personal.macro_f1,
+            seconds=seconds,
+            bytes=len(model),
+            ranges=kind,
+        )
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:
-    """Sum up by quantizer and bits, in the order in which they came."""
-    groups: dict[tuple[int, str], list[Cell]] = {}
+    """Sum up by quantizer, bits and ranges, in the order in which they came."""
+    groups: dict[tuple[int, str, Ranges], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.bits, cell.quantizer), []).append(cell)
-    nearest = {bits: _difference(group) for (bits, name), group in groups.items() if name == "rtn"}
-    return [_row(group, nearest.get(bits)) for (bits, _), group in groups.items()]
+        groups.setdefault((cell.bits, cell.quantizer, cell.ranges), []).append(cell)
+    nearest = {
+        (bits, ranges): _difference(group)
+        for (bits, name, ranges), group in groups.items()
+        if name == "rtn"
+    }
+    return [_row(group, nearest.get((bits, ranges))) for (bits, _, ranges), group in groups.items()]
 
 
 def _row(group: Sequence[Cell], nearest: float | None) -> Row:
@@ -147,6 +175,7 @@ def _row(group: Sequence[Cell], nearest: float | None) -> Row:
     return Row(
         quantizer=group[0].quantizer,
         bits=group[0].bits,
+        ranges=group[0].ranges,
         persons=len(group),
         f1=mean(cell.f1 for cell in group),
         difference=difference,
@@ -176,8 +205,9 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 def _line(row: Row) -> str:
     gone = "–" if row.closer is None or row.quantizer == "rtn" else f"{row.closer:+.0%} gone"
+    name = row.quantizer if row.ranges == "sources" else f"{row.quantizer}, {row.ranges} ranges"
     return (
-        f"| W{row.bits}A8 | {row.quantizer} | {row.f1:.3f} | {row.difference:+.4f} | "
+        f"| W{row.bits}A8 | {name} | {row.f1:.3f} | {row.difference:+.4f} | "
         f"{row.worst:+.3f} {row.worst_person} | {gone} | "
         f"{row.seconds:.1f} | {row.bytes / 1e3:.0f} |"
     )

@@ -4,16 +4,23 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from client import bundle
 from client.local_api import ApiError, ask
+from client.windows import PersonWindows
+from edge_kernels.quantize.calibrate import quantized_values
+from edge_kernels.quantize.range_graph import range_graph
+from edge_kernels.quantize.reader import read
 from schemas import signing
 from schemas.link import PahoLink
 from schemas.payload import Payload
-from tests.client import handmade
+from schemas.ranges import RangeTask
+from tests.client import handmade, small_models
 from tests.client.hub import Hub
 from tests.client.process import DEVICE, Process, install
 from tests.mosquitto import running
@@ -98,6 +105,49 @@ def test_what_it_says_to_programs_here(hub, process):
     ask(api, "pause")
     assert hub.until(lambda: hub.states[-1].paused)
     ask(api, "resume")
+
+
+def test_predictions_of_a_bundle(hub, process):
+    """Before any task; another file in its place is taken at the next prediction."""
+    path, card = process.folder / "ann.flwb", small_models.card(
+        bits=32,
+        form="qdq",
+        input=bundle.Input(time=handmade.TIME, channels=handmade.CHANNELS, hz=20.0),
+    )  # fmt: skip
+    models = [small_models.floats(seed, handmade.TIME, handmade.CHANNELS) for seed in (0, 1)]
+    bundle.write(path, card, models[0].SerializeToString())
+    text = process.config.read_text()
+    process.config.write_text(text.replace("[windows]", '[model]\nbundle = "ann.flwb"\n[windows]'))
+    started(hub, process)
+    api, x = process.folder / "s", np.load(process.folder / "windows" / "train.npy")
+    for model in models:
+        right = int(small_models.logits_of(model, x[-1:]).argmax())
+        newest = ask(api, "predict", timeout=20)
+        assert (newest["class"], newest["name"]) == (right, small_models.CLASSES[right])
+        assert ask(api, "prediction") == newest
+        bundle.write(path, card, models[1].SerializeToString())
+    with pytest.raises(ApiError, match=r"expected \(windows, 5, 2\)"):
+        ask(api, "predict", window=[[1.0]])
+
+
+def test_counts_of_the_windows_over_the_broker(hub, process):
+    x = np.random.default_rng(0).standard_normal((20, handmade.TIME, handmade.CHANNELS))
+    none = np.full(20, -1, np.int64)
+    person = PersonWindows(x.astype(np.float32), none, x[:1], none[:1])
+    person.save(process.folder / "windows")
+    split = read(small_models.floats(0, handmade.TIME, handmade.CHANNELS))
+    values = len(quantized_values(split.net))
+    graph = range_graph(split, [(-8.0, 8.0)] * values, 16).SerializeToString(deterministic=True)
+    started(hub, process)
+    digest = sha256(graph).hexdigest()
+    hub.answered(hub.task("query.install", Payload(config={"graphs": {digest: graph}})))
+    question = RangeTask(graph=digest, bins=16).model_dump_json()
+    asked = Payload(config={"config": {"ranges": question}})
+    counts = hub.answered(hub.task("evaluate.ranges", asked)).arrays["ranges"]["counts"]
+    assert counts.shape == (values, 16)
+    np.testing.assert_allclose(counts.sum(1), 1.0, rtol=1e-5)
+    expected, _ = np.histogram(x, 16, (-8.0, 8.0))
+    np.testing.assert_allclose(counts[0], expected / x.size, atol=1e-6)
 
 
 def test_a_full_disk(hub, process):

@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 
 from client import bundle
+from client.bundle.claims import where
 from schemas.signing import new_key
 from simulations.bench.quantized import Cell, markdown, rows_of
 from simulations.report.folder import RunFolder
@@ -75,6 +76,15 @@ def test_the_usual_form_of_so_many_bits(sim, finished_run, person, tmp_path, bit
     code, out, _ = sim("export", finished_run, *arguments, "--format", "json")
     assert code == 0
     assert json.loads(out)["form"] == form
+
+
+def test_a_bundle_may_say_what_it_takes(sim, finished_run, person, tmp_path):
+    path = tmp_path / "a.flwb"
+    arguments = ("--person", person, "--out", path, "--quantizer", "rtn", "--measure")
+    assert sim("export", finished_run, *arguments)[0] == 0
+    manifest = bundle.open(path).manifest
+    said = manifest.expected
+    assert (said.machine, said.memory_bytes > 0, said.latency_us > 0) == (where(), True, True)
 
 
 def test_the_same_bytes_twice_and_a_difference_from_what_is_shared(

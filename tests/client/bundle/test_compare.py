@@ -45,6 +45,18 @@ def test_all_three(folder):
     assert all(part in table for part in ("2 bits", "fp32", "QDQ", "times as fast as fp32"))
 
 
+def test_what_the_manifest_says_and_is_not_so_is_in_the_report(folder):
+    card = small_models.card(bits=2, form="edge", expected=bundle.Expected(memory_bytes=1))
+    bundle.write(folder / "slim", card, small_models.lut())
+    slim = bundle.open(folder / "slim")
+    report = compare.measure(slim, {compare.OURS: compare.of_bundle(slim)}, None, SHORT)
+    took = report.memory
+    assert bool(report.lies) == (took > (2 << 20) + 2)
+    tiny = report.model_copy(update={"lies": ["expected.memory_bytes = 1"]})
+    table = compare.rendered(tiny, "table")
+    assert "the bundle says otherwise: expected.memory_bytes = 1" in table
+
+
 def test_the_bundle_alone(folder):
     ours = bundle.open(folder / "lut")
     report = compare.measure(ours, {compare.OURS: compare.of_bundle(ours)}, None, SHORT)

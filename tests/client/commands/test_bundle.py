@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from client import bundle, cli
+from client.bundle.claims import measured, where
 from client.windows import PersonWindows
 from schemas.signing import new_key, public_hex
 from tests.client import small_models
@@ -90,6 +91,38 @@ def test_verify_says_where_the_answer_is_another(edge, folder):
     assert code == 1
     assert "off: its answer to the reference input is" in err[0]
     assert "LutSequential" in out
+
+
+def stating(folder, name, **expected):
+    """The bundle with another ``expected``, signed."""
+    anatomy = Anatomy.of((folder / "lut").read_bytes())
+    anatomy.manifest["expected"] |= expected
+    (folder / name).write_bytes(anatomy.bytes(KEY))
+    return name
+
+
+def test_verify_names_a_lie_about_memory_or_latency(edge, folder):
+    slim = stating(folder, "slim", memory_bytes=1, latency_us=1e-6, machine="another")
+    fast = stating(folder, "fast", latency_us=1e-6, machine=where())
+    for name, said in (
+        (slim, "expected.memory_bytes = 1, "),
+        (fast, "expected.latency_us = 1e-06"),
+    ):
+        code, out, err = edge("verify", name, "--key", PUBLIC, "--format", "json")
+        (lie,) = json.loads(out)["lies"] if name == fast else [err[0]]
+        assert (code, json.loads(out)["good"]) == (1, False)
+        assert said in lie
+        assert f"{name}: {said}" in err[0]
+
+
+def test_verify_lets_an_honest_statement_pass(edge, folder):
+    opened = bundle.open(folder / "lut")
+    honest = measured(opened.manifest, opened.model).model_dump()
+    generous = honest | {"latency_us": 100 * honest["latency_us"]}
+    name = stating(folder, "honest", **generous)
+    code, out, _ = edge("verify", name, "--key", PUBLIC, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["lies"] == []
 
 
 def test_verify_says_what_it_cannot_run(edge, folder):

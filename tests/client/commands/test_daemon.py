@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from client import cli
+from client import bundle, cli
+from tests.client import small_models
 
 
 def run(*arguments):
@@ -32,6 +33,19 @@ def test_check_says_what_is_wrong(config, capsys):
     config.write_text('device = "pi-1"\n[windows]\nfolder = "gone"\n')
     assert run("--config", config, "--check") == 2
     assert "windows.folder: no " in capsys.readouterr().err
+
+
+def test_check_opens_the_bundle_that_it_predicts_with(config, capsys):
+    text, path = config.read_text(), config.parent / "ann.flwb"
+    named = '[model]\nbundle = "ann.flwb"\n'
+    config.write_text(text + named)
+    assert run("--config", config, "--check") == 2
+    assert f"model.bundle: no {path}" in capsys.readouterr().err
+    bundle.write(path, small_models.card(bits=2, form="edge"), small_models.lut())
+    assert run("--config", config, "--check") == 0
+    config.write_text(f'fleet_key = "{"ab" * 32}"\n{text}{named}')
+    assert run("--config", config, "--check") == 2
+    assert "ann.flwb: not signed; only bundles of the fleet" in capsys.readouterr().err
 
 
 def test_the_daemon_loads_nothing_heavy():

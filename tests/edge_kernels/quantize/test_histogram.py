@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_kernels.quantize.histogram import Histogram, count, merge, private, range_of
+from edge_kernels.quantize.histogram import (
+    Histogram,
+    count,
+    denoised,
+    merge,
+    noise_of_sum,
+    private,
+    range_of,
+)
 
 
 def drawn(size, seed=0):
@@ -37,6 +45,13 @@ def test_ranges():
     assert range_of(count(x[1:], -40.0, 40.0, 2000), "mse", levels=4)[1] < 3
 
 
+@given(st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=40))
+def test_shares_that_are_no_whole_numbers_end_where_they_end(shares):
+    padded = np.array([0.0, *shares, *np.zeros(7)])
+    low, high = range_of(Histogram(-1.0, len(padded) - 1.0, padded))
+    assert (low, high) == pytest.approx((0.0, len(shares)))
+
+
 def test_zero_is_always_inside():
     assert range_of(count(np.array([2.0, 3.0]), 1.0, 4.0, 30))[0] == 0.0
 
@@ -51,6 +66,27 @@ def test_a_device_may_clip_and_add_noise():
     low, high = range_of(merge(many), "percentile")
     assert -4 <= low < -2
     assert 2 < high <= 4
+
+
+@pytest.mark.parametrize("kind", ["laplace", "gaussian"])
+def test_noise_at_the_ends_sets_no_range(kind):
+    mine, random = private(count(drawn(5000), -20.0, 20.0, 64)), np.random.default_rng(1)
+    sent = [private(mine, 2e-3, kind, random) for _ in range(40)]
+    whole, deviation = merge(sent), noise_of_sum(2e-3, kind, 40)
+    assert range_of(whole)[1] > 15  # noise alone
+    low, high = range_of(denoised(whole, deviation))
+    assert -4.5 < low < -2
+    assert 2 < high < 4.5
+    assert denoised(whole, 0.0) is whole
+
+
+@pytest.mark.parametrize("kind", ["laplace", "gaussian"])
+def test_the_deviation_of_merged_noise(kind):
+    random = np.random.default_rng(2)
+    none = Histogram(0.0, 1.0, np.zeros(4000))
+    sent = [private(none, 0.1, kind, random) for _ in range(9)]
+    found = float(merge(sent).counts.std())
+    assert found == pytest.approx(noise_of_sum(0.1, kind, 9), rel=0.1)
 
 
 @pytest.mark.parametrize(

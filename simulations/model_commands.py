@@ -1,0 +1,172 @@
+"""``flwr-sim export`` and ``flwr-sim quantized``: what becomes of a finished run's models."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from schemas.base import ConfigError
+from simulations.options import Format, Formats
+
+
+class Bits(StrEnum):
+    """Bits of a bundle's weights; 32 is the float model."""
+
+    float_ = "32"
+    eight = "8"
+    four = "4"
+    two = "2"
+
+
+class Form(StrEnum):
+    """How a bundle's model runs."""
+
+    edge = "edge"
+    lookup = "lookup"
+    qdq = "qdq"
+
+
+class Ranges(StrEnum):
+    """Where activations' ranges come from."""
+
+    sources = "sources"
+    federated = "federated"
+
+
+RangeNoise = Annotated[
+    float,
+    typer.Option(
+        "--noise", help="Laplace's scale on each of a device's counts, which sum to 1.", min=0.0
+    ),
+]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    person: Annotated[
+        str | None, typer.Option(help="Whose model: a client's, or an unseen person's.")
+    ] = None,
+    shared: Annotated[  # noqa: FBT002 — a flag of the command line
+        bool, typer.Option("--shared", help="What all persons share, as a --base for theirs.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="The bundle to write.")] = None,
+    bits: Annotated[Bits, typer.Option(help="Of the bundle's weights.")] = Bits.eight,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            help="Integers in one operator (8 and 4 bits, if left out), lookup kernels (2), or "
+            "plain ONNX."
+        ),
+    ] = None,
+    quantizer: Annotated[
+        str, typer.Option(help="distilled, mobilequant, smoothquant, rtn, or an installed one.")
+    ] = "distilled",
+    seed: Annotated[int, typer.Option(help="The quantizer's.", min=0)] = 0,
+    key: Annotated[
+        Path | None, typer.Option(help="The fleet's private key, PEM; else it is not signed.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="A bundle of --shared: store what differs from it.")
+    ] = None,
+    float_: Annotated[
+        Path | None, typer.Option("--float", help="Write the float model too, as ONNX.")
+    ] = None,
+    windows: Annotated[
+        Path | None, typer.Option(help="Write the person's test windows and labels too, as .npz.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="One of the run's; its main one if left out.")
+    ] = None,
+    ranges: Annotated[
+        Ranges,
+        typer.Option(help="Of activations: the sources' windows', or other devices' histograms'."),
+    ] = Ranges.sources,
+    noise: RangeNoise = 0.0,
+    measure: Annotated[  # noqa: FBT002 — a flag of the command line
+        bool, typer.Option("--measure", help="Say in the bundle what memory and time it takes.")
+    ] = False,
+    format_: Formats = Format.table,
+) -> None:
+    """Turn a person's model of a finished run into a bundle that runs on a device.
+
+    Example: flwr-sim export runs/wearables-… --person person-04 --bits 8 --out person-04.flwb
+    """
+    from simulations.export import Export, usual_form
+    from simulations.export import export as write
+    from simulations.progress import Progress
+
+    if (person is None) != shared:
+        raise ConfigError("export", ["name one: --person NAME, or --shared"])
+    how = form.value if form else usual_form(int(bits.value))
+    wanted = Export(
+        out,
+        float_,
+        windows,
+        int(bits.value),
+        how,
+        quantizer,
+        seed,
+        key,
+        base,
+        ranges.value,
+        noise,
+        measure,
+    )
+    with Progress(Console(stderr=True)) as progress:
+        said = write(run, person, wanted, strategy, progress.note)
+    if format_ is Format.json:
+        print(json.dumps(said, indent=2))  # noqa: T201
+        return
+    for name, value in said.items():
+        if value is not None:
+            text = f"{value:.3f}" if isinstance(value, float) else str(value)
+            print(f"{name:<12} {text}")  # noqa: T201
+
+
+def quantized(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    quantizer: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; rtn, smoothquant, mobilequant and distilled if left out."),
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(help="Of the weights; repeatable; 8, 4 and 2.")
+    ] = None,
+    person: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
+    form: Annotated[
+        Form | None, typer.Option(help="What is run; as `export` has it if left out.")
+    ] = None,
+    ranges: Annotated[
+        list[Ranges] | None,
+        typer.Option(help="As of `export`; repeatable: then they are compared; sources."),
+    ] = None,
+    noise: RangeNoise = 0.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write every person's figures, as JSON.")
+    ] = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Measure what quantizing costs: macro-F1 of every person, by quantizer and bits."""
+    from simulations.bench.quantized import BITS, QUANTIZERS, markdown, rows_of, study
+    from simulations.progress import Progress
+    from simulations.report.files import atomic_write
+
+    with Progress(Console(stderr=True)) as progress:
+        cells = study(
+            runs,
+            quantizer or QUANTIZERS,
+            bits or BITS,
+            form=form.value if form else None,
+            only=person or (),
+            ranges=[each.value for each in ranges or (Ranges.sources,)],
+            noise=noise,
+            tell=progress.note,
+        )
+    rows = [row.model_dump() for row in rows_of(cells)]
+    whole = json.dumps({"rows": rows, "persons": [cell.model_dump() for cell in cells]}, indent=2)
+    if out is not None:
+        atomic_write(out, whole.encode())
+    print(whole if format_ is Format.json else markdown(cells))  # noqa: T201
