@@ -25,6 +25,7 @@ from edge_kernels.quantize.scaling import classes, scaled, smoothing
 
 BITS: Final = (8, 4, 2)
 _MOST_BIAS: Final = 1 << 30
+_SMALL: Final = 0.25  # of all weights
 _LEAST_RATIO: Final = 2.0**-30  # of scales; a multiplier and a shift say no smaller one
 Reals = NDArray[np.float64]
 
@@ -43,11 +44,17 @@ def check_bits(bits: int) -> None:
 def layer_bits(net: FloatNet, bits: int) -> dict[int, int]:
     """Return the weight bits of each product: at 2 bits the first and the last have 4.
 
-    They hold few of the weights, and what they lose nothing after or before them can make good.
+    They hold few of the weights, and what they lose nothing after or before them can make good. So
+    has the last but one, where it holds at most a quarter of the weights: on the sources' windows
+    of WISDM, four bits there took the logits' error from 17.6% to 14.8% for 2 kB, more than in any
+    other layer.
     """
-    products = [at for at, step in enumerate(net.steps) if isinstance(step, Product)]
-    ends = (products[0], products[-1])
-    return {at: max(bits, 4) if at in ends else bits for at in products}
+    sizes = {at: step.weight.size for at, step in enumerate(net.steps) if isinstance(step, Product)}
+    products = list(sizes)
+    finer = {products[0], products[-1]}
+    if len(products) > 2 and sizes[products[-2]] <= _SMALL * sum(sizes.values()):
+        finer.add(products[-2])
+    return {at: max(bits, 4) if at in finer else bits for at in products}
 
 
 def code_bounds(bits: int) -> tuple[int, int]:
