@@ -9,30 +9,42 @@ from typing import Any, Final
 import numpy as np
 
 from edge_kernels.integer.net import (
+    FREE,
     Add,
     Affine,
+    Attention,
     Concat,
     IntNet,
     Levels,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
     Shape,
     Step,
+    Table,
     Transpose,
     add_scales,
     affine_scales,
+    attention_scales,
     mean_scale,
+    norm_scales,
     pool_counts,
     positions,
     product_scales,
+    rescale_scales,
 )
 
 # Of a sum: int32, and times a multiplier below 2^31, with half a unit, below 2^63.
 _MOST_SUM: Final = (1 << 31) - 1
 _MOST_TERM: Final = 1 << 61
+_MOST_LENGTH: Final = (1 << 16) - 1  # of a free axis, and of what attention sees
+_MOST_NORMED: Final = 1 << 14
+_MOST_HEAD: Final = 1 << 13
+_MOST_VALUE_SHIFT: Final = 40  # of attention: with a sum's 22 bits more
 
 
 def check(net: IntNet) -> None:
@@ -61,6 +73,8 @@ def reads(step: Step) -> tuple[int, ...]:
     """Return the values that a step reads."""
     if isinstance(step, Concat):
         return step.xs
+    if isinstance(step, Attention):
+        return (step.x, step.k, step.v)
     return (step.x, step.y) if isinstance(step, Add) else (step.x,)
 
 
@@ -89,7 +103,10 @@ def _need(condition: object, wrong: str) -> None:
 
 def _input(net: IntNet) -> None:
     shape = net.shapes[0]
-    _need(len(shape) in (1, 2) and min(shape) > 0, f"its shape {shape} is not (C, L) or (N,)")
+    sizes = shape[1:] if len(shape) == 2 and shape[0] == FREE else shape
+    _need(len(shape) in (1, 2) and min(sizes) > 0, f"its shape {shape} is not (C, L) or (N,)")
+    longest = net.longest
+    _need(1 <= longest <= _MOST_LENGTH, f"a longest of {longest}; 1…{_MOST_LENGTH} are possible")
     _levels(net.known(0))
 
 
@@ -167,20 +184,61 @@ def _pool(net: IntNet, at: int, step: Pool) -> None:
 def _reduce(net: IntNet, at: int, step: Reduce) -> None:
     if not step.mean:
         return _same_levels(net, at, step)
-    _mean(net, at, step, net.shapes[step.x][step.axis])
+    count = net.shapes[step.x][step.axis]
+    for each in (1, net.longest) if count == FREE else (count,):
+        _mean(net, at, step, each)
     return None
 
 
 def _mean(net: IntNet, at: int, step: Pool | Reduce, count: int) -> None:
     most = count * net.known(step.x).top
     _need(most <= _MOST_SUM, f"its sums may reach {most}, beyond {_MOST_SUM}")
-    mean_scale(net, at, step, count)
+    _, shift = mean_scale(net, at, step, count)
+    _need(shift <= 62, f"a mean of {count} does not fit a shift of 1 to 62 bits")
 
 
 def _affine(net: IntNet, at: int, step: Affine) -> None:
     _, terms, _ = affine_scales(net, at, step)
     most = max(abs(term) for term in terms)
     _need(most <= _MOST_TERM, f"a term of {most} units, beyond 2^61: factors are too small beside")
+
+
+def _rescale(net: IntNet, at: int, step: Rescale) -> None:
+    rescale_scales(net, at, step)
+
+
+def _table(net: IntNet, at: int, step: Table) -> None:
+    _eight_bits(net, step.x)
+    kind = np.uint8 if net.known(at + 1).bits == 8 else np.uint16
+    given = step.values
+    fits = given.shape == (256,) and given.dtype == kind
+    _need(fits, f"values are {given.dtype} {given.shape}, not {kind.__name__} (256,)")
+
+
+def _norm(net: IntNet, at: int, step: Norm) -> None:
+    epsilon = step.epsilon
+    _need(np.isfinite(epsilon) and epsilon >= 0, f"an epsilon of {epsilon}; 0 or more is possible")
+    _, terms, _, units = norm_scales(net, at, step)
+    most = max(abs(term) for term in terms)
+    _need(most <= _MOST_TERM, f"a term of {most} units, beyond 2^61: factors are too small beside")
+    _need(units <= _MOST_TERM, f"an epsilon of {units} units, beyond 2^61")
+
+
+def _attention(net: IntNet, at: int, step: Attention) -> None:
+    for x in reads(step):
+        _eight_bits(net, x)
+    scale = step.scale
+    _need(np.isfinite(scale) and scale > 0, f"its scale {scale} is not > 0")
+    seen = net.shapes[step.k][0]
+    seen = net.longest if seen == FREE else seen
+    _need(seen <= _MOST_LENGTH, f"it sees {seen} positions; {_MOST_LENGTH} are possible")
+    shift = attention_scales(net, at, step)[3]
+    _need(shift <= _MOST_VALUE_SHIFT, "its values' scale is below 2^−9 of the result's")
+
+
+def _eight_bits(net: IntNet, x: int) -> None:
+    bits = net.known(x).bits
+    _need(bits == 8, f"it reads value {x} of {bits} bits; 8 are needed")
 
 
 _CHECKS: Final[dict[type, Callable[[IntNet, int, Any], None]]] = {
@@ -193,6 +251,10 @@ _CHECKS: Final[dict[type, Callable[[IntNet, int, Any], None]]] = {
     Concat: _same_levels,
     Reshape: _same_levels,
     Transpose: _same_levels,
+    Rescale: _rescale,
+    Table: _table,
+    Norm: _norm,
+    Attention: _attention,
 }
 
 
@@ -211,6 +273,11 @@ def _two(shape: Shape) -> Shape:
     return shape
 
 
+def _given(shape: Shape, what: str) -> Shape:
+    _need(FREE not in shape, f"{what} a value with a free axis, {shape}")
+    return shape
+
+
 def _product_shape(step: Product, xs: list[Shape]) -> Shape:
     (x,) = xs
     _need(
@@ -223,7 +290,10 @@ def _product_shape(step: Product, xs: list[Shape]) -> Shape:
         _need(kernel == 1 and plain, "a linear layer has kernel 1, stride 1 and no pads")
         _need(x[-1] == channels, f"weights read {channels} numbers, the value's last axis {x[-1]}")
         return (*x[:-1], rows)
-    _need(_two(x)[0] == channels, f"weights read {channels} channels of {x[0]}")
+    _need(
+        _two(_given(x, "it convolves"))[0] == channels,
+        f"weights read {channels} channels of {x[0]}",
+    )
     span = (kernel - 1) * step.dilation + 1
     return (rows, _window(step, kernel, span, x[1]))
 
@@ -246,16 +316,37 @@ def _reduce_shape(step: Reduce, xs: list[Shape]) -> Shape:
         return (1,)
     left = x[1 - step.axis]
     if not step.keep:
-        return (left,)
+        return _given((left,), "it makes")
     return (1, left) if step.axis == 0 else (left, 1)
 
 
 def _affine_shape(step: Affine, xs: list[Shape]) -> Shape:
     (x,) = xs
-    for given in (step.factor, step.term):
-        _need(given.shape == (x[0],), f"{given.shape} factors or terms, not ({x[0]},)")
-        _need(np.isfinite(given).all(), "a factor or term is not finite")
+    _factors(step, _given(x, "it scales channels of")[0])
     return x
+
+
+def _factors(step: Affine | Norm, count: int) -> None:
+    for given in (step.factor, step.term):
+        _need(given.shape == (count,), f"{given.shape} factors or terms, not ({count},)")
+        _need(np.isfinite(given).all(), "a factor or term is not finite")
+
+
+def _norm_shape(step: Norm, xs: list[Shape]) -> Shape:
+    (x,) = xs
+    _need(x[-1] <= _MOST_NORMED, f"it norms {x[-1]} numbers; {_MOST_NORMED} are possible")
+    _factors(step, x[-1])
+    return x
+
+
+def _attention_shape(step: Attention, xs: list[Shape]) -> Shape:
+    q, k, v = (_two(x) for x in xs)
+    _need(q[1] == k[1] and k[0] == v[0], f"queries {q}, keys {k} and values {v} do not fit")
+    whole = step.heads >= 1 and q[1] % step.heads == v[1] % step.heads == 0
+    _need(whole, f"{step.heads} heads of {q[1]} and {v[1]} numbers")
+    each = q[1] // step.heads
+    _need(each <= _MOST_HEAD, f"heads of {each} numbers; {_MOST_HEAD} are possible")
+    return (q[0], v[1])
 
 
 def _concat_shape(step: Concat, xs: list[Shape]) -> Shape:
@@ -267,24 +358,29 @@ def _concat_shape(step: Concat, xs: list[Shape]) -> Shape:
 
     fits = all(len(x) == len(xs[0]) and rest(x) == rest(xs[0]) for x in xs)
     _need(fits, f"it joins shapes {xs} along axis {step.axis}")
+    if step.axis == 0:
+        _given(xs[0], "it lengthens")
     total = sum(x[step.axis] for x in xs)
     return (*xs[0][: step.axis], total, *xs[0][step.axis + 1 :])
 
 
 def _reshape_shape(step: Reshape, xs: list[Shape]) -> Shape:
     _need(len(step.shape) in (1, 2) and min(step.shape) > 0, f"a shape {step.shape}")
-    _need(prod(step.shape) == prod(xs[0]), f"{xs[0]} has not as many elements as {step.shape}")
+    _need(
+        prod(step.shape) == prod(_given(xs[0], "it reshapes")),
+        f"{xs[0]} has not as many elements as {step.shape}",
+    )
     return tuple(step.shape)
 
 
-def _relu_shape(step: Relu, xs: list[Shape]) -> Shape:
+def _same_shape(step: Relu | Rescale | Table, xs: list[Shape]) -> Shape:
     del step
     return xs[0]
 
 
 def _transpose_shape(step: Transpose, xs: list[Shape]) -> Shape:
     del step
-    channels, length = _two(xs[0])
+    channels, length = _two(_given(xs[0], "it transposes"))
     return (length, channels)
 
 
@@ -294,8 +390,12 @@ _SHAPES: Final[dict[type, Callable[[Any, list[Shape]], Shape]]] = {
     Pool: _pool_shape,
     Reduce: _reduce_shape,
     Affine: _affine_shape,
-    Relu: _relu_shape,
+    Relu: _same_shape,
     Concat: _concat_shape,
     Reshape: _reshape_shape,
     Transpose: _transpose_shape,
+    Rescale: _same_shape,
+    Table: _same_shape,
+    Norm: _norm_shape,
+    Attention: _attention_shape,
 }

@@ -76,6 +76,8 @@ def program(net: IntNet) -> Program:
             raise ValueError(f"value {value} has {levels.bits} bits; IntSequential's have 8")
     made = Program([VERSION, net.known(0).zero])
     for at, step in enumerate(net.steps):
+        if type(step) not in _WRITERS:
+            raise ValueError(f"step {at} ({type(step).__name__}): IntSequential has no such step")
         made.code += _WRITERS[type(step)](net, at, step, made)
     return made
 

@@ -1,7 +1,8 @@
 """A network in integers: the form between a quantizer and its exports.
 
 Value 0 is the input; step i makes value i + 1 and reads earlier ones. A value has, for each sample,
-the shape (C, L) or (N,), and levels: real = scale · (q − zero). Every step is integer arithmetic:
+the shape (C, L) or (N,), and levels: real = scale · (q − zero). The first axis of (C, L) may be
+`FREE`: as long as each input's, up to ``longest``. Every step is integer arithmetic:
 
     requantize(acc, m, s, zero) = clamp(((acc · m + 2^(s−1)) >> s) + zero)
 
@@ -13,8 +14,9 @@ operator; `qdq`: plain ONNX) and the oracle read this form and nothing else.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,13 @@ from numpy.typing import NDArray
 Shape = tuple[int, ...]
 Ints = NDArray[Any]
 Reals = NDArray[np.float64]
+
+FREE: Final = -1  # in a shape, an axis that the input decides
+NORM_BITS: Final = 20  # of a normed number's fraction
+EXPONENT_BITS: Final = 16  # of an exponent's fraction
+# 2^−f ≈ c0 − f (c1 − f (c2 − f c3)), 0 ≤ f < 1, in units of 2^−15: within 1.6e-4 of it.
+EXPONENTIAL: Final = (32768, 22663, 7575, 1298)
+VANISHED: Final = 17  # 2^−17 is nothing beside a largest of 2^15
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,8 @@ class Product:
 class Add:
     """x + y of equal shapes: ((q_x − zero_x) · m_x + (q_y − zero_y) · m_y + half) >> s, + zero.
 
+    The three may have 8 or 16 bits each.
+
     One shift for both: s of ``fixed_point(larger ratio, 30)``, m = round(ratio · 2^s).
     """
 
@@ -117,7 +128,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Reduce:
-    """Largest or mean over one axis of (C, L), 0 or 1; (N,) stays one number. As ``Pool``'s."""
+    """Largest or mean over one axis of (C, L), 0 or 1; (N,) stays one number. As ``Pool``'s.
+
+    A mean over a free axis of n: m, s of ``fixed_point(scale_x / scale_y)``, b = ⌊log2 n⌋, then
+    multiplier (m · 2^b + n // 2) // n and shift s + b.
+    """
 
     x: int
     mean: bool
@@ -169,7 +184,92 @@ class Transpose:
     x: int
 
 
-Step = Product | Add | Pool | Reduce | Affine | Relu | Concat | Reshape | Transpose
+@dataclass(frozen=True)
+class Rescale:
+    """The same numbers in other levels: ((q − zero_x) · m + half) >> s, + zero.
+
+    m, s of ``fixed_point(scale_x / scale_y)``.
+    """
+
+    x: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Any function of one number: q = values[q_x], x of 8 bits.
+
+    Attributes
+    ----------
+    values : (256,) uint8 or uint16
+        As the result has 8 or 16 bits; `table_of` makes them.
+    """
+
+    x: int
+    values: Ints
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Layer or root-mean-square norm over the last axis of (L, D) or (D,), a factor and term each.
+
+    c = q − zero_x; S = Σ c, or 0 where ``rms``; d = D · c − S; W = D · Σ c² − S² + E, with E =
+    round(epsilon · D² / scale_x²). Then d / √W is the normed number:
+
+        e = (62 − bits of W) // 2;  r = (2^61 − 1) // ⌊√(W · 4^e)⌋, or 0 where W is 0
+        n = (d · r + half) >> (61 − NORM_BITS − e)
+        q = ((n · m + t + half) >> s) + zero_y
+
+    One shift s for all: of ``fixed_point(largest |factor| / scale_y / 2^NORM_BITS, 30)``; m =
+    round(factor / scale_y / 2^NORM_BITS · 2^s), t = round(term / scale_y · 2^s). D ≤ 2^14.
+    """
+
+    x: int
+    factor: Reals
+    term: Reals
+    epsilon: float
+    rms: bool = False
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Softmax(scale · x kᵀ) v a head: x (L, D), k (M, D), v (M, V), all of 8 bits → (L, V).
+
+    Head h has the h-th of ``heads`` equal parts of the last axes. For each row of x and each head:
+
+        s_j = Σ (x − zero_x) (k_j − zero_k);  δ_j = largest s − s_j
+        u = min((δ · m) >> s, VANISHED · 2^16);  f = u mod 2^16;  n = u >> 16
+        w = c0 − ((f · (c1 − ((f · (c2 − ((f · c3) >> 16))) >> 16))) >> 16)     (2^−f)
+        p = (w + ⌊2^n / 2⌋) >> n                                          (0 … 2^15)
+        P = Σ p;  g = bits of P;  h = max(g − 23, 0);  a = (Σ p_j (v_j − zero_v)) >> h
+        q = ((a · ((m_v · 2^(g−1)) // P) + half) >> (s_v + g − 1 − h)) + zero_y
+
+    m, s of ``fixed_point(scale_x · scale_k · scale / ln 2 · 2^16)``, m_v, s_v of
+    ``fixed_point(scale_v / scale_y)``. The division is after the product, so that no probability
+    is rounded to fewer bits because there are many.
+    """
+
+    x: int
+    k: int
+    v: int
+    heads: int
+    scale: float
+
+
+Step = (
+    Product
+    | Add
+    | Pool
+    | Reduce
+    | Affine
+    | Relu
+    | Concat
+    | Reshape
+    | Transpose
+    | Rescale
+    | Table
+    | Norm
+    | Attention
+)
 
 
 @dataclass
@@ -185,12 +285,15 @@ class IntNet:
     steps : list of Step
     output : int
         The value returned.
+    longest : int
+        What a free axis may be at most.
     """
 
     shapes: list[Shape]
     levels: list[Levels | None]
     steps: list[Step] = field(default_factory=list)
     output: int = 0
+    longest: int = 512
 
     def known(self, value: int) -> Levels:
         """Return a value's levels.
@@ -222,7 +325,16 @@ def product_scales(net: IntNet, at: int, step: Product) -> tuple[Ints, Ints]:
 
 def mean_scale(net: IntNet, at: int, step: Pool | Reduce, count: int) -> tuple[int, int]:
     """Return the multiplier and shift of a mean of ``count`` numbers."""
-    return fixed_point(net.known(step.x).scale / (count * net.known(at + 1).scale))
+    x, y = net.known(step.x), net.known(at + 1)
+    if isinstance(step, Reduce) and net.shapes[step.x][step.axis] == FREE:
+        return free_mean(*fixed_point(x.scale / y.scale), count)
+    return fixed_point(x.scale / (count * y.scale))
+
+
+def free_mean(multiplier: int, shift: int, count: int) -> tuple[int, int]:
+    """Return what a sum of ``count`` numbers is multiplied and shifted by, from that of one."""
+    bits = count.bit_length() - 1
+    return ((multiplier << bits) + count // 2) // count, shift + bits
 
 
 def add_scales(net: IntNet, at: int, step: Add) -> tuple[int, int, int]:
@@ -245,6 +357,39 @@ def affine_scales(net: IntNet, at: int, step: Affine) -> tuple[list[int], list[i
         [round(math.ldexp(each, shift)) for each in terms],
         shift,
     )
+
+
+def rescale_scales(net: IntNet, at: int, step: Rescale) -> tuple[int, int]:
+    """Return the multiplier and shift between two values' levels."""
+    return fixed_point(net.known(step.x).scale / net.known(at + 1).scale)
+
+
+def norm_scales(net: IntNet, at: int, step: Norm) -> tuple[list[int], list[int], int, int]:
+    """Return the multipliers and terms (D,), the shift, and epsilon in integer units."""
+    x, y = net.known(step.x), net.known(at + 1)
+    ratios = [math.ldexp(float(each) / y.scale, -NORM_BITS) for each in step.factor]
+    _, shift = fixed_point(max(abs(ratio) for ratio in ratios), 30)
+    return (
+        [round(math.ldexp(each, shift)) for each in ratios],
+        [round(math.ldexp(float(each) / y.scale, shift)) for each in step.term],
+        shift,
+        round(step.epsilon * len(ratios) ** 2 / x.scale**2),
+    )
+
+
+def attention_scales(net: IntNet, at: int, step: Attention) -> tuple[int, int, int, int]:
+    """Return the multiplier and shift of exponents, then those of values."""
+    x, k, v = (net.known(each).scale for each in (step.x, step.k, step.v))
+    exponent = fixed_point(math.ldexp(x * k * step.scale / math.log(2), EXPONENT_BITS))
+    return (*exponent, *fixed_point(v / net.known(at + 1).scale))
+
+
+def table_of(function: Callable[[Reals], Reals], x: Levels, y: Levels) -> Ints:
+    """Return a `Table`'s values: the levels of y nearest to a function of x's 256 numbers."""
+    real = function(x.scale * (np.arange(256, dtype=np.float64) - x.zero))
+    q = np.clip(np.rint(real / y.scale) + y.zero, 0, y.top)
+    out: Ints = q.astype(np.uint8 if y.bits == 8 else np.uint16)
+    return out
 
 
 def positions(step: Product | Pool, length: int) -> int:

@@ -10,26 +10,38 @@ from typing import Any, Final
 
 import numpy as np
 
-from edge_kernels.integer.check import check
+from edge_kernels.integer.check import check, reads
 from edge_kernels.integer.net import (
+    EXPONENT_BITS,
+    EXPONENTIAL,
+    FREE,
+    NORM_BITS,
+    VANISHED,
     Add,
     Affine,
+    Attention,
     Concat,
     IntNet,
     Ints,
     Levels,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
+    Table,
     Transpose,
     add_scales,
     affine_scales,
+    attention_scales,
     mean_scale,
+    norm_scales,
     pool_counts,
     positions,
     product_scales,
+    rescale_scales,
 )
 
 __all__ = ["check", "run", "values"]
@@ -62,15 +74,24 @@ def values(net: IntNet, x: Ints) -> list[Ints]:
     r"""Return every value of a batch, int64 (batch, \*shape); errors as `run`'s."""
     check(net)
     wanted = _unsigned(net.known(0))
-    if x.dtype != wanted or x.shape[1:] != tuple(net.shapes[0]):
+    if x.dtype != wanted or not _fits(net, x.shape):
+        sizes = [f"1…{net.longest}" if each == FREE else str(each) for each in net.shapes[0]]
         raise ValueError(
             f"x is {x.dtype} of shape {x.shape}; it must be {wanted.__name__} of shape "
-            f"(batch, {', '.join(map(str, net.shapes[0]))})"
+            f"(batch, {', '.join(sizes)})"
         )
     made: list[Ints] = [x.astype(np.int64)]
     for at, step in enumerate(net.steps):
         made.append(_RUNS[type(step)](net, at, step, made))
     return made
+
+
+def _fits(net: IntNet, shape: tuple[int, ...]) -> bool:
+    wanted = net.shapes[0]
+    return len(shape) == len(wanted) + 1 and all(
+        1 <= size <= net.longest if each == FREE else size == each
+        for size, each in zip(shape[1:], wanted, strict=True)
+    )
 
 
 def _unsigned(levels: Levels) -> type[np.uint8 | np.uint16]:
@@ -143,14 +164,14 @@ def _pool(net: IntNet, at: int, step: Pool, made: list[Ints]) -> Ints:
 
 
 def _reduce(net: IntNet, at: int, step: Reduce, made: list[Ints]) -> Ints:
-    shape = (len(made[step.x]), *net.shapes[at + 1])
     axis = step.axis + 1
+    keep = step.keep or made[step.x].ndim == 2
     if not step.mean:
-        largest: Ints = made[step.x].max(axis)
-        return largest.reshape(shape)
+        largest: Ints = made[step.x].max(axis, keepdims=keep)
+        return largest
     x = _centred(net, made, step.x)
     m, s = mean_scale(net, at, step, x.shape[axis])
-    return _shifted(x.sum(axis) * m, s, net.known(at + 1)).reshape(shape)
+    return _shifted(x.sum(axis, keepdims=keep) * m, s, net.known(at + 1))
 
 
 def _affine(net: IntNet, at: int, step: Affine, made: list[Ints]) -> Ints:
@@ -181,6 +202,75 @@ def _transpose(net: IntNet, at: int, step: Transpose, made: list[Ints]) -> Ints:
     return made[step.x].transpose(0, 2, 1)
 
 
+def _rescale(net: IntNet, at: int, step: Rescale, made: list[Ints]) -> Ints:
+    m, s = rescale_scales(net, at, step)
+    return _shifted(_centred(net, made, step.x) * m, s, net.known(at + 1))
+
+
+def _table(net: IntNet, at: int, step: Table, made: list[Ints]) -> Ints:
+    del net, at
+    return step.values.astype(np.int64)[made[step.x]]
+
+
+def _norm(net: IntNet, at: int, step: Norm, made: list[Ints]) -> Ints:
+    m, t, s, epsilon = norm_scales(net, at, step)
+    c = _centred(net, made, step.x)
+    count = c.shape[-1]
+    total = np.zeros_like(c[..., :1]) if step.rms else c.sum(-1, keepdims=True)
+    r, e = _inverse_root(count * (c * c).sum(-1, keepdims=True) - total * total + epsilon)
+    shift = 61 - NORM_BITS - e
+    n = ((count * c - total) * r + (np.int64(1) << (shift - 1))) >> shift
+    return _shifted(n * np.array(m, np.int64) + np.array(t, np.int64), s, net.known(at + 1))
+
+
+def _inverse_root(w: Ints) -> tuple[Ints, Ints]:
+    """Return r and e with 1 / √w ≈ r · 2^(e − 61), of w in 0 … 2^62 − 1."""
+    bits = np.zeros_like(w)
+    for step in (32, 16, 8, 4, 2, 1):
+        bits += step * ((w >> (bits + step)) > 0)
+    e = (61 - bits) // 2  # bits is one less than w has
+    wide = w << (2 * e)
+    root = np.sqrt(wide.astype(np.float64)).astype(np.int64)
+    root -= root * root > wide
+    root += (root + 1) * (root + 1) <= wide
+    return np.where(w > 0, ((1 << 61) - 1) // np.maximum(root, 1), 0), e
+
+
+def _attention(net: IntNet, at: int, step: Attention, made: list[Ints]) -> Ints:
+    m, s, m_v, s_v = attention_scales(net, at, step)
+    x, k, v = (_heads(_centred(net, made, each), step.heads) for each in reads(step))
+    scores = _matrix_product(x, k.swapaxes(-1, -2))
+    p = _exponential((scores.max(-1, keepdims=True) - scores) * m >> s)
+    total = p.sum(-1, keepdims=True)
+    bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
+    less = np.maximum(bits - 23, 0)
+    acc = _matrix_product(p, v) >> less
+    by = (m_v << (bits - 1)) // total
+    out = _shifted(acc * by, s_v + bits - 1 - less, net.known(at + 1))
+    batch, heads, length, width = out.shape
+    return out.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
+
+
+def _heads(x: Ints, heads: int) -> Ints:
+    batch, length, width = x.shape
+    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
+
+
+def _matrix_product(x: Ints, y: Ints) -> Ints:
+    """Of integers, in float64 for its speed: sums are below 2^53."""
+    return (x.astype(np.float64) @ y.astype(np.float64)).astype(np.int64)
+
+
+def _exponential(u: Ints) -> Ints:
+    """2^(−u / 2^16) in units of 2^−15."""
+    u = np.minimum(u, VANISHED << EXPONENT_BITS)
+    f, n = u & ((1 << EXPONENT_BITS) - 1), u >> EXPONENT_BITS
+    c0, c1, c2, c3 = EXPONENTIAL
+    w = c0 - ((f * (c1 - ((f * (c2 - ((f * c3) >> 16))) >> 16))) >> 16)
+    out: Ints = (w + ((np.int64(1) << n) >> 1)) >> n
+    return out
+
+
 _RUNS: Final[dict[type, Callable[[IntNet, int, Any, list[Ints]], Ints]]] = {
     Product: _product,
     Add: _add,
@@ -191,4 +281,8 @@ _RUNS: Final[dict[type, Callable[[IntNet, int, Any, list[Ints]], Ints]]] = {
     Concat: _concat,
     Reshape: _reshape,
     Transpose: _transpose,
+    Rescale: _rescale,
+    Table: _table,
+    Norm: _norm,
+    Attention: _attention,
 }

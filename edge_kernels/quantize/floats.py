@@ -13,6 +13,7 @@ from edge_kernels.integer.check import reads, shape_of
 from edge_kernels.integer.net import (
     Add,
     Affine,
+    Attention,
     Concat,
     Product,
     Reduce,
@@ -153,6 +154,8 @@ def reading(step: Step, number: Callable[[int], int]) -> Step:
         return replace(step, xs=tuple(number(x) for x in step.xs))
     if isinstance(step, Add):
         return replace(step, x=number(step.x), y=number(step.y))
+    if isinstance(step, Attention):
+        return replace(step, x=number(step.x), k=number(step.k), v=number(step.v))
     return replace(step, x=number(step.x))
 
 

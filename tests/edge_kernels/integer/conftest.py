@@ -5,17 +5,23 @@ import pytest
 
 from edge_kernels.integer.check import shape_of
 from edge_kernels.integer.net import (
+    FREE,
     Add,
     Affine,
+    Attention,
     Concat,
     IntNet,
     Levels,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
+    Table,
     Transpose,
+    table_of,
 )
 
 
@@ -27,10 +33,23 @@ class Net:
         self.bits = bits
         self.net = IntNet([tuple(shape)], [self._levels()])
 
-    def _levels(self, scale=None, relu=False):
+    def _levels(self, scale=None, relu=False, bits=None):
+        bits = bits or self.bits
         scale = self.rng.uniform(0.01, 0.1) if scale is None else scale
-        zero = int(self.rng.integers(0, 1 << (self.bits - 2 if relu else self.bits)))
-        return Levels(float(scale), zero, self.bits)
+        zero = int(self.rng.integers(0, 1 << (bits - 2 if relu else bits)))
+        return Levels(float(scale), zero, bits)
+
+    def spread(self, real, bits=None):
+        """Levels for numbers within ±real, nearly symmetric."""
+        bits = bits or self.bits
+        half = 1 << (bits - 1)
+        zero = half + int(self.rng.integers(-half // 4, half // 4 + 1))
+        return Levels(float(real) / half, zero, bits)
+
+    def reach(self, x):
+        """The real number that half of a value's levels span."""
+        levels = self.net.levels[x]
+        return levels.scale * (1 << (levels.bits - 1))
 
     def emit(self, step, levels):
         net = self.net
@@ -43,7 +62,7 @@ class Net:
     def shape(self, x):
         return self.net.shapes[x]
 
-    def product(self, x, rows, kernel=1, accumulators=False, relu=False, **how):
+    def product(self, x, rows, kernel=1, accumulators=False, relu=False, bits=None, **how):
         linear = how.get("linear", False)
         channels = self.shape(x)[-1 if linear else 0]
         weight = self.rng.integers(-127, 128, (rows, kernel, channels)).astype(np.int8)
@@ -51,11 +70,12 @@ class Net:
         scales = self.rng.uniform(0.001, 0.01, rows)
         step = Product(x, weight, bias, scales, relu, **how)
         spread = 40 * 70 * np.sqrt(kernel * channels)  # deviation of a sum, roughly
-        out = self.net.levels[x].scale * 0.005 * spread * 2 / (1 << (self.bits - 1))
-        out *= (1 << self.bits) / 256
-        return self.emit(step, None if accumulators else self._levels(out, relu))
+        out = self.reach(x) / 128 * 0.005 * spread * 2 / (1 << ((bits or self.bits) - 1))
+        return self.emit(step, None if accumulators else self._levels(out, relu, bits))
 
-    def add(self, x, y, relu=False):
+    def add(self, x, y, relu=False, bits=None):
+        if bits:
+            return self.emit(Add(x, y, relu), self.spread(self.reach(x) + self.reach(y), bits))
         scale = self.net.levels[x].scale + self.net.levels[y].scale
         return self.emit(Add(x, y, relu), self._levels(scale * 0.7))
 
@@ -90,9 +110,39 @@ class Net:
     def transpose(self, x):
         return self.emit(Transpose(x), self.net.levels[x])
 
-    def batch(self, count):
-        kind = np.uint8 if self.bits == 8 else np.uint16
-        return self.rng.integers(0, 1 << self.bits, (count, *self.net.shapes[0])).astype(kind)
+    def rescale(self, x, bits):
+        return self.emit(Rescale(x), self.spread(self.reach(x), bits))
+
+    def table(self, x, bits=None, function=np.tanh):
+        levels = self.spread(1.0, bits)
+        return self.emit(Table(x, table_of(function, self.net.levels[x], levels)), levels)
+
+    def norm(self, x, bits=None, rms=False, epsilon=1e-5):
+        count = self.shape(x)[-1]
+        factor, term = self.rng.uniform(-2, 2, count), self.rng.uniform(-1, 1, count)
+        return self.emit(Norm(x, factor, term, epsilon, rms), self.spread(4.0, bits))
+
+    def attention(self, x, k, v, heads, bits=None, sharp=4.0):
+        width = self.shape(x)[-1] // heads
+        scale = sharp / (self.reach(x) * self.reach(k) * np.sqrt(width))
+        return self.emit(Attention(x, k, v, heads, scale), self.spread(self.reach(v), bits))
+
+    def encoder_layer(self, x, heads, hidden, bits=16):
+        """As BERT's: x of ``bits`` → the same shape and bits."""
+        width = self.shape(x)[-1]
+        low = self.rescale(x, 8)
+        mixed = self.attention(*(self.product(low, width, linear=True) for _ in "qkv"), heads)
+        mixed = self.product(mixed, width, linear=True, bits=bits)
+        x = self.norm(self.add(x, mixed, bits=bits), bits)
+        low = self.product(self.rescale(x, 8), hidden, linear=True)
+        low = self.product(self.table(low), width, linear=True, bits=bits)
+        return self.norm(self.add(x, low, bits=bits), bits)
+
+    def batch(self, count, length=7):
+        bits = self.net.levels[0].bits
+        shape = [length if each == FREE else each for each in self.net.shapes[0]]
+        kind = np.uint8 if bits == 8 else np.uint16
+        return self.rng.integers(0, 1 << bits, (count, *shape)).astype(kind)
 
 
 def _random_net(seed, steps=5, bits=8):
@@ -168,6 +218,52 @@ def _random_pool(made, x, below):
         kernel, pads = 1, {}
     how = {"stride": 1 + below(3), "count_padding": bool(below(2)), **pads}
     return made.pool(x, kernel, bool(below(2)), **how)
+
+
+def _random_sequence(seed, steps=5, free=False, bits=8):
+    """A network over (L, D), of steps of transformers among others, of 8 and 16 bits."""
+    rng = np.random.default_rng(seed)
+
+    def below(n):
+        return int(rng.integers(0, n))
+
+    made = Net((FREE if free else 1 + below(20), 1 + below(40)), seed, 8)
+    made.net.levels[0] = made._levels(bits=bits)
+    for _ in range(steps):
+        _random_sequence_step(made, below)
+    if below(3) == 0:
+        x = made.net.output
+        made.reduce(x, bool(below(2)), 0)
+    return made
+
+
+def _random_sequence_step(made, below):
+    bits, kind = (8, 16)[below(2)], below(6)
+    x = below(len(made.net.shapes))
+    if kind == 0:
+        return made.norm(x, bits, bool(below(2)), (0.0, 1e-12, 0.1)[below(3)])
+    if kind == 1:
+        alike = [v for v, each in enumerate(made.net.shapes) if each == made.shape(x)]
+        return made.add(x, alike[below(len(alike))], bool(below(2)), bits)
+    eight = [v for v, each in enumerate(made.net.levels) if each.bits == 8]
+    if kind == 2 or not eight:
+        return made.rescale(x, 8 if not eight else bits)
+    x = eight[below(len(eight))]
+    if kind == 3:
+        return made.table(x, bits)
+    if kind == 4:
+        return made.product(x, 1 + below(40), linear=True, relu=bool(below(2)), bits=bits)
+    heads, width = 1 + below(3), 1 + below(12)
+    k = made.product(x, heads * width, linear=True)
+    q = made.product(eight[below(len(eight))], heads * width, linear=True)
+    v = made.product(x, heads * (1 + below(20)), linear=True)
+    return made.attention(q, k, v, heads, bits, 10.0 ** (below(4) - 1))
+
+
+@pytest.fixture(scope="session")
+def random_sequence():
+    """Make one: ``random_sequence(seed, steps=5, free=False, bits=8)``, bits the input's."""
+    return _random_sequence
 
 
 @pytest.fixture(scope="session")

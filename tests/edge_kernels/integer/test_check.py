@@ -8,15 +8,20 @@ import pytest
 
 from edge_kernels.integer.check import check, shape_of
 from edge_kernels.integer.net import (
+    FREE,
     Add,
     Affine,
+    Attention,
     Concat,
     Levels,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
+    Table,
     Transpose,
 )
 
@@ -161,3 +166,66 @@ def test_factors_of_zero(new_net):
 def test_a_step_of_no_kind(made):
     made.net.steps[0] = Product
     refused(made.net, "step 0 (type): no such step")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Transpose(0), "it transposes a value with a free axis, (-1, 8)"),
+        (Reshape(0, (8, 4)), "it reshapes a value with a free axis"),
+        (Concat((0, 0), 0), "it lengthens a value with a free axis"),
+        (Reduce(0, True, 1), "it makes a value with a free axis, (-1,)"),
+        (Affine(0, np.ones(1), np.ones(1)), "it scales channels of a value with a free axis"),
+        (Product(0, np.ones((2, 1, 8), np.int8), None, None), "it convolves a value with a free"),
+        (Attention(0, 0, 0, 3, 1.0), "3 heads of 8 and 8 numbers"),
+        (Attention(0, 0, 0, 0, 1.0), "0 heads of"),
+        (Attention(0, 1, 1, 1, 1.0), "queries (-1, 8), keys (4, 6) and values (4, 6) do not fit"),
+        (Attention(1, 1, 0, 1, 1.0), "queries (4, 6), keys (4, 6) and values (-1, 8) do not fit"),
+        (Attention(2, 2, 2, 1, 1.0), "it reads a value of shape (16385,)"),
+        (Norm(1, np.ones(4), np.ones(4), 0.1), "(4,) factors or terms, not (6,)"),
+        (Norm(2, np.ones(16385), np.ones(16385), 0.1), "it norms 16385 numbers; 16384 are"),
+    ],
+)
+def test_shapes_of_sequences(step, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        shape_of(step, [(FREE, 8), (4, 6), (16385,)])
+
+
+@pytest.mark.parametrize(
+    ("step", "levels", "message"),
+    [
+        (Table(0, np.zeros(255, np.uint8)), LEVELS, "values are uint8 (255,), not uint8 (256,)"),
+        (Table(0, np.zeros(256, np.uint8)), Levels(1.0, 0, 16), "values are uint8 (256,), not"),
+        (Table(1, np.zeros(256, np.uint8)), LEVELS, "it reads value 1 of 16 bits; 8 are needed"),
+        (Attention(0, 1, 1, 1, 1.0), LEVELS, "it reads value 1 of 16 bits; 8 are needed"),
+        (Attention(0, 0, 0, 1, 0.0), LEVELS, "its scale 0.0 is not > 0"),
+        (Attention(0, 0, 0, 1, 1.0), Levels(1e3, 0), "its values' scale is below 2^−9 of"),
+        (Norm(1, np.ones(6), np.ones(6), -1.0), LEVELS, "an epsilon of -1.0; 0 or more is"),
+        (Norm(1, np.ones(6), np.ones(6), 1e30), LEVELS, "units, beyond 2^61"),
+        (Norm(1, np.ones(6), np.full(6, 1e12), 0.1), LEVELS, "a term of"),
+        (Rescale(1), Levels(1e12, 0), "does not fit a shift of 1 to 62 bits"),
+        (Reduce(0, True, 0), Levels(1e6, 0), "a mean of 65535 does not fit a shift"),
+    ],
+)
+def test_steps_of_sequences(new_net, step, levels, message):
+    made = new_net((FREE, 6))
+    made.net.longest = 65535
+    made.net.levels[0] = LEVELS
+    made.emit(Rescale(0), Levels(0.01, 5, 16))
+    made.emit(step, levels)
+    refused(made.net, f"step 1 ({type(step).__name__}): ")
+    refused(made.net, message)
+
+
+@pytest.mark.parametrize("longest", [0, 65536])
+def test_a_longest_beyond_its_range(new_net, longest):
+    made = new_net((FREE, 6))
+    made.net.longest = longest
+    refused(made.net, f"value 0, the input: a longest of {longest}; 1…65535 are possible")
+
+
+def test_sums_over_the_longest_fit(new_net):
+    made = new_net((FREE, 6), bits=16)
+    made.net.longest = 65535
+    made.reduce(0, True, 0)
+    refused(made.net, "step 0 (Reduce): its sums may reach")

@@ -17,8 +17,10 @@ from edge_kernels.integer.net import (
     add_scales,
     affine_scales,
     fixed_point,
+    free_mean,
     pool_counts,
     positions,
+    table_of,
 )
 
 
@@ -73,3 +75,16 @@ def test_means_count_positions_inside():
     assert pool_counts(Pool(0, True, 3, 2, 1, 2, count_padding=True), 5) == [3, 3, 3]
     assert positions(step, 0) == 1
     assert positions(Pool(0, True, 9), 5) == 0
+
+
+@given(st.floats(2.0**-20, 2.0**20), st.integers(1, 65535))
+def test_a_mean_of_a_free_length_has_31_bits(ratio, count):
+    m, s = free_mean(*fixed_point(ratio), count)
+    assert 2**29 <= m < 2**31
+    assert abs(Fraction(m, 2**s) * count / Fraction(ratio) - 1) < Fraction(1, 2**28)
+
+
+def test_a_table_keeps_to_its_levels():
+    x, y = Levels(0.1, 0), Levels(1.0, 0, 16)
+    assert list(table_of(np.exp, x, y)[[0, 10, 255]]) == [1, 3, 65535]
+    assert table_of(np.negative, x, Levels(1.0, 3)).dtype == np.uint8

@@ -1,5 +1,6 @@
 """The oracle against Python's own integers, one number at a time."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -9,18 +10,28 @@ from hypothesis import strategies as st
 
 from edge_kernels.integer import oracle
 from edge_kernels.integer.net import (
+    EXPONENTIAL,
+    FREE,
+    NORM_BITS,
+    VANISHED,
     Add,
     Affine,
+    Attention,
     Concat,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
+    Table,
     add_scales,
     affine_scales,
+    attention_scales,
     fixed_point,
     mean_scale,
+    norm_scales,
 )
 
 
@@ -31,18 +42,18 @@ def requantized(numerator, shift, levels, relu=False):
 
 def slow(net, x):
     """Run one sample; a value is a dict from index to a Python integer."""
-    made = [{i: int(x[i]) for i in np.ndindex(*net.shapes[0])}]
+    made = [{i: int(x[i]) for i in np.ndindex(*x.shape)}]
+    shapes = [tuple(len(x) if n == FREE else n for n in shape) for shape in net.shapes]
     for at, step in enumerate(net.steps):
-        made.append(
-            {i: slow_element(net, at, step, made, i) for i in np.ndindex(*net.shapes[at + 1])}
-        )
-    out = np.empty(net.shapes[net.output], object)
+        indices = np.ndindex(*shapes[at + 1])
+        made.append({i: slow_element(net, at, step, made, i, shapes) for i in indices})
+    out = np.empty(shapes[net.output], object)
     for i, q in made[net.output].items():
         out[i] = q
     return out
 
 
-def slow_element(net, at, step, made, i):  # noqa: C901 (a case a step)
+def slow_element(net, at, step, made, i, shapes):  # noqa: C901 (a case a step)
     to = net.levels[at + 1]
     if isinstance(step, Add):
         m_x, m_y, s = add_scales(net, at, step)
@@ -51,15 +62,25 @@ def slow_element(net, at, step, made, i):  # noqa: C901 (a case a step)
     if isinstance(step, Concat):
         place = list(i)
         for v in step.xs:
-            if place[step.axis] < net.shapes[v][step.axis]:
+            if place[step.axis] < shapes[v][step.axis]:
                 return made[v][tuple(place)]
-            place[step.axis] -= net.shapes[v][step.axis]
-    values, zero, shape = made[step.x], net.levels[step.x].zero, net.shapes[step.x]
+            place[step.axis] -= shapes[v][step.axis]
+    values, zero, shape = made[step.x], net.levels[step.x].zero, shapes[step.x]
     if isinstance(step, Product):
         return slow_product(net, at, step, values, zero, shape, i)
     if isinstance(step, Affine):
         m, t, s = affine_scales(net, at, step)
         return requantized((values[i] - zero) * m[i[0]] + t[i[0]], s, to, step.relu)
+    if isinstance(step, Attention):
+        return slow_attention(net, at, step, made, i, shapes)
+    if isinstance(step, Norm):
+        line = [values[(*i[:-1], c)] - zero for c in range(shape[-1])]
+        return slow_norm(net, at, step, line, i[-1])
+    if isinstance(step, Rescale):
+        m, s = fixed_point(net.levels[step.x].scale / to.scale)
+        return requantized((values[i] - zero) * m, s, to)
+    if isinstance(step, Table):
+        return int(step.values[values[i]])
     if isinstance(step, Relu):
         return max(values[i], zero)
     if isinstance(step, Reshape):
@@ -104,6 +125,110 @@ def slow_product(net, at, step, values, zero, shape, i):
         return max(acc, 0) if step.relu else acc
     m, s = fixed_point(net.levels[step.x].scale * float(step.weight_scale[row]) / to.scale)
     return requantized(acc * m, s, to, step.relu)
+
+
+def slow_norm(net, at, step, line, place):
+    m, t, s, epsilon = norm_scales(net, at, step)
+    count, total = len(line), 0 if step.rms else sum(line)
+    w = count * sum(c * c for c in line) - total**2 + epsilon
+    e = (62 - w.bit_length()) // 2
+    r = (2**61 - 1) // math.isqrt(w * 4**e) if w else 0
+    down = 61 - NORM_BITS - e
+    n = ((count * line[place] - total) * r + 2 ** (down - 1)) // 2**down
+    return requantized(n * m[place] + t[place], s, net.levels[at + 1])
+
+
+def slow_attention(net, at, step, made, i, shapes):
+    m, s, m_v, s_v = attention_scales(net, at, step)
+    x, k, v = (
+        {j: q - net.levels[each].zero for j, q in made[each].items()}
+        for each in (step.x, step.k, step.v)
+    )
+    seen, width = shapes[step.k][0], shapes[step.k][1] // step.heads
+    begin = i[1] // (shapes[step.v][1] // step.heads) * width
+    parts = range(begin, begin + width)
+    scores = [sum(x[i[0], d] * k[j, d] for d in parts) for j in range(seen)]
+    p = [slow_exponential(((max(scores) - each) * m) >> s) for each in scores]
+    total = sum(p)
+    g = total.bit_length()
+    h = max(g - 23, 0)
+    a = sum(p[j] * v[j, i[1]] for j in range(seen)) >> h
+    return requantized(a * ((m_v << (g - 1)) // total), s_v + g - 1 - h, net.levels[at + 1])
+
+
+def slow_exponential(u):
+    n, f = divmod(min(u, VANISHED << 16), 1 << 16)
+    c0, c1, c2, c3 = EXPONENTIAL
+    w = c0 - ((f * (c1 - ((f * (c2 - ((f * c3) >> 16))) >> 16))) >> 16)
+    return (w + 2**n // 2) >> n
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0, 1, 4]), st.booleans())
+def test_sequences_are_exact(random_sequence, seed, steps, length, sixteen):
+    """At a free length, and at a fixed one where it is 0."""
+    made = random_sequence(seed, steps, free=length > 0, bits=16 if sixteen else 8)
+    x = made.batch(1, length)
+    y = oracle.run(made.net, x)
+    assert y.dtype == {8: np.uint8, 16: np.uint16}[made.net.levels[made.net.output].bits]
+    assert (y[0] == slow(made.net, x[0])).all()
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("sharp", [0.1, 4.0, 100.0])
+@pytest.mark.parametrize("length", [3, 300])
+def test_attention_is_near_that_of_floats(new_net, sharp, length):
+    made = new_net((length, 24), seed=length)
+    x, k, v = (made.product(0, 24, linear=True) for _ in "xkv")
+    made.attention(x, k, v, 3, bits=16, sharp=sharp)
+    values = oracle.values(made.net, made.batch(1))
+    reals = [lv.scale * (q[0] - lv.zero) for q, lv in zip(values, made.net.levels, strict=True)]
+    heads = [np.stack(np.split(each, 3, -1)) for each in reals[1:4]]
+    p = softmax(heads[0] @ heads[1].swapaxes(1, 2) * made.net.steps[-1].scale)
+    right = np.concatenate(list(p @ heads[2]), -1)
+    to = made.net.levels[4]
+    right = np.clip(right, -to.scale * to.zero, to.scale * (65535 - to.zero))
+    assert np.abs(reals[4] - right).max() < 1e-3 * made.reach(v)
+
+
+@pytest.mark.parametrize("rms", [False, True])
+@pytest.mark.parametrize("count", [2, 384])
+def test_a_norm_is_within_a_step_of_floats(new_net, rms, count):
+    made = new_net((50, count), seed=count, bits=16)
+    made.norm(0, rms=rms, epsilon=1e-3)
+    q = made.batch(1)
+    q[0, 0] = 12345  # nothing to norm
+    q[0, 1] = 12345 + np.arange(count) // 2 % 3
+    step, (x_levels, y_levels) = made.net.steps[0], made.net.levels
+    x = x_levels.scale * (q[0].astype(float) - x_levels.zero)
+    x = x if rms else x - x.mean(-1, keepdims=True)
+    right = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3) * step.factor + step.term
+    right = np.clip(right / y_levels.scale + y_levels.zero, 0, 65535)
+    assert np.abs(oracle.run(made.net, q)[0] - right).max() < 0.6
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_table_is_the_nearest_level(new_net, bits):
+    made = new_net((256,))
+    made.table(0, bits, function=lambda x: x * np.tanh(x))
+    x, y = made.net.levels
+    q = np.arange(256, dtype=np.uint8)[None]
+    real = x.scale * (np.arange(256) - x.zero)
+    right = np.clip(real * np.tanh(real) / y.scale + y.zero, 0, y.top)
+    assert np.abs(oracle.run(made.net, q)[0] - right).max() <= 0.5001
+
+
+def test_a_length_beyond_the_longest_is_refused(new_net):
+    made = new_net((FREE, 5))
+    made.net.longest = 9
+    assert oracle.run(made.net, made.batch(2, 9)).shape == (2, 9, 5)
+    for length in (0, 10):
+        with pytest.raises(ValueError, match=r"must be uint8 of shape \(batch, 1…9, 5\)"):
+            oracle.run(made.net, made.batch(2, length))
 
 
 @settings(max_examples=60, deadline=None)
