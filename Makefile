@@ -37,8 +37,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Debian packages that the tests use: a broker, a cross-compiler and an emulator for aarch64.
-SYSTEM := g++-aarch64-linux-gnu mosquitto qemu-user-static
+# Debian packages that the tests use: a broker, a database, a cross-compiler and an emulator for aarch64.
+SYSTEM := g++-aarch64-linux-gnu mosquitto postgresql qemu-user-static
 
 system:
 	@.ci/system-packages $(SYSTEM)

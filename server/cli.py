@@ -1,31 +1,120 @@
-"""``flwr-fleet``: the operator's command; its commands are plugins, ``flwr_edge.fleet_command``."""
+"""``flwr-fleet``: the operator's command; its commands are plugins, ``flwr_edge.fleet_command``.
 
-from importlib.metadata import entry_points
+An entry point's name is a command's (``demo``), a noun's (``device``), or that of one verb more
+below a noun (``device.quarantine``); its object is a function, or a ``typer.Typer`` for a noun.
+Only what the command line names is loaded: a command starts no slower for the others.
+"""
 
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+import click
 import typer
+from typer.core import TyperGroup
 
-GROUP = "flwr_edge.fleet_command"
+from schemas.base import ConfigError
+from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
+
+GROUP: Final = "flwr_edge.fleet_command"
+DONE, FAILED, BAD_INPUT, NOT_FOUND, NOT_CONFIRMED, FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_HELP: Final = """Run a fleet of devices that learn.
+
+From nothing: flwr-fleet init, flwr-fleet serve, flwr-fleet claim create; then flwr-edge enroll on
+each device.
+
+Exit codes: 0 done, 1 it failed or was refused, 2 something wrong in a file or on the command line,
+3 there is no such device, claim, bundle or roll-out, 4 not confirmed (nothing was changed), 5 a
+check found faults, 130 interrupted.
+"""
+
+
+class Plugins(TyperGroup):
+    """A group whose commands are entry points, loaded when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all that are installed."""
+        return sorted({point.name.partition(".")[0] for point in _points()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one."""
+        return _load(cmd_name)
 
 
 def build() -> typer.Typer:
-    """Make the command line from the installed commands, in the order of their names."""
+    """Make the command line."""
     app = typer.Typer(
         name="flwr-fleet",
-        help="Run a fleet of devices that learn.\n\nExit codes: 0 done, 1 it failed, 2 something "
-        "wrong in a file or on the command line, 130 interrupted.",
+        cls=Plugins,
+        help=_HELP,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        app.command(point.name)(point.load())
     return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``flwr-fleet`` and exit."""
+    sys.exit(guarded(lambda: build()(None if arguments is None else list(arguments))))
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Run a command; turn what can go wrong into a line on standard error and an exit code."""
+    try:
+        command()
+    except ConfigError as error:
+        return _fail(error, BAD_INPUT)
+    except NotFoundError as error:
+        return _fail(error, NOT_FOUND)
+    except NotConfirmedError as error:
+        return _fail(error, NOT_CONFIRMED)
+    except FoundError as error:
+        return _fail(error, FOUND)
+    except OSError as error:
+        what = error.strerror or str(error)
+        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
+    except (RuntimeError, Refusal) as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if not type(error).__module__.startswith("sqlalchemy."):  # imported where it is used
+            raise
+        return _fail(f"the database: {str(error).splitlines()[0]}", FAILED)
+    return DONE
+
+
+def _points() -> list[EntryPoint]:
+    return list(entry_points(group=GROUP))
+
+
+def _load(name: str) -> click.Command | None:
+    points = {point.name: point for point in _points()}
+    verbs = sorted(key for key in points if key.startswith(f"{name}."))
+    if name not in points and not verbs:
+        return None
+    loaded = points[name].load() if name in points else typer.Typer(no_args_is_help=True)
+    if not isinstance(loaded, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(loaded)
+        return typer.main.get_command(alone)
+    noun = typer.Typer(no_args_is_help=True)
+    noun.callback(help=loaded.info.help)(_root)
+    noun.registered_commands = list(loaded.registered_commands)
+    for verb in verbs:
+        noun.command(verb.partition(".")[2])(points[verb].load())
+    command = typer.main.get_command(noun)
+    command.name = name
+    return command
 
 
 def _root() -> None:
     """Keep commands by name, also where there is one alone."""
 
 
-def main() -> None:
-    """Run ``flwr-fleet`` and exit."""
-    build()()
+def _fail(error: object, code: int) -> int:
+    for line in str(error).splitlines():
+        sys.stderr.write(f"flwr-fleet: {line}\n")
+    return code

@@ -4,15 +4,16 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, Engine, create_engine, event, func, select, update
-from sqlalchemy.engine import make_url
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import StaticPool
 
 from schemas.wire import ObjectRef, node_of, topic
-from server.transport.tables import OPEN, Base, DeviceRow, DropRow, TaskRow, TaskState
+from server.database import create_tables, open_engine
+from server.transport.tables import OPEN, DeviceRow, DropRow, TaskRow, TaskState
+
+TABLES: Final = (DeviceRow, DropRow, TaskRow)
 
 
 class LedgerError(ValueError):
@@ -32,8 +33,8 @@ class Ledger:
 
     def __init__(self, where: Path | str, *, admit_all: bool = False) -> None:
         self.admit_all = admit_all
-        self._engine = _engine(where)
-        Base.metadata.create_all(self._engine)
+        self._engine = open_engine(where)
+        create_tables(self._engine, TABLES)
         self._begin = sessionmaker(self._engine, expire_on_commit=False).begin
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -245,26 +246,6 @@ class Ledger:
         self.flush()
         with self._begin() as db:
             return {(row.device, row.reason): row.count for row in db.scalars(select(DropRow))}
-
-
-def _engine(where: Path | str) -> Engine:
-    url = f"sqlite:///{where}" if isinstance(where, Path) or "://" not in where else where
-    if isinstance(where, Path):
-        where.parent.mkdir(parents=True, exist_ok=True)
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(url)
-    if parsed.database in (None, "", ":memory:"):
-        single = {"check_same_thread": False}
-        return create_engine(url, poolclass=StaticPool, connect_args=single)
-    engine = create_engine(url, connect_args={"timeout": 30})
-    event.listen(engine, "connect", _durable)
-    return engine
-
-
-def _durable(connection: Any, _: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _count(db: Session, statement: Any) -> int:

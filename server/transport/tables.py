@@ -1,23 +1,20 @@
-"""The ledger's tables."""
+"""The ledger's tables, in the database that the registry shares (``server/database.py``)."""
 
 from typing import Any, Final, Literal
 
 from sqlalchemy import JSON, BigInteger, Index, String
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from schemas.wire import ObjectRef
+from server.database import Base
 
 TaskState = Literal["queued", "sent", "accepted", "answered", "failed", "expired", "pulled"]
 OPEN: Final[tuple[TaskState, ...]] = ("queued", "sent", "accepted")
 Refs = list[list[Any]]  # (SHA-256, bytes), as JSON holds them
 
 
-class Base(DeclarativeBase):
-    """Of this ledger's tables."""
-
-
 class DeviceRow(Base):
-    """A device that was enrolled."""
+    """A device that was enrolled; in a fleet, ``server.fleet.registry`` enrols and revokes it."""
 
     __tablename__ = "transport_devices"
 

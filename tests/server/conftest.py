@@ -1,7 +1,7 @@
 """A federation without data worth the name, and devices that answer what a test says."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,9 @@ from server.border import weights_of
 from server.federation import Federation
 from server.flower_private import SERVER_NODE_ID, identify
 from server.graphs import GraphBook
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 CLASSES = 3
 CLIENTS = (1, 2, 3, 4)
@@ -146,3 +149,19 @@ def counted() -> Callable[..., Message]:
         return Message(RecordDict({"metrics": metrics}), reply_to=request)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator["Postgres"]:
+    """One PostgreSQL for all, with a migrated template."""
+    from server.database import migrate, open_engine
+    from tests import postgres
+
+    programs = postgres.programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+    with postgres.running(programs) as server:
+        engine = open_engine(server.new(name="migrated"))
+        migrate(engine)
+        engine.dispose()
+        yield server

@@ -1,0 +1,151 @@
+"""The fleet's folder: where all that an operator's fleet consists of lies, and its file."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from schemas.base import ConfigError, Strict, describe
+
+FILE: Final = "fleet.toml"
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
+Days = Annotated[float, Field(gt=0, le=36_500)]
+
+
+class Server(Strict):
+    """The server that devices enrol at, over HTTPS."""
+
+    host: Host = Field("localhost", description="The name or address that devices know it by.")
+    port: Port = 8443
+    listen: Host = Field("0.0.0.0", description="The address that it binds.")  # noqa: S104
+    names: tuple[Host, ...] = Field((), description="Further names in its certificate.")
+
+
+class BrokerPlace(Strict):
+    """The broker, as devices reach it; its own files lie in the folder ``broker``."""
+
+    host: Host = Field("localhost", description="The name or address that devices know it by.")
+    port: Port = 8883
+    listen: Host = Field("0.0.0.0", description="The address that it binds.")  # noqa: S104
+    names: tuple[Host, ...] = Field((), description="Further names in its certificate.")
+    server: str = Field(
+        "server", pattern=r"^[a-z0-9-]{1,63}$", description="The server's own name there."
+    )
+
+
+class Lifetimes(Strict):
+    """How long certificates are good for."""
+
+    ca_days: Days = 3650
+    server_days: Days = 90
+    device_days: Days = 30
+    crl_hours: float = Field(72, gt=0, le=8760, description="Renewed at half of it by serve.")
+    overlap_days: Days = Field(60, description="An old CA is trusted beside the new one so long.")
+
+
+class Enrolling(Strict):
+    """What the enrolment server takes."""
+
+    claim_hours: float = Field(24, gt=0, le=87_600, description="Where a claim says nothing else.")
+    max_body: int = Field(16_384, ge=4096, le=1 << 20, description="Bytes of a request.")
+    body_seconds: float = Field(10, gt=0, le=300, description="In which a request must be here.")
+    per_minute: int = Field(
+        30, ge=1, le=1_000_000, description="Refused requests of an address; then it waits."
+    )
+    most_at_once: int = Field(64, ge=1, le=10_000, description="Connections served at a time.")
+
+
+class Validation(Strict):
+    """When a device whose updates are refused is quarantined."""
+
+    failures: int = Field(3, ge=1, le=1000, description="Refused updates in a row.")
+    hours: float | None = Field(24, gt=0, description="Until it counts again; null: until lifted.")
+    per_minute: int = Field(60, ge=1, description="Most updates of a device.")
+
+
+class Secrets(Strict):
+    """What the keys in the folder are encrypted with."""
+
+    kind: Literal["file", "passphrase"] = Field(
+        "file", description="A key file, or a passphrase: FLWR_FLEET_PASSPHRASE, or asked for."
+    )
+    file: Path = Field(Path("secret.key"), description="Better on another disk than the folder.")
+
+
+class FleetConfig(Strict):
+    """The whole of ``fleet.toml``."""
+
+    name: str = Field("fleet", pattern=r"^[a-z0-9-]{1,40}$")
+    database: str = Field(
+        "registry.sqlite",
+        description="A file of SQLite's, or postgresql+psycopg://USER@HOST/NAME; "
+        "its password better in ~/.pgpass or PGPASSWORD than here.",
+    )
+    server: Server = Server()
+    broker: BrokerPlace = BrokerPlace()
+    lifetimes: Lifetimes = Lifetimes()
+    enrolment: Enrolling = Enrolling()
+    validation: Validation = Validation()
+    secrets: Secrets = Secrets()
+
+
+class FleetFolder:
+    """The paths of a fleet; made by ``flwr-fleet init``.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.file = self.root / FILE
+        self.ca = self.root / "ca"  # NUMBER.pem, NUMBER.key: the last is the one that issues
+        self.bundle_of_cas = self.root / "ca.pem"  # all that are trusted
+        self.crl = self.root / "crl.pem"  # of all that are trusted
+        self.server = self.root / "server"  # certificate.pem, key.pem; what the server shows
+        self.broker = self.root / "broker"  # mosquitto.conf and what it names
+        self.signing_key = self.root / "signing.key"  # Ed25519, encrypted
+        self.signing_public = self.root / "signing.pub"  # 64 hexadecimal digits
+        self.bundles = self.root / "bundles"  # SHA256.flwb
+        self.objects = self.root / "objects"  # what devices pull and send
+        self.anchor = self.root / "audit.anchor"  # heads of the audit log
+
+    def config(self) -> FleetConfig:
+        """Read and check the file.
+
+        Raises
+        ------
+        ConfigError
+            With a line for each thing that is wrong.
+        """
+        try:
+            return FleetConfig.model_validate(tomllib.loads(self.file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            problem = "no fleet here; run flwr-fleet init, or name its folder with --fleet"
+            raise ConfigError(str(self.file), [problem]) from None
+        except OSError as error:
+            raise ConfigError(str(self.file), [error.strerror or str(error)]) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(str(self.file), [str(error)]) from None
+        except ValidationError as error:
+            raise ConfigError(str(self.file), describe(error.errors(), _allowed())) from None
+
+    def database(self, config: FleetConfig) -> Path | str:
+        """The database: a path in the folder, or a URL."""
+        return config.database if "://" in config.database else self.root / config.database
+
+    def secret(self, config: FleetConfig) -> Path:
+        """The key file."""
+        return self.root / config.secrets.file
+
+
+def _allowed() -> dict[str, list[str]]:
+    tables = {"": FleetConfig} | {
+        name: field.annotation
+        for name, field in FleetConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Strict)
+    }
+    return {path: list(model.model_fields) for path, model in tables.items()}

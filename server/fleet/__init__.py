@@ -1,0 +1,1 @@
+"""The operator's side: registry, certificates, enrolment, broker, roll-outs, and their commands."""

@@ -1,0 +1,62 @@
+"""``flwr-fleet audit``: what was done, by whom, and whether the log still says so."""
+
+import datetime as dt
+from typing import Annotated, Any
+
+import typer
+
+from server.fleet.commands.options import Fleet, FleetOption, Format, Formats, answer, columns
+from server.fleet.errors import FoundError
+
+app = typer.Typer(help="What was done and refused, by whom; and whether the log was touched.")
+
+
+@app.command()
+def show(
+    fleet: FleetOption = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Only this device, claim or other thing.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Only actions that begin so, as in device.revoke.")
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="So many rows, the newest.")] = 50,
+    format_: Formats = Format.table,
+) -> None:
+    """Show the newest rows, oldest first.
+
+    Example: flwr-fleet audit show --subject watch-7 --format json
+    """
+    from server.fleet.registry import audit
+
+    with Fleet(fleet).registry() as registry, registry.read() as db:
+        rows = [_row(row) for row in audit.newest(db, last, subject, action)]
+    head = ("number", "at", "actor", "action", "subject", "detail")
+    answer(rows, format_, lambda: columns(head, ([row[key] for key in head] for row in rows)))
+
+
+@app.command()
+def verify(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
+    """Check that no row was changed, removed, or moved; exit code 5 where one was.
+
+    Every row holds the hash of the one before it, and the fleet's folder notes the last row's hash
+    from time to time, so that a log that was cut off or written anew is found too.
+    """
+    from server.fleet.anchor import anchors
+    from server.fleet.registry import audit
+
+    opened = Fleet(fleet)
+    with opened.registry() as registry, registry.read() as db:
+        head = audit.head(db)
+        found = list(audit.faults(db, anchors(opened.folder.anchor)))
+    result: dict[str, Any] = {"rows": head.number, "head": head.hash, "faults": found}
+    good = f"{head.number} rows, none was changed, removed or moved; head {head.hash}"
+    answer(result, format_, lambda: "\n".join(found) or good)
+    if found:
+        raise FoundError(f"the audit log was touched: {len(found)} faults")
+
+
+def _row(row: Any) -> dict[str, Any]:
+    when = dt.datetime.fromtimestamp(row.at, dt.UTC).isoformat(timespec="seconds")
+    fields = ("number", "actor", "action", "subject", "detail", "hash")
+    return {"at": when} | {key: getattr(row, key) for key in fields}

@@ -1,0 +1,143 @@
+"""What the commands share: the fleet they are about, how they answer, and how they ask first."""
+
+import getpass
+import os
+import sys
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from schemas.fleet import FILE, FleetConfig, FleetFolder
+from server.fleet.errors import NotConfirmedError
+
+if TYPE_CHECKING:
+    from server.fleet.registry import Registry
+
+VARIABLE: Final = "FLWR_FLEET"
+_SHOWN: Final = 10  # devices that a question names
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+
+
+Formats = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+FleetOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--fleet",
+        envvar=VARIABLE,
+        metavar="FOLDER",
+        help="The fleet's folder; left out: this folder, or ./fleet.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+
+
+class Fleet:
+    """A fleet that a command works on.
+
+    Attributes
+    ----------
+    folder : FleetFolder
+    config : FleetConfig
+    """
+
+    def __init__(self, where: Path | None) -> None:
+        self.folder = FleetFolder(where or _nearest())
+        self.config: FleetConfig = self.folder.config()
+
+    def registry(self) -> "Registry":
+        """Open the registry; ``with`` closes it."""
+        from server.fleet.registry import Registry
+
+        return Registry(self.folder.database(self.config))
+
+
+def actor() -> str:
+    """Who runs the command, for the audit log."""
+    try:
+        return f"operator:{os.environ.get('SUDO_USER') or getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"operator:{os.getuid()}"
+
+
+def confirm(what: str, names: Iterable[str], *, yes: bool, dry_run: bool) -> bool:
+    """Say what will happen to whom, and ask; False where it is a dry run.
+
+    Parameters
+    ----------
+    what : str
+        A verb, as in "revoke"; it is followed by how many devices and their names.
+    names : iterable of str
+    yes, dry_run : bool
+        The command's options.
+
+    Raises
+    ------
+    NotConfirmedError
+        Where the answer was no, or nobody is there to ask.
+    """
+    listed = list(names)
+    few = ", ".join(listed[:_SHOWN]) + (", …" if len(listed) > _SHOWN else "")
+    line = f"{what}: {len(listed)} {'device' if len(listed) == 1 else 'devices'} ({few})"
+    if dry_run:
+        say(f"would {line}; nothing was changed")
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise NotConfirmedError(f"{line}: nobody to ask; say --yes to do it")
+    if not typer.confirm(f"{line}. Go on?", err=True):
+        raise NotConfirmedError("nothing was changed")
+    return True
+
+
+def answer(value: Any, format_: Format, table: Callable[[], str]) -> None:
+    """Print a result: JSON for programs, else what ``table`` writes."""
+    if format_ is Format.json:
+        import json
+
+        write(json.dumps(value, indent=2))
+    else:
+        write(table())
+
+
+def columns(head: Iterable[str], rows: Iterable[Iterable[object]], none: str = "none") -> str:
+    """Lines of columns, as wide as they need to be; ``none`` where there is no row."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not cells:
+        return none
+    lines = [[word.upper() for word in head], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    return "\n".join(padded)
+
+
+def write(text: str) -> None:
+    """Print to standard output; a reader that has seen enough, as ``head`` has, is no error."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Print to standard error: what is no result."""
+    sys.stderr.write(f"{text}\n")
+
+
+def _nearest() -> Path:
+    here = Path.cwd()
+    return here / "fleet" if not (here / FILE).exists() and (here / "fleet").is_dir() else here

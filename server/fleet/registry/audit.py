@@ -1,0 +1,140 @@
+"""The audit log: rows that are only added, each with the hash of the one before it.
+
+A row's hash covers all of it and the hash before, so that a row that was changed, removed or moved
+breaks the chain. Who can write to the database can also make a new chain, or cut off its end:
+therefore the head is noted outside of it too (``server/fleet/anchor.py``).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sqlalchemy import Index, String, Text, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from schemas.base import Strict
+from server.database import Base
+
+FIRST: Final = "0" * 64
+_PAGE: Final = 1000
+
+
+class Audit(Base):
+    """Something that was done, or refused.
+
+    Attributes
+    ----------
+    actor
+        Who: ``operator:NAME``, ``device:NAME``, ``server``, or an address.
+    action
+        As in ``device.revoke``; refusals end in ``.refused``.
+    subject
+        What it was done to: a device, a claim, a bundle.
+    detail
+        JSON, as it is hashed.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("audit_by_subject", "subject"), Index("audit_by_action", "action"))
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[float]
+    actor: Mapped[str] = mapped_column(String(80))
+    action: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(String(80))
+    detail: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+    def computed(self) -> str:
+        """The hash that the row should have."""
+        fields = [self.number, self.at, self.actor, self.action, self.subject, self.detail]
+        return hashlib.sha256(json.dumps([*fields, self.previous]).encode()).hexdigest()
+
+
+class Head(Strict):
+    """The last row of a log."""
+
+    number: int
+    hash: str
+
+
+def append(db: Session, at: float, actor: str, action: str, subject: str, **detail: Any) -> Audit:
+    """Add a row, in a transaction of ``Registry.write``: only those take turns.
+
+    What comes from outside is cut to its column, and written so that no line of a log can be
+    forged with it: JSON escapes what is not printable ASCII.
+    """
+    last = head(db)
+    row = Audit(
+        number=last.number + 1,
+        at=at,
+        actor=_plain(actor, 80),
+        action=_plain(action, 40),
+        subject=_plain(subject, 80),
+        detail=json.dumps(detail, sort_keys=True),
+        previous=last.hash,
+    )
+    row.hash = row.computed()
+    db.add(row)
+    db.flush()
+    return row
+
+
+def head(db: Session) -> Head:
+    """The last row's number and hash; 0 and zeros where there is none."""
+    row = db.execute(select(Audit.number, Audit.hash).order_by(Audit.number.desc()).limit(1))
+    number, digest = row.one_or_none() or (0, FIRST)
+    return Head(number=number, hash=digest)
+
+
+def newest(
+    db: Session, count: int, subject: str | None = None, action: str | None = None
+) -> list[Audit]:
+    """The newest rows, oldest first: of one subject, or of actions that begin so."""
+    rows = select(Audit).order_by(Audit.number.desc()).limit(count)
+    if subject is not None:
+        rows = rows.where(Audit.subject == subject)
+    if action is not None:
+        rows = rows.where(Audit.action.startswith(action, autoescape=True))
+    return list(db.scalars(rows))[::-1]
+
+
+def faults(db: Session, anchors: dict[int, str] | None = None) -> Iterator[str]:
+    """What is wrong with the chain, a line each.
+
+    Parameters
+    ----------
+    db : Session
+    anchors : dict[int, str], optional
+        Hashes of rows that were noted elsewhere, by the rows' numbers.
+    """
+    left, number, before = dict(anchors or {}), 0, FIRST
+    while page := _page(db, number):
+        for row in page:
+            if row.number != number + 1:
+                yield f"row {number + 1} is missing: row {row.number} follows row {number}"
+            if row.previous != before:
+                yield f"row {row.number} does not follow what stands before it"
+            if row.hash != row.computed():
+                yield f"row {row.number} ({row.action} {row.subject}) was changed"
+            if left.pop(row.number, row.hash) != row.hash:
+                yield f"row {row.number} is not the row that was noted when it was written"
+            number, before = row.number, row.hash
+        db.expunge_all()
+    for lost in sorted(left):
+        yield f"row {lost} was noted and is gone: the log's end was cut off at row {number}"
+
+
+def _page(db: Session, after: int) -> list[Audit]:
+    rows = select(Audit).where(Audit.number > after).order_by(Audit.number).limit(_PAGE)
+    return list(db.scalars(rows))
+
+
+def _plain(text: str, most: int) -> str:
+    """Printable ASCII, no longer than a column."""
+    return text.encode("ascii", "backslashreplace").decode().translate(_CONTROL)[:most]
+
+
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

@@ -1,0 +1,5 @@
+"""The database's history, by Alembic; ``server.database.migrate`` runs it."""
+
+from typing import Final
+
+HEAD: Final = "0001"  # the newest revision: to compare it, a command need not load Alembic
