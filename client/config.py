@@ -80,6 +80,7 @@ class Limits(Strict):
     attempts: int = Field(
         5, ge=1, le=100, description="Starts of one task, power cuts counted; then it failed."
     )
+    bundle_bytes: int = Field(64 << 20, ge=1 << 10, description="Of the largest bundle taken.")
     runs: int = Field(4, ge=1, le=1000, description="Runs whose kept arrays stay on the device.")
 
 

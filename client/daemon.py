@@ -11,6 +11,9 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any, Final
 
+from client.installed import Installed
+from client.installer import ACTIONS as BUNDLES
+from client.installer import MAX_BYTES, Installer
 from client.runner import Runner, Work, objects_of
 from client.store import Store, TaskRow
 from client.transfer import Downloads, TransferError, chunks_of
@@ -30,6 +33,7 @@ ACTIONS: Final = frozenset(
         "train",
         "evaluate",
         "evaluate.ranges",
+        *BUNDLES,
     }
 )
 _STATE_TTL: Final = wire.MAX_TTL
@@ -50,6 +54,8 @@ class Daemon:
         Does a task, in a process of its own.
     may_work : callable() -> (bool, str)
         Whether conditions for work are met, and why not.
+    bundle_bytes : int
+        Of the largest bundle taken.
     settings
         ``fleet_key``, ``most_tasks`` and the runner's settings.
     """
@@ -65,14 +71,17 @@ class Daemon:
         *,
         fleet_key: str | None = None,
         most_tasks: int = 64,
+        bundle_bytes: int = MAX_BYTES,
         **settings: Any,
     ) -> None:
         self.device, self.link, self.store, self.objects = device, link, store, objects
         self._fleet_key, self._most_tasks = fleet_key, most_tasks
         self.dropped = 0
         self.downloads = Downloads(objects, self._ask)
+        installed = Installed(store, objects.folder.with_name("bundles"))
+        self.bundles = Installer(store, objects, installed, bundle_bytes)
         self.runner = Runner(
-            store, objects, work, self.downloads, may_work, self.announce, **settings
+            store, objects, work, self.downloads, self.bundles, may_work, self.announce, **settings
         )
         self._thread = threading.Thread(target=self.runner.run, name="runner", daemon=True)
         link.on_message = self._on_message
@@ -111,6 +120,7 @@ class Daemon:
             "queued": sum(row.state == "queued" for row in rows),
             "unsent": sum(row.state == "done" for row in rows),
             "dropped": self.dropped + self.downloads.stray,
+            "bundle": self.bundles.status(),
         }
 
     # -- what comes ----------------------------------------------------------------------------
@@ -179,6 +189,8 @@ class Daemon:
                 return str(error)
         if task.action not in ACTIONS:
             return f"no action {task.action!r}; there are {', '.join(sorted(ACTIONS))}"
+        if refusal := self.bundles.refusal(task):
+            return refusal
         if len(self.store.open("queued")) >= self._most_tasks:
             return f"{self._most_tasks} tasks wait already"
         return None

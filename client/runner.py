@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from client.installer import ACTIONS as BUNDLES
+from client.installer import Installer
 from client.store import Store, TaskRow
 from client.transfer import Downloads, GivenUp, TransferError
 from client.work import Stopped, WorkError
@@ -46,6 +48,8 @@ class Runner:
     Parameters
     ----------
     store, objects, work, downloads
+    bundles : Installer
+        Does orders about bundles.
     may_work : callable() -> (bool, str)
         Asked before each ``train`` or ``evaluate``.
     announce : callable(TaskRow)
@@ -66,6 +70,7 @@ class Runner:
         objects: ObjectStore,
         work: Work,
         downloads: Downloads,
+        bundles: Installer,
         may_work: Callable[[], tuple[bool, str]],
         announce: Callable[[TaskRow], None],
         *,
@@ -78,6 +83,7 @@ class Runner:
         retry: float = 10.0,
     ) -> None:
         self.store, self.objects, self.work, self.downloads = store, objects, work, downloads
+        self.bundles = bundles
         self._may_work, self._announce, self._alive = may_work, announce, alive
         self._seconds, self._idle, self._attempts = task_seconds, idle_seconds, attempts
         self._runs, self._has_graph, self._retry = runs, has_graph, retry
@@ -122,6 +128,7 @@ class Runner:
             self._wake.clear()
             try:
                 self._tick()
+                self.bundles.look()
                 self._sweep()
                 row = self._next()
                 if row is not None:
@@ -147,7 +154,9 @@ class Runner:
         """The oldest task; while work must wait, the oldest that is no work."""
         self.waiting, held = None, False
         for row in self.store.open("queued"):
-            if row.body["action"] in _LIGHT:
+            if self.bundles.holds(row):
+                continue  # until the bundle on probation has stood it
+            if row.body["action"] in _LIGHT or self.bundles.concludes(row):
                 return row
             if not held:
                 may, why = (False, "paused") if self.paused else self._may_work()
@@ -159,10 +168,13 @@ class Runner:
     def _do(self, row: TaskRow) -> None:
         self.current = row.id
         try:
-            answer, kept, model = self._answer(row)
+            found = self._answer(row)
         except (GivenUp, Stopped):
             _log.info("task %s: given up", row.id[:8])
         else:
+            if found is None:
+                return  # a bundle on probation
+            answer, kept, model = found
             self._finish(row, answer, kept)
             if model is not None:
                 self.store.set("model", model)
@@ -170,8 +182,8 @@ class Runner:
             self.current = None
             self._given_up.discard(row.id)
 
-    def _answer(self, row: TaskRow) -> tuple[dict[str, Any], str | None, str | None]:
-        """What to answer, and the objects of what is kept and of the model."""
+    def _answer(self, row: TaskRow) -> tuple[dict[str, Any], str | None, str | None] | None:
+        """What to answer, and the objects of what is kept and of the model; None: not yet."""
 
         def wanted_no_more() -> bool:
             self._tick()
@@ -180,15 +192,10 @@ class Runner:
         task = wire.Task.model_validate_json(json.dumps(row.body))
         began = time.monotonic()
         try:
-            lacking = [one for one in task.objects if not self._has_graph(one.sha256)]
+            lacking = [one for one in task.objects if not self._has(one.sha256)]
             came = self.downloads.pull((task.payload, *lacking), wanted_no_more)
             pulled = time.monotonic() - began
-            request = {
-                "action": task.action,
-                "payload": task.payload.sha256,
-                "kept": self.store.kept(task.run),
-            }
-            done = self._worked(row, request, wanted_no_more)
+            done = self._done(row, task, wanted_no_more)
         except (TransferError, WorkError) as error:
             done = {"error": str(error)}
         except OSError as error:
@@ -198,6 +205,8 @@ class Runner:
         except Exception as error:  # noqa: BLE001 (outside input: any fault is its answer)
             _log.exception("task %s", row.id[:8])
             done = {"error": f"{type(error).__name__}: {error}"}
+        if done is None:
+            return None
         if "error" in done:
             for one in (task.payload, *task.objects):  # on a full disk the answer needs the room
                 self.objects.remove(one.sha256)
@@ -209,6 +218,21 @@ class Runner:
         )
         answer = {"kind": "result", "payload": done["payload"], "objects": done["objects"]}
         return answer, done["kept"], done.get("model")
+
+    def _has(self, name: str) -> bool:
+        return self._has_graph(name) or self.bundles.has(name)
+
+    def _done(
+        self, row: TaskRow, task: wire.Task, give_up: Callable[[], bool]
+    ) -> dict[str, Any] | None:
+        if task.action in BUNDLES:
+            return self.bundles.do(row, task, lambda request: self._worked(row, request, give_up))
+        request = {
+            "action": task.action,
+            "payload": task.payload.sha256,
+            "kept": self.store.kept(task.run),
+        }
+        return self._worked(row, request, give_up)
 
     def _worked(
         self, row: TaskRow, request: dict[str, Any], give_up: Callable[[], bool]
@@ -266,12 +290,13 @@ class Runner:
             return
         self._unswept = False
         rows = self.store.open()
-        needed = self.store.all_kept() | {self.store.get("model", "")}
+        needed = self.store.all_kept() | {self.store.get("model", "")} | self.bundles.needed(rows)
         for row in rows:
             needed |= objects_of(row.body if row.answer is None else row.answer)
         parts = [path.stem for path in self.objects.folder.glob("*.part")]
         for name in {*self.objects.names(), *parts} - needed:
             self.objects.remove(name)
+        self.bundles.tidy(rows)
 
 
 def objects_of(body: dict[str, Any]) -> set[str]:

@@ -77,6 +77,7 @@ def assembled(config: DaemonConfig, store: Store, work: WorkProcess) -> Daemon:
         Conditions(config.conditions).met,
         fleet_key=config.fleet_key,
         most_tasks=limits.tasks,
+        bundle_bytes=limits.bundle_bytes,
         task_seconds=limits.task_seconds,
         idle_seconds=limits.idle_seconds,
         attempts=limits.attempts,
@@ -107,7 +108,9 @@ def handlers(
         said = daemon.status()
         return said if gatherer is None else {**said, "windows": gatherer.status()}
 
-    predictions = Predictions(daemon.store, work, lambda: daemon.runner.stopping, bundled=bundled)
+    predictions = Predictions(
+        daemon.store, work, daemon.bundles, lambda: daemon.runner.stopping, bundled=bundled
+    )
 
     def pause(_: dict[str, Any]) -> dict[str, Any]:
         daemon.pause(paused=True)
@@ -143,6 +146,7 @@ def _worker_settings(config: DaemonConfig) -> dict[str, Any]:
         "store_bytes": config.limits.store_bytes,
         "windows": rings if folder is None else {"folder": str(folder)},
         "number": node_of(config.device) if number is None else number,
+        "key": config.fleet_key,
         "bundle": model
         and {
             "path": str(model.bundle),

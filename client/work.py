@@ -21,6 +21,10 @@ class WorkError(RuntimeError):
     """The process ended, or took too long."""
 
 
+class BusyError(WorkError):
+    """Another task is being done; nothing is wrong with this one."""
+
+
 class Stopped(Exception):  # noqa: N818 (no error: somebody wants the work to end)
     """The work was given up: cancelled, expired, or the daemon stops."""
 
@@ -80,7 +84,7 @@ class WorkProcess:
             It ended by itself or took longer than so many seconds, and is gone too; or it is busy.
         """
         if not self._lock.acquire(timeout=patience):
-            raise WorkError("busy with a task; ask again later")
+            raise BusyError("busy with a task; ask again later")
         try:
             return self._asked(request, seconds, give_up)
         finally:

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -26,6 +27,7 @@ from schemas.objects import MissingObjectError, ObjectStore
 from schemas.payload import Payload, PayloadError
 from schemas.payload_object import pack, unpack
 from schemas.plan import Plan
+from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
 
 if TYPE_CHECKING:
     from client.bundle.serving import Serving
@@ -71,6 +73,8 @@ class Worker:
         Of the device.
     bundle : Serving, optional
         Predicts where the daemon's configuration names one.
+    key : str, optional
+        The fleet's public key, of bundles that are installed.
     """
 
     def __init__(
@@ -80,9 +84,11 @@ class Worker:
         windows: Callable[[], PersonWindows],
         number: int,
         bundle: "Serving | None" = None,
+        key: str | None = None,
     ) -> None:
         self.objects, self.graphs, self.windows, self.number = objects, graphs, windows, number
-        self.bundle = bundle
+        self.bundle, self.key = bundle, key
+        self._installed: tuple[dict[str, Any], Serving] | None = None
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do a task: ``action``, ``payload`` and ``kept`` (objects) in; ``payload``, ``objects``
@@ -100,13 +106,15 @@ class Worker:
     def _done(self, request: dict[str, Any]) -> dict[str, Any]:
         action = request["action"]
         if action == "predict":
-            return self._predicted(request["model"], request["window"])
+            return self._predicted(request)
         if action == "query.begin":
             return {**self._stored(Payload()), "kept": ""}
         if action == "query.place":
             place = Payload(config={"place": {"partition-id": self.number}})
             return {**self._stored(place), "kept": None}
         asked = unpack(self.objects.get(request["payload"]), self._fetch)
+        if action in (ACTION, BACK):
+            return self._ordered(asked, request.get("bundle"))
         kept = self._kept(request["kept"]) if request["kept"] else {}
         learners: list[Remembering] = []
 
@@ -123,9 +131,20 @@ class Worker:
         answer["model"] = self.objects.put(bytes_of(models[-1])).sha256 if models else None
         return answer
 
-    def _predicted(self, model: str | None, window: list[list[float]] | None) -> dict[str, Any]:
+    def _ordered(self, asked: Payload, told: dict[str, Any] | None) -> dict[str, Any]:
+        order = BundleOrder.model_validate(asked.config.get(RECORD, {}))
+        if told is None:  # to go back: nothing is to be proved
+            return {**self._stored(Payload()), "order": order.model_dump(mode="json")}
+        from client.bundle.proof import prove
+
+        found = prove(order, told, self.key, lambda: self.windows().train)
+        stored = self._stored(Payload(config={RECORD: found.pop("report")}))
+        return {**stored, **found, "order": order.model_dump(mode="json")}
+
+    def _predicted(self, request: dict[str, Any]) -> dict[str, Any]:
+        model, window = request["model"], request["window"]
         if model is None:
-            return self._by_bundle(window)
+            return self._by_bundle(window, request.get("bundle"))
         arrays = arrays_of(self.objects.get(model))
         plan = Plan.model_validate_json(arrays["plan"].tobytes())
         learner = Learner(self.windows(), self.graphs)
@@ -135,12 +154,36 @@ class Worker:
             raise LearnerError(f"a window of {x.shape[1:]}; expected finite {newest.shape[1:]}")
         return _scored(learner.predict(plan, arrays["weights"], x)[0].astype(np.float64))
 
-    def _by_bundle(self, window: list[list[float]] | None) -> dict[str, Any]:
-        assert self.bundle is not None, "a bundle predicts where no model is named"
+    def _by_bundle(
+        self, window: list[list[float]] | None, told: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        from client.bundle.predictor import NotRunnableError
+        from schemas.bundle import BundleError
+
         x = self.windows().train[-1] if window is None else np.asarray(window, np.float32)
-        found = self.bundle(x)
+        try:
+            serving = self.bundle if told is None else self._serving(told)
+            assert serving is not None, "a bundle predicts where no model is named"
+            serving.predictor()
+            began = time.perf_counter()
+            found = serving(x)
+        except (NotRunnableError, BundleError, FileNotFoundError) as error:
+            said = f"{type(error).__name__}: {error}"[:_LONGEST]
+            return {"error": said, "fault": True}  # of the bundle, not of the window
+        seconds = time.perf_counter() - began
         scored = _scored(found["logits"])
-        return {**scored, "name": found["classes"][scored["class"]]}
+        named = {**scored, "name": found["classes"][scored["class"]]}
+        return named if told is None else {**named, "microseconds": round(1e6 * seconds, 1)}
+
+    def _serving(self, told: dict[str, Any]) -> "Serving":
+        if self._installed is None or self._installed[0] != told:
+            from client.bundle.serving import Serving
+
+            base = told["base"]
+            path = Path(told["path"])
+            serving = Serving(path, self.key, None if base is None else Path(base))
+            self._installed = told, serving
+        return self._installed[1]
 
     def _kept(self, name: str) -> dict[str, Any]:
         try:
@@ -213,6 +256,7 @@ def main() -> None:
         lambda: windows_of(settings["windows"]),
         settings["number"],
         _serving(settings.get("bundle")),
+        settings.get("key"),
     )
     for line in lines(sys.stdin):
         answers.write(json.dumps(worker(json.loads(line))) + "\n")

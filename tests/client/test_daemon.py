@@ -120,7 +120,8 @@ def test_a_task_is_accepted_done_and_forgotten(world, hub):
 
 def test_the_known_actions_are_those_of_the_device(world):
     device = device_module.Device(None, None, 0)
-    assert set(device._actions) | {"query.place", "query.begin"} == ACTIONS
+    own = {"query.place", "query.begin", "bundle", "bundle.back"}
+    assert set(device._actions) | own == ACTIONS
 
 
 def test_what_is_kept_is_by_run(world, hub):
@@ -232,7 +233,7 @@ def test_work_waits_and_questions_do_not(world, hub):
 
 @pytest.mark.parametrize("action", ["query.secrets", "train.more"])
 def test_an_unknown_action_fails_before_anything_is_pulled(hub, action):
-    assert f"no action '{action}'; there are evaluate, query" in failed(
+    assert f"no action '{action}'; there are bundle, bundle.back, evaluate" in failed(
         hub, hub.task(action, ASKED)
     )
     assert not hub.asked

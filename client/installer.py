@@ -1,0 +1,215 @@
+"""Installs bundles: verified, laid beside the one in use, proved, switched to, kept on probation.
+
+Nothing here loads a model: that is done in the process that learns, whose end is an answer. What
+a power cut interrupts is done again from the disk, or not at all; see ``server/PROTOCOL.md``.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from client.installed import Installed, Place
+from client.store import Store, TaskRow
+from client.work import WorkError
+from schemas.incoming import sync_folder
+from schemas.objects import ObjectStore
+from schemas.rollout import ACTION, BACK, BundleOrder
+from schemas.wire import ObjectRef, Task
+
+_log = logging.getLogger("flwr_edge.installer")
+ACTIONS: Final = frozenset({ACTION, BACK})
+MAX_BYTES: Final = 64 << 20
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Installer:
+    """Does orders about bundles, one at a time, on the runner's thread.
+
+    Parameters
+    ----------
+    store : Store
+    objects : ObjectStore
+        Into which bundles are pulled.
+    installed : Installed
+    most_bytes : int
+        Of a bundle's file, or its base's; larger ones are refused before they are pulled.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        objects: ObjectStore,
+        installed: Installed,
+        most_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._store, self._objects, self.installed = store, objects, installed
+        self._most = most_bytes
+        installed.started()
+
+    def refusal(self, task: Task) -> str | None:
+        """Why an order cannot be taken; nothing was pulled yet."""
+        if task.action == ACTION and not 1 <= len(task.objects) <= 2:
+            return f"a bundle and maybe its base are expected; {len(task.objects)} objects came"
+        for one in task.objects if task.action == ACTION else ():
+            if one.bytes > self._most:
+                return f"a bundle of {one.bytes} bytes; this device takes at most {self._most}"
+        return None
+
+    def has(self, name: str) -> bool:
+        """Whether a bundle lies here and need not be pulled."""
+        return self.installed.path(name).is_file()
+
+    def holds(self, row: TaskRow) -> bool:
+        """Whether an order has to wait: a bundle is on probation, and that is not over."""
+        if row.body["action"] not in ACTIONS or self.installed.record.probation is None:
+            return False
+        return not self.installed.due()
+
+    def look(self) -> None:
+        """Go back where the order under probation was cancelled or expired meanwhile."""
+        found = self.installed.record.probation
+        if found is None:
+            return
+        row = self._store.task(found.task)
+        if row is None or row.state == "closed":
+            _log.warning("task %s: its bundle goes back: cancelled or expired", found.task[:8])
+            self.installed.back("cancelled or expired during its probation")
+
+    def fault(self, sha: str, reason: str) -> bool:
+        """Tell of a fault in predicting; whether the device went back to the last good bundle."""
+        if not self.installed.on_probation(sha) or not self.installed.back(reason):
+            return False
+        _log.error("bundle %s: went back to the last good one: %s", sha[:12], reason)
+        return True
+
+    def do(self, row: TaskRow, task: Task, ask: Ask) -> dict[str, Any] | None:
+        """Do an order.
+
+        Returns
+        -------
+        dict or None
+            As a ``Work`` answers; None while the bundle is on probation: there is no answer yet.
+        """
+        ended, probation = self.installed.record.ended, self.installed.record.probation
+        if ended is not None and ended.task == row.id:
+            return self._said(ended.reason, ended.answer)
+        if task.action == BACK:
+            return self._back(task, row, ask)
+        if probation is not None and probation.task == row.id:
+            return self._conclude(task, ask)
+        return self._install(row, task, ask)
+
+    def concludes(self, row: TaskRow) -> bool:
+        """Whether all that is left of an order is to say what came of it."""
+        record = self.installed.record
+        return row.id in {each.task for each in (record.probation, record.ended) if each}
+
+    def needed(self, rows: list[TaskRow]) -> set[str]:
+        """Objects that are the answer to an open order (of ``rows``), which was not noted yet."""
+        ended = self.installed.record.ended
+        if ended is None or ended.answer is None or ended.task not in {row.id for row in rows}:
+            return set()
+        return {ended.answer.sha256}
+
+    def tidy(self, rows: list[TaskRow]) -> None:
+        """Remove bundles that no open order (of ``rows``) and no record needs."""
+        needed = self.installed.names()
+        for row in rows:
+            needed |= {one["sha256"] for one in row.body.get("objects", ()) if row.answer is None}
+        for path in self.installed.folder.glob("*.flwb"):
+            if path.stem not in needed:
+                path.unlink(missing_ok=True)
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, for the local API."""
+        record = self.installed.record
+        current, previous, probation = record.current, record.previous, record.probation
+        return {
+            "current": current and current.sha256,
+            "previous": previous and previous.sha256,
+            "probation": None
+            if probation is None
+            else f"{probation.made} of {probation.predictions} predictions, or "
+            f"{probation.seconds:g} s",
+        }
+
+    # ------------------------------------------------------------------------------------------
+
+    def _install(self, row: TaskRow, task: Task, ask: Ask) -> dict[str, Any] | None:
+        for one in task.objects:
+            self._lay(one)
+        current = self.installed.record.current
+        same = current is not None and current.sha256 == task.objects[0].sha256
+        found = self._proved(task, ask)
+        if "error" in found:
+            return found
+        if same:  # another order installed it, and it was confirmed
+            return self._said(None, ObjectRef(**found["payload"]))
+        order = BundleOrder.model_validate(found["order"])
+        place = Place(
+            sha256=order.bundle,
+            base=found["base"],
+            backbone=found["backbone"],
+            published=order.published,
+            latency_limit=found["latency_limit"],
+        )
+        self.installed.switch(row.id, place, order.predictions, order.seconds)
+        _log.info("task %s: bundle %s predicts now, on probation", row.id[:8], order.bundle[:12])
+        return self._conclude(task, ask) if self.installed.due() else None
+
+    def _conclude(self, task: Task, ask: Ask) -> dict[str, Any]:
+        """Let it prove itself once more: a quiet device has predicted nothing meanwhile."""
+        found = self._proved(task, ask)
+        if "error" in found:
+            if self.installed.back(found["error"]):
+                return found
+            return self._ended(found)
+        answer = ObjectRef(**found["payload"])
+        self.installed.confirm(answer)
+        return self._ended(self._said(None, answer))
+
+    def _ended(self, otherwise: dict[str, Any]) -> dict[str, Any]:
+        """What the record says came of it: a prediction may have failed in the meantime."""
+        ended = self.installed.record.ended
+        return otherwise if ended is None else self._said(ended.reason, ended.answer)
+
+    def _back(self, task: Task, row: TaskRow, ask: Ask) -> dict[str, Any]:
+        found = ask({"action": BACK, "payload": task.payload.sha256, "kept": None})
+        if "error" in found:
+            return found
+        current = self.installed.record.current
+        if current is not None and current.sha256 == found["order"]["bundle"]:
+            self.installed.back("an order to go back", row.id)
+            _log.info("task %s: went back from bundle %s", row.id[:8], current.sha256[:12])
+        return self._said(None, ObjectRef(**found["payload"]))
+
+    def _proved(self, task: Task, ask: Ask) -> dict[str, Any]:
+        """What the process that learns found; its end is a reason too."""
+        bundle = task.objects[0].sha256
+        base = task.objects[1].sha256 if len(task.objects) > 1 else None
+        record = self.installed.record
+        now = record.current
+        if now is not None and now.sha256 == bundle:
+            now = record.previous  # what it replaced
+        told = {
+            "path": str(self.installed.path(bundle)),
+            "base": None if base is None else str(self.installed.path(base)),
+            "published": now and now.published,
+            "backbone": now and now.backbone,
+        }
+        request = {"action": ACTION, "payload": task.payload.sha256, "kept": None, "bundle": told}
+        try:
+            return ask(request)
+        except WorkError as error:
+            return {"error": f"its self-test: {error}"}
+
+    def _lay(self, one: ObjectRef) -> None:
+        """Move a pulled object beside the bundles: it is whole, and on the disk."""
+        if not self.has(one.sha256):
+            self._objects.path(one.sha256).rename(self.installed.path(one.sha256))
+            sync_folder(self.installed.folder)
+
+    def _said(self, reason: str | None, answer: ObjectRef | None) -> dict[str, Any]:
+        if answer is None or reason is not None:
+            return {"error": reason or "went back"}
+        return {"payload": answer.model_dump(), "objects": [], "kept": None}
