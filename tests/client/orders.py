@@ -115,7 +115,8 @@ class Pi:
         said.setdefault("bundle", refs[0].sha256)
         body, _ = pack(Payload(config={"bundle": said}))
         objects = refs if action == "bundle" else ()
-        task = wire.Task(run="rollout/1", action=action, payload=self.hub.put(body), objects=objects)
+        payload = self.hub.put(body)
+        task = wire.Task(run="rollout/1", action=action, payload=payload, objects=objects)
         envelope = signing.sign_task(key, DEVICE, wire.envelope(task, ttl=ttl))
         self.hub.tell(envelope)
         return envelope.id

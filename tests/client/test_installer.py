@@ -1,5 +1,6 @@
 """Bundles by order: proved, switched to, on probation, and back by themselves."""
 
+import contextlib
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -8,11 +9,18 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from client import installer
+from client.installed import Installed
+from client.installer import Installer
+from client.store import Store
 from client.work import WorkError
 from schemas import wire
+from schemas.objects import ObjectStore
+from schemas.payload import Payload
+from schemas.payload_object import pack
 from schemas.signing import new_key, public_hex
 from tests.client import small_models
-from tests.client.orders import KEY, WINDOWS, Pi, made
+from tests.client.orders import KEY, WINDOWS, Local, Pi, made
 
 
 @pytest.fixture
@@ -294,10 +302,7 @@ class PowerCut(BaseException):
 
 
 def steps(monkeypatch):
-    """Count what reaches the disk while a bundle is installed; ``cut[0]`` says where power fails."""
-    from client import installer
-    from client.store import Store
-
+    """Count what reaches the disk; ``cut[0]`` says at which of these steps the power fails."""
     cut, count = [0], [0]
 
     def watched(act):
@@ -318,85 +323,69 @@ def steps(monkeypatch):
     return cut, count
 
 
+class Life:
+    """A device's disk between two power cuts, and what the runner does with it; no threads."""
+
+    def __init__(self, folder) -> None:
+        self.store = Store(folder / "s.sqlite", lambda: 1.0, "boot")
+        self.objects = ObjectStore(folder / "objects", 1 << 26)
+        self.work = Local(folder, self.objects)
+        self.installed = Installed(self.store, folder / "bundles")
+        self.installer = Installer(self.store, self.objects, self.installed)
+
+    def order(self, number, file):
+        body, _ = pack(Payload(config={"bundle": {"bundle": name(file), "seconds": 0.0}}))
+        refs = self.objects.put(body), self.objects.put(file)
+        task = wire.Task(run="r", action="bundle", payload=refs[0], objects=refs[1:])
+        self.store.take(f"{number:032x}", "r", task.model_dump(mode="json"), 60.0)
+
+    def go_on(self):
+        """Do each queued task; the answers."""
+        said = [self.do(row) for row in self.store.open("queued")]
+        self.installer.tidy(self.store.open())
+        return said
+
+    def do(self, row):
+        def ask(request):
+            self.store.begin(row.id)
+            return self.work.ask(request, 1.0, lambda: False)
+
+        task = wire.Task.model_validate_json(json.dumps(row.body))
+        done = self.installer.do(row, task, ask)
+        self.store.finish(row.id, {"kind": "result", **done})
+        return done
+
+
+def cut_at(folder, files, cut, count, at) -> int:
+    """Install the second bundle over the first, the power failing at a step; how many there are."""
+    cut[0] = 0
+    life = Life(folder)
+    life.order(1, files[0])
+    life.go_on()
+    life.order(2, files[1])
+    count[0], cut[0] = 0, at
+    with pytest.raises(PowerCut) if at else contextlib.nullcontext():
+        life.go_on()
+    taken, cut[0] = count[0], 0
+    life.store.close()
+    again = Life(folder)
+    place = again.installed.serving()
+    assert place["sha256"] in map(name, files)
+    assert name(Path(place["path"]).read_bytes()) == place["sha256"]
+    for said in again.go_on():
+        assert "error" not in said
+    assert again.installed.serving()["sha256"] == name(files[1])
+    assert again.installed.record.previous.sha256 == name(files[0])
+    assert not again.store.open("queued")
+    again.store.close()
+    return taken
+
+
 def test_a_power_cut_at_each_step_leaves_a_good_bundle_and_the_order_is_done(
     tmp_path, files, monkeypatch
 ):
-    """Without threads: the runner's own steps, again and again with another cut."""
-    from client.installed import Installed
-    from client.installer import Installer
-    from client.store import Store
-    from schemas.objects import ObjectStore
-    from schemas.payload import Payload
-    from schemas.payload_object import pack
-    from tests.client.orders import Local
-
     cut, count = steps(monkeypatch)
-
-    class Life:
-        def __init__(self, folder):
-            self.store = Store(folder / "s.sqlite", lambda: 1.0, "boot")
-            self.objects = ObjectStore(folder / "objects", 1 << 26)
-            self.work = Local(folder, self.objects)
-            installed = Installed(self.store, folder / "bundles")
-            self.installer = Installer(self.store, self.objects, installed)
-            self.store.open()
-
-        def order(self, number, file):
-            body, _ = pack(Payload(config={"bundle": {"bundle": name(file), "seconds": 0.0}}))
-            task = wire.Task(
-                run="r",
-                action="bundle",
-                payload=self.objects.put(body),
-                objects=(self.objects.put(file),),
-            )
-            self.store.take(f"{number:032x}", "r", task.model_dump(mode="json"), 60.0)
-
-        def go_on(self):
-            """What the runner does with each queued task."""
-            said = []
-            for row in self.store.open("queued"):
-                task = wire.Task.model_validate_json(json.dumps(row.body))
-
-                def ask(request, row=row):
-                    self.store.begin(row.id)
-                    return self.work.ask(request, 1.0, lambda: False)
-
-                done = self.installer.do(row, task, ask)
-                said.append(done)
-                assert done is not None
-                kind = {"kind": "failed", "reason": done["error"]} if "error" in done else done
-                self.store.finish(row.id, kind)
-            self.installer.tidy(self.store.open())
-            return said
-
-    def run(folder, at):
-        cut[0] = 0
-        life = Life(folder)
-        life.order(1, files[0])
-        life.go_on()
-        life.order(2, files[1])
-        count[0], cut[0] = 0, at
-        try:
-            life.go_on()
-        except PowerCut:
-            pass
-        else:
-            assert not at
-        steps_taken, cut[0] = count[0], 0
-        life.store.close()
-        again = Life(folder)
-        place = again.installer.installed.serving()
-        assert place["sha256"] in map(name, files)
-        assert sha256(Path(place["path"]).read_bytes()).hexdigest() == place["sha256"]
-        for said in again.go_on():
-            assert "error" not in said, said
-        assert again.installer.installed.serving()["sha256"] == name(files[1])
-        assert again.installer.installed.record.previous.sha256 == name(files[0])
-        assert not again.store.open("queued")
-        again.store.close()
-        return steps_taken
-
-    most = run(tmp_path / "0", 0)
+    most = cut_at(tmp_path / "0", files, cut, count, 0)
     assert most >= 8
     for at in range(1, most + 1):
-        run(tmp_path / str(at), at)
+        cut_at(tmp_path / str(at), files, cut, count, at)
