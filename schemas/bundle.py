@@ -6,6 +6,7 @@ hashes, sizes, the runtime needed, the answer to the reference input.
 
 import json
 import re
+import struct
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -14,6 +15,9 @@ from schemas.base import Strict, describe
 from schemas.plan import Digest
 
 FORMAT: Final = 1
+MAGIC: Final = b"FLWRBNDL"
+HEADER: Final = struct.Struct("<8sIII")  # magic, format, lengths of manifest and signature
+SIGNATURE: Final = 64
 MAX_MANIFEST: Final = 1 << 20
 MAX_PART: Final = 1 << 28
 MAX_HOLES: Final = 1 << 14

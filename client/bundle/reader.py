@@ -3,7 +3,6 @@
 import hashlib
 import os
 import stat
-import struct
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -19,8 +18,11 @@ from client.bundle.split import join
 from client.graph_check import Checked
 from schemas.bundle import (
     FORMAT,
+    HEADER,
+    MAGIC,
     MAX_MANIFEST,
     MAX_PART,
+    SIGNATURE,
     BundleError,
     Manifest,
     PartName,
@@ -29,9 +31,6 @@ from schemas.bundle import (
 )
 from schemas.signing import SignatureError, verify
 
-MAGIC: Final = b"FLWRBNDL"
-HEADER: Final = struct.Struct("<8sIII")  # magic, format, lengths of manifest and signature
-SIGNATURE: Final = 64
 _MOST: Final = HEADER.size + MAX_MANIFEST + SIGNATURE + 2 * MAX_PART
 
 

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from client.bundle.checks import check_model, edge_operators
 from client.bundle.parts import encode
 from client.bundle.predictor import answers
-from client.bundle.reader import HEADER, MAGIC, SIGNATURE, Bundle, open_base
+from client.bundle.reader import Bundle, open_base
 from client.bundle.split import split
 from schemas.base import describe
 from schemas.bundle import (
     FORMAT,
+    HEADER,
+    MAGIC,
     MAX_MANIFEST,
     MAX_REFERENCE,
     MOST_WINDOWS,
+    SIGNATURE,
     BundleError,
     Card,
     Input,

@@ -10,7 +10,15 @@ from server.database import Base
 RolloutState = Literal["running", "paused", "finished", "failed", "aborted"]
 GroupState = Literal["waiting", "running", "finished", "failed", "aborted"]
 DeviceRolloutState = Literal[
-    "waiting", "offered", "downloading", "testing", "succeeded", "failed", "aborted", "skipped"
+    "waiting",
+    "offered",
+    "testing",
+    "succeeded",
+    "failed",
+    "aborted",
+    "skipped",
+    "returning",
+    "returned",
 ]
 
 

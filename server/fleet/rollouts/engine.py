@@ -1,0 +1,288 @@
+"""Drives roll-outs: offers bundles to devices, hears what came of it, and judges group by group.
+
+All that it knows lies in the database, and each look is a transaction: an engine that was killed
+goes on with the next look, and a task is known by its id on both sides. It works through the
+transport's courier as every other task does.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import func, select, update
+
+from schemas.objects import MissingObjectError, ObjectStore
+from schemas.payload import Payload, PayloadError
+from schemas.payload_object import pack, unpack
+from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
+from schemas.wire import ObjectRef, new_id
+from server.fleet.registry import Bundle, Registry, Rollout, RolloutDevice
+from server.fleet.registry.registry import Write
+from server.fleet.rollouts.control import stop
+from server.fleet.rollouts.judge import judge
+from server.fleet.rollouts.plan import ACTIVE, Plan
+from server.transport.courier import Courier
+from server.transport.ledger import Ledger
+from server.transport.tables import OPEN, DeviceRow, TaskRow
+
+ACTOR: Final = "server"
+RUN: Final = "rollout/"
+_AT_ONCE: Final = 500  # answers taken in one transaction
+_ATTEMPTS: Final = 5  # at a device, an order to go back counted
+_BACK_TTL: Final = 14 * 86_400.0
+_GOOD: Final = ("answered", "pulled")
+_TASK: Final = (TaskRow, TaskRow.id == RolloutDevice.task)
+_RECALLED: Final = (RolloutDevice.state == "aborted", TaskRow.state.in_(OPEN))
+
+
+class Engine:
+    """Roll-outs of one fleet; ``tick`` it about once a second.
+
+    Parameters
+    ----------
+    registry : Registry
+    ledger : Ledger
+        On the registry's database.
+    courier : Courier
+    objects : ObjectStore
+        From which the courier serves.
+    read : callable(str) -> bytes
+        A published bundle's file by its SHA-256.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        courier: Courier,
+        objects: ObjectStore,
+        read: Callable[[str], bytes],
+    ) -> None:
+        self._registry, self._ledger, self._courier = registry, ledger, courier
+        self._objects, self._read = objects, read
+
+    def tick(self) -> None:
+        """Do what is due, of every roll-out that is not over."""
+        with self._registry.read() as db:
+            moving = select(RolloutDevice.rollout).where(
+                RolloutDevice.state.in_(("offered", "testing", "returning"))
+            )
+            recalled = select(RolloutDevice.rollout).join(*_TASK).where(*_RECALLED)
+            ids = set(db.scalars(select(Rollout.id).where(Rollout.state.in_(ACTIVE))))
+            ids |= {*db.scalars(moving.distinct()), *db.scalars(recalled.distinct())}
+            ended = select(Rollout.id, Rollout.plan).where(Rollout.state.not_in(ACTIVE))
+            ids |= {each for each, plan in db.execute(ended) if plan.get("roll_back")}
+        for rollout in sorted(ids):
+            self._look(rollout)
+
+    def _look(self, rollout: str) -> None:
+        with self._courier.changed:
+            self._hear(rollout)
+            fresh: list[str] = []
+            with self._registry.write(ACTOR) as tx:
+                row = tx.db.get(Rollout, rollout)
+                assert row is not None, "roll-outs are never deleted"
+                plan = Plan.model_validate(row.plan)
+                if row.state == "running":
+                    _pass_over(tx, row, plan)
+                    problem = judge(tx, row, plan)
+                    if problem:
+                        stop(tx, row, "failed", problem)
+                        tx.audit("rollout.stop", rollout, reason=problem)
+                if row.state == "running":
+                    fresh = self._offer(tx, row, Plan.model_validate(row.plan))
+                elif row.state not in ACTIVE:
+                    _recall(tx, row)
+                    if plan.roll_back:
+                        fresh = self._send_back(tx, row, plan)
+            self._withdraw(rollout)
+            if fresh:
+                self._courier.publish_new(self._ledger.tasks(fresh))
+            self._courier.pinned.clear()
+
+    def _withdraw(self, rollout: str) -> None:
+        """Take back the tasks of devices that were recalled; also what a killed server did not."""
+        with self._registry.read() as db:
+            rows = select(TaskRow.id).join(RolloutDevice, TaskRow.id == RolloutDevice.task)
+            tasks = list(db.scalars(rows.where(*_RECALLED, RolloutDevice.rollout == rollout)))
+        if tasks:
+            self._courier.withdraw(tasks, "the roll-out was ended")
+
+    # -- what devices say -------------------------------------------------------------------------
+
+    def _hear(self, rollout: str) -> None:
+        """Take what devices said of it; an answer stays in the ledger until it is noted here."""
+        while self._heard(rollout) == _AT_ONCE:
+            pass  # there are more
+
+    def _heard(self, rollout: str) -> int:
+        with self._registry.read() as db:
+            ended = (
+                select(RolloutDevice.device, RolloutDevice.state, TaskRow)
+                .join(TaskRow, TaskRow.id == RolloutDevice.task)
+                .where(RolloutDevice.rollout == rollout)
+                .where(
+                    RolloutDevice.state.in_(("offered", "testing", "returning"))
+                    & TaskRow.state.not_in(OPEN)
+                    | (RolloutDevice.state == "offered") & (TaskRow.state == "accepted")
+                )
+                .limit(_AT_ONCE)
+            )
+            rows = db.execute(ended).all()
+        if not rows:
+            return 0
+        found = [(device, *self._outcome(state, task)) for device, state, task in rows]
+        with self._registry.write(ACTOR) as tx:
+            same = {"rollout": rollout, "changed": tx.now}
+            keys = ("device", "state", "reason", "report")
+            values = [{**same, **dict(zip(keys, each, strict=True))} for each in found]
+            tx.db.execute(update(RolloutDevice), values)
+            for device, state, reason, _ in found:
+                if state == "failed":
+                    tx.audit("rollout.failed", device, rollout=rollout, reason=reason)
+        taken = [task.id for _, _, task in rows if task.state == "answered"]
+        self._ledger.move(taken, "pulled", of=("answered",))
+        return len(rows)
+
+    def _outcome(self, state: str, task: TaskRow) -> tuple[str, str | None, dict[str, Any] | None]:
+        """A device's next state, why, and what its self-test measured."""
+        if task.state == "accepted":
+            return "testing", None, None
+        if state == "returning":
+            went = task.state in _GOOD
+            return ("returned", None, None) if went else ("succeeded", task.error, None)
+        if task.state in _GOOD:
+            return "succeeded", None, self._report(task)
+        if task.state == "expired":
+            return "skipped", "it did not answer within its time", None
+        return "failed", (task.error or "no reason was given")[:500], None
+
+    def _report(self, task: TaskRow) -> dict[str, Any] | None:
+        try:
+            data = self._objects.get(task.answer[0].sha256)
+            said = unpack(data, self._objects.get, limit=1 << 20).config.get(RECORD, {})
+        except (IndexError, MissingObjectError, PayloadError, ValueError) as error:
+            self._courier.refuse(task.device, "malformed", f"answer to task {task.id}: {error}")
+            return None
+        return {str(key)[:40]: value for key, value in list(said.items())[:20] if _plain(value)}
+
+    # -- what devices are told --------------------------------------------------------------------
+
+    def _offer(self, tx: Write, row: Rollout, plan: Plan) -> list[str]:
+        """Tasks for devices that wait, are online, and whose group has begun."""
+        devices = select(func.count()).where(RolloutDevice.rollout == row.id)
+        busy = tx.db.scalar(devices.where(RolloutDevice.state.in_(("offered", "testing")))) or 0
+        room = plan.at_once - busy
+        if room <= 0 or not plan.started:
+            return []
+        waiting = (
+            select(RolloutDevice, DeviceRow.node)
+            .join(DeviceRow, DeviceRow.id == RolloutDevice.device)
+            .where(RolloutDevice.rollout == row.id, RolloutDevice.state == "waiting")
+            .where(RolloutDevice.group.in_(list(plan.started)))
+            .where(DeviceRow.online, DeviceRow.enrolled)
+            .order_by(RolloutDevice.group, RolloutDevice.device)
+            .limit(room)
+        )
+        found = tx.db.execute(waiting).all()
+        if not found:
+            return []
+        asked = self._asked(tx, row, plan.order)
+        tasks = []
+        for device, node in found:
+            expires = plan.started[device.group] + plan.deadline
+            task = _task(row.id, device.device, node, ACTION, asked, tx.now, expires)
+            device.state, device.task, device.changed = "offered", task.id, tx.now
+            device.attempts += 1
+            tasks.append(task)
+        tx.db.add_all(tasks)
+        return [task.id for task in tasks]
+
+    def _asked(self, tx: Write, row: Rollout, order: BundleOrder) -> list[ObjectRef]:
+        """The payload, the bundle and its base, for the courier to serve."""
+        body, _ = pack(Payload(config={RECORD: order.model_dump(exclude_none=True)}))
+        bundle = tx.db.get(Bundle, row.bundle)
+        assert bundle is not None, "a foreign key"
+        files = [name for name in (bundle.id, bundle.base) if name]
+        return [self._courier.put(body), *(self._served(name) for name in files)]
+
+    def _served(self, sha: str) -> ObjectRef:
+        if not self._objects.has(sha):
+            self._courier.put(self._read(sha))
+        self._courier.pinned.add(sha)
+        return self._objects.ref(sha)
+
+    def _send_back(self, tx: Write, row: Rollout, plan: Plan) -> list[str]:
+        """Tasks to go back, for those who may have installed it and are online."""
+        may_have = ("succeeded", "aborted")
+        rows = (
+            select(RolloutDevice, DeviceRow.node)
+            .join(DeviceRow, DeviceRow.id == RolloutDevice.device)
+            .where(RolloutDevice.rollout == row.id, RolloutDevice.task.is_not(None))
+            .where(RolloutDevice.state.in_(may_have), RolloutDevice.attempts < _ATTEMPTS)
+            .where(DeviceRow.online, DeviceRow.enrolled)
+            .order_by(RolloutDevice.device)
+            .limit(_AT_ONCE)
+        )
+        found = tx.db.execute(rows).all()
+        if not found:
+            return []
+        body, _ = pack(Payload(config={RECORD: plan.order.model_dump(exclude_none=True)}))
+        payload, tasks = self._courier.put(body), []
+        for device, node in found:
+            expires = tx.now + _BACK_TTL
+            task = _task(row.id, device.device, node, BACK, [payload], tx.now, expires)
+            device.state, device.task, device.changed = "returning", task.id, tx.now
+            device.attempts += 1
+            tasks.append(task)
+        tx.db.add_all(tasks)
+        return [task.id for task in tasks]
+
+
+def _task(
+    rollout: str,
+    device: str,
+    node: int,
+    action: str,
+    asked: list[ObjectRef],
+    now: float,
+    expires: float,
+) -> TaskRow:
+    payload, *objects = asked
+    return TaskRow(
+        id=new_id(),
+        run=f"{RUN}{rollout}",
+        device=device,
+        node=node,
+        action=action,
+        created=now,
+        expires=expires,
+        payload_sha=payload.sha256,
+        payload_bytes=payload.bytes,
+        objects=[[ref.sha256, ref.bytes] for ref in objects],
+        session=RUN,
+    )
+
+
+def _pass_over(tx: Write, row: Rollout, plan: Plan) -> None:
+    """Give up devices that were not reached in time, or are of the fleet no more."""
+    mine = (RolloutDevice.rollout == row.id) & (RolloutDevice.state == "waiting")
+    for group, began in plan.started.items():
+        if began + plan.deadline <= tx.now:
+            days = plan.deadline / 86_400
+            reason = f"was not online within {days:g} days of its group's start"
+            late = update(RolloutDevice).where(mine, RolloutDevice.group == group)
+            tx.db.execute(late.values(state="skipped", reason=reason, changed=tx.now))
+    gone = select(DeviceRow.id).where(~DeviceRow.enrolled)
+    left = update(RolloutDevice).where(mine, RolloutDevice.device.in_(gone))
+    reason = "is of the fleet no more"
+    tx.db.execute(left.values(state="skipped", reason=reason, changed=tx.now))
+
+
+def _recall(tx: Write, row: Rollout) -> None:
+    """Note that devices which have not finished are recalled."""
+    mine = (RolloutDevice.rollout == row.id) & RolloutDevice.state.in_(("offered", "testing"))
+    tx.db.execute(update(RolloutDevice).where(mine).values(state="aborted", changed=tx.now))
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 200)

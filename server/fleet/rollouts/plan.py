@@ -1,0 +1,275 @@
+"""Which devices get a bundle, in which order: decided once, when the roll-out is created."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import Field
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from schemas.base import ConfigError, Strict
+from schemas.rollout import BundleOrder
+from schemas.wire import MAX_TTL
+from server.fleet.errors import NotFoundError, Refusal
+from server.fleet.registry import (
+    Bundle,
+    Device,
+    Registry,
+    Rollout,
+    RolloutDevice,
+    RolloutGroup,
+    Tag,
+)
+
+ACTIVE: Final = ("running", "paused")
+_SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)%")
+_KINDS: Final = "tag=TAG, devices=NAME,NAME, file=PATH, a share as in 10%, a number, or rest"
+
+
+class Plan(Strict):
+    """What else a roll-out was created with.
+
+    Attributes
+    ----------
+    order
+        For every device; its bundle and date are the roll-out's.
+    deadline
+        Seconds from the start of a device's group; who was not reached by then is passed over.
+    at_once
+        Most devices that install at the same time.
+    roll_back
+        Whether an abort sends back those that have it.
+    started
+        Unix time by group.
+    """
+
+    order: BundleOrder
+    deadline: float = Field(14 * 86_400.0, gt=0, le=MAX_TTL)
+    at_once: int = Field(200, ge=1, le=10_000)
+    roll_back: bool = False
+    started: dict[int, float] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A group as an operator writes it.
+
+    Attributes
+    ----------
+    text : str
+    tag : str, optional
+    names : tuple of str
+    share : float, optional
+        Of the whole fleet.
+    count : int, optional
+    """
+
+    text: str
+    tag: str | None = None
+    names: tuple[str, ...] = ()
+    share: float | None = None
+    count: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read one.
+
+        Raises
+        ------
+        ConfigError
+            Where it is none; the message lists the kinds.
+        """
+        kind, _, value = text.partition("=")
+        if kind == "tag" and value:
+            return cls(text, tag=value)
+        if kind == "devices" and value:
+            return cls(text, names=tuple(filter(None, value.split(","))))
+        if kind == "file" and value:
+            return cls(text, names=_listed(Path(value)))
+        if found := _SHARE.fullmatch(text):
+            if 0 < (share := float(found[1]) / 100) <= 1:
+                return cls(text, share=share)
+        elif text.isdecimal() and int(text):
+            return cls(text, count=int(text))
+        elif text == "rest":
+            return cls(text)
+        raise ConfigError("--group", [f"{text[:60]!r}; expected {_KINDS}"])
+
+    def takes(self, left: Sequence[str], fleet: int, tagged: set[str]) -> list[str]:
+        """Those of the devices left that are of this group, in the order given."""
+        if self.tag is not None:
+            return [name for name in left if name in tagged]
+        if self.names:
+            wanted = set(self.names)
+            return [name for name in left if name in wanted]
+        if self.share is not None:
+            return list(left[: max(1, round(self.share * fleet))])
+        return list(left if self.count is None else left[: self.count])
+
+
+def create(
+    registry: Registry,
+    actor: str,
+    bundle: str,
+    groups: Sequence[GroupSpec],
+    *,
+    success: float,
+    error: float,
+    plan: Plan,
+    dry_run: bool = False,
+) -> tuple[str, dict[str, list[str]]]:
+    """Make a roll-out; it begins at once.
+
+    Parameters
+    ----------
+    registry : Registry
+    actor : str
+    bundle : str
+        A hash, its beginning, or NAME or NAME@VERSION.
+    groups : sequence of GroupSpec
+        A device belongs to the first that takes it.
+    success, error : float
+        Shares of a group: to go on with the next, and to stop.
+    plan : Plan
+        Its order's bundle and date are replaced.
+    dry_run : bool
+        Only say who would be in which group.
+
+    Returns
+    -------
+    id : str
+        "" of a dry run.
+    members : dict of str to list of str
+        Devices by the group's text.
+
+    Raises
+    ------
+    NotFoundError
+        No such bundle, or device by its name.
+    Refusal
+        A group with nobody in it, or devices of an active roll-out.
+    """
+    with registry.write(actor) as tx:
+        db = tx.db
+        found = bundle_of(db, bundle)
+        members = _members(db, found, groups)
+        _check_free(db, [name for names in members.values() for name in names])
+        if dry_run:
+            return "", members
+        number = secrets.token_hex(4)
+        order = plan.order.model_copy(update={"bundle": found.id, "published": found.published})
+        db.add(
+            Rollout(
+                id=number,
+                bundle=found.id,
+                state="running",
+                created=tx.now,
+                changed=tx.now,
+                success=success,
+                error=error,
+                plan=plan.model_copy(update={"order": order}).model_dump(mode="json"),
+            )
+        )
+        db.flush()
+        for at, (text, names) in enumerate(members.items()):
+            db.add(RolloutGroup(rollout=number, number=at, name=text[:63]))
+            db.execute(insert(RolloutDevice), _rows(number, at, names, tx.now))
+        counts = {text: len(names) for text, names in members.items()}
+        tx.audit("rollout.create", number, bundle=found.id, groups=counts)
+        return number, members
+
+
+def bundle_of(db: Session, text: str) -> Bundle:
+    """The bundle that an operator means.
+
+    Raises
+    ------
+    NotFoundError, Refusal
+        None, or several.
+    """
+    name, _, version = text.partition("@")
+    rows = select(Bundle).order_by(Bundle.published.desc())
+    if re.fullmatch(r"[0-9a-f]{6,64}", text):
+        found = list(db.scalars(rows.where(Bundle.id.startswith(text))))
+        if len(found) > 1:
+            raise Refusal(f"bundle {text}: {len(found)} begin so; write more of the hash")
+        if found:
+            return found[0]
+    rows = rows.where(Bundle.name == name)
+    if version:
+        rows = rows.where(Bundle.version == version)
+    newest = db.scalars(rows.limit(1)).first()
+    if newest is None:
+        raise NotFoundError(f"no bundle {text}; see flwr-fleet bundle list, or bundle publish")
+    return newest
+
+
+def _members(db: Session, bundle: Bundle, groups: Iterable[GroupSpec]) -> dict[str, list[str]]:
+    devices = select(Device.id).where(Device.state == "accepted")
+    if bundle.device is not None:  # one person's model
+        devices = devices.where(Device.id == bundle.device)
+    fleet = set(db.scalars(devices))
+    left = sorted(fleet, key=lambda name: _drawn(bundle.id, name))
+    members: dict[str, list[str]] = {}
+    for group in groups:
+        _check_known(group, fleet, bundle)
+        tagged = set(db.scalars(select(Tag.device).where(Tag.tag == group.tag)))
+        taken = group.takes(left, len(fleet), tagged)
+        if not taken:
+            raise Refusal(f"--group {group.text}: no accepted device is left for it")
+        if group.text in members:
+            raise Refusal(f"--group {group.text}: it is there twice")
+        members[group.text] = taken
+        gone = set(taken)
+        left = [name for name in left if name not in gone]
+    return members
+
+
+def _drawn(bundle: str, device: str) -> str:
+    """The same order each time, and other devices first for another bundle."""
+    return hashlib.sha256(f"{bundle}/{device}".encode()).hexdigest()
+
+
+def _check_known(group: GroupSpec, fleet: set[str], bundle: Bundle) -> None:
+    if unknown := sorted(set(group.names) - fleet):
+        whose = f"; the bundle is {bundle.device}'s own" if bundle.device else ""
+        raise NotFoundError(
+            f"--group {group.text[:60]}: no accepted device {', '.join(unknown[:5])}{whose}"
+        )
+
+
+def _check_free(db: Session, names: list[str]) -> None:
+    active = (
+        select(RolloutDevice.device, RolloutDevice.rollout)
+        .join(Rollout, Rollout.id == RolloutDevice.rollout)
+        .where(Rollout.state.in_(ACTIVE))
+    )
+    wanted = set(names)
+    busy = sorted((name, number) for name, number in db.execute(active) if name in wanted)
+    if busy:
+        (name, number), *more = busy
+        others = f" and {len(more)} more" if more else ""
+        raise Refusal(
+            f"device {name}{others}: in roll-out {number}, which is not over; wait, or "
+            f"flwr-fleet rollout abort {number}"
+        )
+
+
+def _rows(rollout: str, group: int, names: Iterable[str], now: float) -> list[dict[str, Any]]:
+    fields = {"rollout": rollout, "group": group, "state": "waiting", "attempts": 0, "changed": now}
+    return [{**fields, "device": name} for name in names]
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("--group", [f"file={path}: {error}"]) from None
+    if not lines:
+        raise ConfigError("--group", [f"file={path}: names no device"])
+    return tuple(lines)
