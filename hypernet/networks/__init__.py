@@ -4,6 +4,7 @@ from hypernet.networks.autoencoder import Autoencoder, MlpAutoencoder
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.encoder import ConvEncoder, MlpEncoder
 from hypernet.networks.inputs import InputSpec
+from hypernet.networks.transformer import TransformerEncoder
 
 __all__ = [
     "Autoencoder",
@@ -12,4 +13,5 @@ __all__ = [
     "InputSpec",
     "MlpAutoencoder",
     "MlpEncoder",
+    "TransformerEncoder",
 ]
