@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hypernet.networks.transformer import Block
 
-_NEEDED: Final = {
+_NEEDED: Final[dict[str, type[int | float]]] = {
     "hidden_size": int,
     "num_hidden_layers": int,
     "num_attention_heads": int,
@@ -132,7 +132,7 @@ def _config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {key} is {given.get(key)!r}; {value!r} is served")
     for key, kind in _NEEDED.items():
         value = given.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < 1 << 20:
+        if type(value) is not kind or not 0 < value < 1 << 20:
             raise ValueError(f"{path}: {key} is {value!r}; a positive {kind.__name__} is needed")
     return dict(given)
 

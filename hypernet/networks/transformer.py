@@ -18,7 +18,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows, positions, inputs) → (windows, positions, outputs)."""
-        return x @ self.weight.t() + self.bias
+        flat = torch.addmm(self.bias, x.reshape(-1, self.in_features), self.weight.t())
+        return flat.reshape(*x.shape[:-1], self.out_features)
 
 
 class Attention(nn.Module):
