@@ -90,6 +90,11 @@ class FleetConfig(Strict):
     validation: Validation = Validation()
     secrets: Secrets = Secrets()
 
+    @property
+    def reserved(self) -> frozenset[str]:
+        """Names at the broker that no device may have."""
+        return frozenset({self.broker.server, "server", "broker", "admin", "operator"})
+
 
 class FleetFolder:
     """The paths of a fleet; made by ``flwr-fleet init``.

@@ -135,7 +135,8 @@ def test_a_folder_without_a_fleet_is_said(tmp_path, monkeypatch, capsys):
 
 def test_the_command_starts_without_torch_and_flower():
     script = (
-        "import sys, server.cli, server.fleet.registry, server.fleet.commands.audit;"
+        "import sys, server.cli, server.fleet.registry, server.fleet.commands.audit,"
+        " server.fleet.commands.device, server.fleet.commands.claim, server.fleet.listing;"
         "print({name.split('.')[0] for name in sys.modules}"
         " & {'torch', 'flwr', 'alembic', 'fastapi', 'cryptography', 'numpy'})"
     )

@@ -3,7 +3,8 @@
 import getpass
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -14,6 +15,7 @@ from schemas.fleet import FILE, FleetConfig, FleetFolder
 from server.fleet.errors import NotConfirmedError
 
 if TYPE_CHECKING:
+    from server.fleet.keeper import Keeper
     from server.fleet.registry import Registry
 
 VARIABLE: Final = "FLWR_FLEET"
@@ -60,6 +62,19 @@ class Fleet:
 
         return Registry(self.folder.database(self.config))
 
+    @contextmanager
+    def keeper(self) -> "Iterator[Keeper]":
+        """Open the registry and the CA; what both must be kept true to."""
+        from server.fleet import secret
+        from server.fleet.authority import Authority
+        from server.fleet.keeper import Keeper
+
+        key = secret.load(self.folder, self.config)
+        with self.registry() as registry:
+            lifetimes = self.config.lifetimes
+            authority = Authority(self.folder, lifetimes, key, registry.clock)
+            yield Keeper(self.folder, self.config, registry, authority)
+
 
 def actor() -> str:
     """Who runs the command, for the audit log."""
@@ -69,7 +84,9 @@ def actor() -> str:
         return f"operator:{os.getuid()}"
 
 
-def confirm(what: str, names: Iterable[str], *, yes: bool, dry_run: bool) -> bool:
+def confirm(
+    what: str, names: Iterable[str], *, yes: bool, dry_run: bool, of: str = "device"
+) -> bool:
     """Say what will happen to whom, and ask; False where it is a dry run.
 
     Parameters
@@ -79,6 +96,8 @@ def confirm(what: str, names: Iterable[str], *, yes: bool, dry_run: bool) -> boo
     names : iterable of str
     yes, dry_run : bool
         The command's options.
+    of : str
+        What they are, one of them.
 
     Raises
     ------
@@ -87,7 +106,7 @@ def confirm(what: str, names: Iterable[str], *, yes: bool, dry_run: bool) -> boo
     """
     listed = list(names)
     few = ", ".join(listed[:_SHOWN]) + (", …" if len(listed) > _SHOWN else "")
-    line = f"{what}: {len(listed)} {'device' if len(listed) == 1 else 'devices'} ({few})"
+    line = f"{what}: {len(listed)} {of}{'s' * (len(listed) != 1)} ({few})"
     if dry_run:
         say(f"would {line}; nothing was changed")
         return False

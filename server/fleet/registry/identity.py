@@ -130,6 +130,8 @@ class Claim(Base):
         What its devices are tagged with.
     uses, used
         How many devices it may enrol, and did.
+    replaces
+        It puts a new key in the place of its device's accepted one: an operator's rotation.
     """
 
     __tablename__ = "claims"
@@ -142,6 +144,7 @@ class Claim(Base):
     tags: Mapped[list[str]] = mapped_column(JSON, default=list)
     uses: Mapped[int] = mapped_column(default=1)
     used: Mapped[int] = mapped_column(default=0)
+    replaces: Mapped[bool] = mapped_column(default=False)
     approval: Mapped[Approval] = mapped_column(String(10), default="automatic")
     revoked: Mapped[float | None] = mapped_column(default=None)
     note: Mapped[str] = mapped_column(String(500), default="")

@@ -72,6 +72,7 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON(), nullable=False),
         sa.Column("uses", sa.Integer(), nullable=False),
         sa.Column("used", sa.Integer(), nullable=False),
+        sa.Column("replaces", sa.Boolean(), nullable=False),
         sa.Column("approval", sa.String(length=10), nullable=False),
         sa.Column("revoked", sa.Double(), nullable=True),
         sa.Column("note", sa.String(length=500), nullable=False),

@@ -1,12 +1,19 @@
 """Registries on SQLite and on PostgreSQL, and fleets' folders."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from schemas.fleet import FleetConfig, FleetFolder, Lifetimes, Server
 from server.database import migrate, open_engine
+from server.fleet import secret
+from server.fleet.authority import Authority
+from server.fleet.create import create
+from server.fleet.enrolment import Registrar
+from server.fleet.keeper import Keeper
 from server.fleet.registry import Registry
 
 
@@ -49,3 +56,29 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
 def registry(database: Path | str, clock: Clock) -> Iterator[Registry]:
     with Registry(database, clock=clock) as registry:
         yield registry
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet's folder as ``init`` makes it, but for its database; to copy."""
+    root = tmp_path_factory.mktemp("made") / "fleet"
+    config = FleetConfig(server=Server(port=0), lifetimes=Lifetimes(crl_hours=24))
+    create(FleetFolder(root), config, lambda _: None)
+    (root / "registry.sqlite").unlink()
+    return root
+
+
+@pytest.fixture
+def keeper(made: Path, registry: Registry, clock: Clock, tmp_path: Path) -> Keeper:
+    """A fleet on either database, whose clock a test moves."""
+    folder = FleetFolder(tmp_path / "fleet")
+    shutil.copytree(made, folder.root)
+    config = folder.config()
+    clock.now = float(int(time.time()))
+    authority = Authority(folder, config.lifetimes, secret.load(folder, config), clock)
+    return Keeper(folder, config, registry, authority)
+
+
+@pytest.fixture
+def registrar(keeper: Keeper) -> Registrar:
+    return Registrar(keeper.registry, keeper.authority, keeper.config, "ab" * 32)

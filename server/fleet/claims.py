@@ -1,0 +1,180 @@
+"""Claims: making them, reading them, taking them back, and using them up."""
+
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.orm import Session
+
+from schemas.enrolment import ClaimText, secret_hash
+from server.fleet.errors import Denied, NotFoundError, Refusal
+from server.fleet.registry import Claim, Device, Write
+from server.fleet.registry.identity import Approval
+
+TAG: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What claims are made for.
+
+    Attributes
+    ----------
+    hours : float
+        Until they expire.
+    uses : int
+        Devices that one may enrol; 1 where it is bound to a name.
+    """
+
+    hours: float
+    uses: int = 1
+    tags: tuple[str, ...] = ()
+    approval: Approval = "automatic"
+    replaces: bool = False
+    note: str = ""
+
+
+def create(
+    write: Write, terms: Terms, ca: str, devices: Iterable[str | None] = (None,)
+) -> list[ClaimText]:
+    """Make a claim for each name; ``None`` is one that is bound to none.
+
+    Raises
+    ------
+    Refusal
+        Where a name or tag is none, or the terms do not fit together.
+    """
+    made = []
+    for device in devices:
+        _check(write, terms, device)
+        claim = ClaimText(secrets.token_hex(6), secrets.token_urlsafe(24), ca)
+        write.db.add(
+            Claim(
+                id=claim.id,
+                secret=secret_hash(claim.secret),
+                created=write.now,
+                expires=write.now + terms.hours * 3600,
+                device=device,
+                tags=list(terms.tags),
+                uses=terms.uses,
+                approval=terms.approval,
+                replaces=terms.replaces,
+                note=terms.note,
+            )
+        )
+        write.audit(
+            "claim.create",
+            claim.id,
+            device=device,
+            uses=terms.uses,
+            tags=list(terms.tags),
+            approval=terms.approval,
+            replaces=terms.replaces,
+            expires=write.now + terms.hours * 3600,
+        )
+        made.append(claim)
+    return made
+
+
+def find(db: Session, id_: str) -> Claim:
+    """A claim by its id."""
+    claim = db.get(Claim, id_)
+    if claim is None:
+        raise NotFoundError(f"no claim {id_!r}; flwr-fleet claim list shows them")
+    return claim
+
+
+def revoke(write: Write, ids: Iterable[str]) -> None:
+    """Take claims back; what they enrolled stays."""
+    for id_ in ids:
+        claim = find(write.db, id_)
+        if claim.revoked is None:
+            claim.revoked = write.now
+            write.audit("claim.revoke", id_, used=claim.used)
+
+
+def listed(db: Session) -> list[Claim]:
+    """All claims, the newest first."""
+    return list(db.scalars(select(Claim).order_by(Claim.created.desc(), Claim.id)))
+
+
+def state(claim: Claim, now: float) -> str:
+    """In a word."""
+    if claim.revoked is not None:
+        return "revoked"
+    if claim.used >= claim.uses:
+        return "used"
+    return "expired" if claim.expires <= now else "open"
+
+
+def presented(db: Session, sent: str) -> Claim:
+    """The claim that a request holds, whatever its state.
+
+    Raises
+    ------
+    Denied
+        Where there is none with this secret: one answer for both, so that nobody learns ids.
+    """
+    id_, secret, *_ = sent.split(".")
+    claim = db.get(Claim, id_)
+    known = claim.secret if claim is not None else "0" * 64
+    if not hmac.compare_digest(known, secret_hash(secret)) or claim is None:
+        raise Denied("claim-unknown", "no such claim; ask the operator for a new one")
+    return claim
+
+
+def use(write: Write, claim: Claim, device: str) -> None:
+    """Use a claim up by one.
+
+    Raises
+    ------
+    Denied
+        Where it is revoked, used up, expired, or bound to another name.
+    """
+    if claim.revoked is not None:
+        raise Denied("claim-revoked", f"claim {claim.id} was revoked")
+    if claim.used >= claim.uses:
+        raise Denied("claim-used", f"claim {claim.id} was used already")
+    if claim.expires <= write.now:
+        raise Denied("claim-expired", f"claim {claim.id} has expired; ask for a new one")
+    if claim.device not in (None, device):
+        raise Denied("claim-other-name", f"claim {claim.id} is bound to another name")
+    rows = update(Claim).where(Claim.id == claim.id, Claim.used < Claim.uses)
+    done = write.db.execute(rows.values(used=Claim.used + 1))
+    assert isinstance(done, CursorResult)
+    if done.rowcount != 1:
+        raise Denied("claim-used", f"claim {claim.id} was used already")
+
+
+def check_names(names: Iterable[str], what: str = "name") -> None:
+    """Refuse what is no name of a device, or no tag."""
+    pattern = NAME if what == "name" else TAG
+    for name in names:
+        if not pattern.fullmatch(name):
+            also = "" if what == "name" else ", . and _"
+            wanted = f"1 to 63 of a-z, 0-9, -{also}, beginning with a letter or digit"
+            raise Refusal(f"{what} {name[:80]!r}: expected {wanted}")
+
+
+def _check(write: Write, terms: Terms, device: str | None) -> None:
+    check_names(terms.tags, "tag")
+    if terms.hours <= 0 or terms.uses < 1:
+        raise Refusal("a claim needs hours and uses above 0")
+    if device is None:
+        if terms.replaces:
+            raise Refusal("a claim that replaces a key must be bound to a device")
+        return
+    check_names([device])
+    if terms.uses != 1:
+        raise Refusal(f"claim for {device}: a name is enrolled once; leave uses at 1")
+    row = write.db.get(Device, device)
+    if row is not None and row.state == "revoked":
+        raise Refusal(f"{device} is revoked; remove it first, then its name may be used again")
+    if terms.replaces != (row is not None and row.state == "accepted"):
+        there = "is not accepted yet" if terms.replaces else "is accepted; device rotate it"
+        raise Refusal(f"{device} {there}")

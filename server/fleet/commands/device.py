@@ -1,0 +1,368 @@
+"""``flwr-fleet device``: who is in the fleet."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from server.fleet.commands.options import (
+    DryRun,
+    Fleet,
+    FleetOption,
+    Format,
+    Formats,
+    Yes,
+    actor,
+    answer,
+    columns,
+    confirm,
+    say,
+)
+from server.fleet.errors import NotFoundError, Refusal
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from server.fleet.keeper import Keeper
+    from server.fleet.registry import Write
+
+app = typer.Typer(help="Devices: who waits, who is in, who is out.")
+Names = Annotated[list[str] | None, typer.Argument(help="Names of devices.")]
+TagOption = Annotated[str | None, typer.Option("--tag", help="All devices with this tag.")]
+Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
+_HEAD: Final = ("device", "state", "online", "seen", "certificate_until", "tags")
+_COLUMNS: Final = ("device", "tags", "key")
+
+
+@app.command("list")
+def list_devices(
+    fleet: FleetOption = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="expected, pending, accepted, rejected, revoked or removed."),
+    ] = None,
+    tag: TagOption = None,
+    format_: Formats = Format.table,
+) -> None:
+    """List devices.
+
+    Example: flwr-fleet device list --state pending
+    """
+    from server.fleet.listing import device_rows
+
+    with Fleet(fleet).registry() as registry, registry.read() as db:
+        rows = device_rows(db, state=state, tag=tag)
+    answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no devices"))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A device.")],
+    fleet: FleetOption = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Show all that is known of a device; compare its request's fingerprint with the device's."""
+    from server.fleet.devices import find
+    from server.fleet.listing import device_card, fingerprint
+
+    with Fleet(fleet).registry() as registry, registry.read() as db:
+        card = device_card(db, find(db, [name])[0])
+    lines = [(key, value) for key, value in card.items() if not isinstance(value, list)]
+    lines.append(("tags", " ".join(card["tags"])))
+    lines += [("key", f"{key['sha256']} {key['state']} {key['kind']}") for key in card["keys"]]
+    lines += [
+        ("certificate", f"{one['serial']} until {one['until']}{_revoked(one)}")
+        for one in card["certificates"]
+    ]
+    lines += [
+        ("request", f"{one['at']} {one['address']}\n           {fingerprint(one['csr_sha256'])}")
+        for one in card["requests"]
+    ]
+    answer(card, format_, lambda: "\n".join(f"{key:<18} {_plain(value)}" for key, value in lines))
+
+
+@app.command()
+def approve(
+    names: Names = None,
+    fleet: FleetOption = None,
+    tag: TagOption = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Accept devices that wait: they get their certificates the next time they ask."""
+    from server.fleet import devices
+    from server.fleet.hooks import Changes
+
+    with Fleet(fleet).keeper() as keeper:
+        chosen = _chosen(keeper, names, tag, ("pending",))
+        if confirm("approve", chosen, yes=yes, dry_run=dry_run):
+            authority = keeper.authority
+            done = _do(keeper, lambda write: devices.approve(write, authority, chosen))
+            _tell(keeper.apply(Changes(accepted=done)))
+            say(f"approved {len(done)}")
+
+
+@app.command()
+def reject(
+    names: Names = None,
+    fleet: FleetOption = None,
+    tag: TagOption = None,
+    reason: Reason = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Turn down devices that wait."""
+    from server.fleet import devices
+
+    with Fleet(fleet).keeper() as keeper:
+        chosen = _chosen(keeper, names, tag, ("pending", "expected"))
+        if confirm("reject", chosen, yes=yes, dry_run=dry_run):
+            say(f"rejected {len(_do(keeper, lambda write: devices.reject(write, chosen, reason)))}")
+
+
+@app.command()
+def revoke(
+    names: Names = None,
+    fleet: FleetOption = None,
+    tag: TagOption = None,
+    reason: Reason = "",
+    keep_claims: Annotated[
+        bool,
+        typer.Option("--keep-claims", help="Leave open the claims that they enrolled with."),
+    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Throw devices out for good: at the broker, on the revocation list, and for every claim.
+
+    What may still lie on the device, its claim and its keys, does not bring it back.
+
+    Example: flwr-fleet device revoke watch-7 --reason "lost on a train"
+    """
+    from server.fleet import devices
+    from server.fleet.hooks import Changes
+
+    with Fleet(fleet).keeper() as keeper:
+        chosen = _chosen(keeper, names, tag, ("accepted", "pending", "expected", "rejected"))
+        if confirm("revoke", chosen, yes=yes, dry_run=dry_run):
+            claims = not keep_claims
+            done = _do(keeper, lambda write: devices.revoke(write, chosen, reason, claims=claims))
+            _tell(keeper.apply(Changes(revoked=done)))
+            say(f"revoked {len(done)}")
+
+
+@app.command()
+def remove(
+    names: Names = None,
+    fleet: FleetOption = None,
+    tag: TagOption = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Take revoked, rejected or waiting devices out of the lists; their names become free.
+
+    Only a new claim that is bound to the name can use it again.
+    """
+    from server.fleet import devices
+    from server.fleet.hooks import Changes
+
+    with Fleet(fleet).keeper() as keeper:
+        chosen = _chosen(keeper, names, tag, ("revoked", "rejected", "pending", "expected"))
+        if confirm("remove", chosen, yes=yes, dry_run=dry_run):
+            done = _do(keeper, lambda write: devices.remove(write, chosen))
+            _tell(keeper.apply(Changes(gone=done)))
+            say(f"removed {len(done)}")
+
+
+@app.command()
+def tag(
+    name: Annotated[list[str], typer.Argument(help="Names of devices.")],
+    add: Annotated[list[str] | None, typer.Option(help="A tag to add; repeatable.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A tag to drop; repeatable.")] = None,
+    fleet: FleetOption = None,
+) -> None:
+    """Add tags to devices, or drop them.
+
+    Example: flwr-fleet device tag watch-7 watch-8 --add pilot
+    """
+    from server.fleet import devices
+
+    if not add and not drop:
+        raise Refusal("name a tag with --add or --drop")
+    with Fleet(fleet).registry() as registry, registry.write(actor()) as write:
+        rows = devices.find(write.db, name)
+        changed = [row.id for row in rows if devices.set_tags(row, add or (), drop or ())]
+        for one in changed:
+            write.audit("device.tag", one, add=add or [], drop=drop or [])
+    say(f"changed {len(changed)}")
+
+
+@app.command()
+def rotate(
+    name: Annotated[str, typer.Argument(help="An accepted device.")],
+    fleet: FleetOption = None,
+    hours: Annotated[float | None, typer.Option(help="Until the claim expires.")] = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Let an operator replace a device's key: prints a claim that only it can use, once.
+
+    Devices rotate by themselves, under their old identity. This is for one that lost its key, or
+    was off until its certificate expired. The old key is good until the claim is used.
+    """
+    from server.fleet import claims
+    from server.fleet.commands.claim import shown
+
+    with Fleet(fleet).keeper() as keeper:
+        config, ca = keeper.config, keeper.authority.serving.id
+        terms = claims.Terms(hours or config.enrolment.claim_hours, replaces=True)
+        (made,) = _do(keeper, lambda write: claims.create(write, terms, ca, [name]))
+        keeper.note()
+    shown([(name, made)], config, format_)
+
+
+@app.command()
+def export(
+    fleet: FleetOption = None, tag: TagOption = None, format_: Formats = Format.table
+) -> None:
+    """Print devices as CSV (device,state,tags,certificate_until), or JSON."""
+    from server.fleet.listing import device_rows
+
+    with Fleet(fleet).registry() as registry, registry.read() as db:
+        rows = device_rows(db, tag=tag)
+    answer(rows, format_, lambda: _csv(rows))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="CSV: device[,tags][,key], a line each.")],
+    claims_out: Annotated[
+        Path | None,
+        typer.Option("--claims", help="Make a claim for each, and write them here (CSV)."),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Until those claims expire.")] = None,
+    fleet: FleetOption = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Know devices beforehand: who comes with such a name, under a good claim, is accepted.
+
+    The first line names the columns. tags are separated by blanks; key is the SHA-256 of the
+    device's public key, where only that key may come.
+
+    Example: flwr-fleet device import watches.csv --claims claims.csv
+    """
+    from server.fleet import claims, devices
+
+    rows = _read(file)
+    if dry_run:
+        confirm("expect", [row["device"] for row in rows], yes=True, dry_run=True)
+        return
+    with Fleet(fleet).keeper() as keeper:
+        hours = hours or keeper.config.enrolment.claim_hours
+        ca, names = keeper.authority.serving.id, [row["device"] for row in rows]
+
+        def known(write: "Write") -> list[Any]:
+            for row in rows:
+                devices.expect(write, row["device"], row["tags"].split(), row["key"] or None)
+            terms = claims.Terms(hours)
+            return claims.create(write, terms, ca, names) if claims_out else []
+
+        made = _do(keeper, known)
+        keeper.note()
+    if claims_out:
+        _write_claims(claims_out, names, made, keeper.config)
+    say(f"expecting {len(rows)}")
+
+
+def _do(keeper: "Keeper", change: "Callable[[Write], list[Any]]") -> list[Any]:
+    with keeper.registry.write(actor()) as write:
+        return change(write)
+
+
+def _chosen(
+    keeper: "Keeper", names: Iterable[str] | None, tag: str | None, states: tuple[str, ...]
+) -> list[str]:
+    from server.fleet.devices import find
+
+    with keeper.registry.read() as db:
+        chosen = [row.id for row in find(db, names or ())]
+        if tag is not None:
+            chosen += [name for name in _tagged(db, tag, states) if name not in chosen]
+    if not chosen:
+        raise NotFoundError("no such device; name some, or a --tag that some have")
+    return chosen
+
+
+def _tagged(db: "Session", tag: str, states: tuple[str, ...]) -> list[str]:
+    from server.fleet.listing import device_rows
+
+    return [row["device"] for row in device_rows(db, tag=tag) if row["state"] in states]
+
+
+def _tell(wrong: list[str]) -> None:
+    """What did not follow is an error: the registry is right, the broker may not be."""
+    if wrong:
+        raise RuntimeError("\n".join(["it is in the registry, but not everywhere:", *wrong]))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    state = row["state"] + (", quarantined" if row["quarantined"] else "")
+    shown = row | {"state": state, "online": "yes" if row["online"] else "no"}
+    shown["tags"] = " ".join(row["tags"])
+    return [_plain(shown[key]) for key in _HEAD]
+
+
+def _plain(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _revoked(row: dict[str, Any]) -> str:
+    return f", revoked {row['revoked']}" if row["revoked"] else ""
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["device", "state", "tags", "certificate_until"])
+    for row in rows:
+        until = row["certificate_until"] or ""
+        writer.writerow([row["device"], row["state"], " ".join(row["tags"]), until])
+    return out.getvalue().rstrip("\n")
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    from schemas.base import ConfigError
+
+    try:
+        table = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig")), strict=True)
+        head = table.fieldnames or []
+        unknown = [name for name in head if name not in (*_COLUMNS, "state", "certificate_until")]
+        if "device" not in head or unknown:
+            raise ConfigError(str(file), [f"line 1: expected the columns {', '.join(_COLUMNS)}"])
+        rows = [{key: (row.get(key) or "").strip() for key in _COLUMNS} for row in table]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(str(file), [str(error)]) from None
+    names = [row["device"] for row in rows]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(str(file), [f"{twice[0][:80]!r} stands there twice"])
+    if bad := [row["key"] for row in rows if row["key"] and not _is_digest(row["key"])]:
+        raise ConfigError(str(file), [f"key {bad[0][:80]!r}: expected 64 hexadecimal digits"])
+    return rows
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
+
+
+def _write_claims(out: Path, names: list[str], made: list[Any], config: Any) -> None:
+    from schemas.enrolment import enrol_url
+    from server.fleet.secret import write_private
+
+    server = f"{config.server.host}:{config.server.port}"
+    pairs = zip(names, made, strict=True)
+    lines = [f"{name},{claim},{enrol_url(server, claim)}" for name, claim in pairs]
+    write_private(out, "\n".join(["device,claim,url", *lines, ""]).encode())
+    say(f"wrote {out}: whoever reads it can enrol these names")

@@ -1,0 +1,108 @@
+"""``flwr-fleet init``: a fleet's folder, from nothing, or what is missing of it."""
+
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from schemas.base import ConfigError
+from schemas.fleet import FleetConfig, FleetFolder
+from schemas.signing import new_key, public_hex
+from server.fleet import secret
+from server.fleet.authority import Authority, encrypted_key
+from server.fleet.keeper import Keeper
+from server.fleet.registry import Registry
+
+_HEAD = """\
+# A fleet of flwr-edge. Every key has a default; `flwr-fleet init --help` and schemas/fleet.py say
+# which there are.
+"""
+
+
+def create(folder: FleetFolder, config: FleetConfig, say: Callable[[str], None]) -> None:
+    """Make a fleet; what is there stays, so that it can be run again after it was interrupted.
+
+    Raises
+    ------
+    ConfigError
+        Where the folder holds something else.
+    """
+    _folder(folder)
+    if not folder.file.exists():
+        secret.write(folder.file, f"{_HEAD}\n{_toml(config)}".encode(), 0o640)
+        say(f"wrote {folder.file}")
+    config = folder.config()
+    new = config.secrets.kind == "file" and not folder.secret(config).exists()
+    fresh = new or not folder.signing_key.exists()
+    key = secret.make(folder, config) if fresh else secret.load(folder, config)
+    if new:
+        say(f"made {folder.secret(config)}: what decrypts the keys; keep a copy elsewhere")
+    with Registry(folder.database(config), create=True) as registry:
+        say("database: up to date")
+        authority = _authority(folder, config, key, say)
+        _signing(folder, key, say)
+        keeper = Keeper(folder, config, registry, authority)
+        keeper.renew_services()
+        keeper.publish()
+        with registry.write("server") as write:
+            write.audit("fleet.init", config.name, ca=authority.newest.id)
+        keeper.note()
+
+
+def signing_key(folder: FleetFolder, key: bytes) -> object:
+    """The fleet's signing key, decrypted.
+
+    Raises
+    ------
+    ConfigError
+        Where it cannot be.
+    """
+    try:
+        return load_pem_private_key(folder.signing_key.read_bytes(), key)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(str(folder.signing_key), [str(error)]) from None
+
+
+def _folder(folder: FleetFolder) -> None:
+    there = [path.name for path in folder.root.iterdir()] if folder.root.exists() else []
+    if there and not folder.file.exists():
+        problem = f"holds {', '.join(sorted(there)[:3])}, and no fleet; name an empty folder"
+        raise ConfigError(str(folder.root), [problem])
+    folder.root.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for path in (folder.broker, folder.bundles, folder.objects):
+        path.mkdir(mode=0o750, exist_ok=True)
+
+
+def _authority(
+    folder: FleetFolder, config: FleetConfig, key: bytes, say: Callable[[str], None]
+) -> Authority:
+    if folder.ca.exists() and any(folder.ca.glob("*.pem")):
+        return Authority(folder, config.lifetimes, key)
+    made = Authority.create(folder, config.lifetimes, key, config.name)
+    say(f"made the fleet's CA, SHA-256 {made.newest.id}")
+    return made
+
+
+def _signing(folder: FleetFolder, key: bytes, say: Callable[[str], None]) -> None:
+    if folder.signing_key.exists():
+        return
+    private = new_key()
+    encrypted_key(folder.signing_key, private, key)
+    secret.write(folder.signing_public, f"{public_hex(private)}\n".encode())
+    say(f"made the fleet's signing key {public_hex(private)}")
+
+
+def _toml(config: FleetConfig) -> str:
+    lines, tables = [], []
+    for key, value in config.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            rows = "".join(f"{name} = {_value(one)}\n" for name, one in value.items())
+            tables.append(f"\n[{key}]\n{rows}")
+        else:
+            lines.append(f"{key} = {_value(value)}\n")
+    return "".join(lines + tables)
+
+
+def _value(value: object) -> str:
+    import json
+
+    return json.dumps(value)

@@ -1,0 +1,49 @@
+"""What else must know when devices come or go: the broker's access list, for one.
+
+Plugins of two groups. ``flwr_edge.fleet_hook`` is called with a batch of changes, after they are in
+the database and on the revocation list; ``flwr_edge.fleet_tick`` every few seconds by ``serve``.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from schemas.fleet import FleetConfig, FleetFolder
+
+HOOK: Final = "flwr_edge.fleet_hook"
+TICK: Final = "flwr_edge.fleet_tick"
+_log = logging.getLogger("flwr_edge.fleet")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Devices that were accepted, revoked, or removed."""
+
+    accepted: Sequence[str] = ()
+    revoked: Sequence[str] = ()
+    gone: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.accepted or self.revoked or self.gone)
+
+
+def changed(folder: FleetFolder, config: FleetConfig, changes: Changes) -> list[str]:
+    """Tell all hooks; what went wrong, a line each: the registry's word holds anyway."""
+    lists = [list(names) for names in (changes.accepted, changes.revoked, changes.gone)]
+    return list(_each(HOOK, folder, config, *lists)) if changes else []
+
+
+def tick(folder: FleetFolder, config: FleetConfig) -> list[str]:
+    """Let what is due by the clock be done; what went wrong, a line each."""
+    return list(_each(TICK, folder, config))
+
+
+def _each(group: str, *arguments: Any) -> Iterator[str]:
+    for point in entry_points(group=group):
+        try:
+            point.load()(*arguments)
+        except Exception as error:  # a plugin must not undo what was decided  # noqa: BLE001
+            _log.debug("%s", point.name, exc_info=True)
+            yield f"{point.name}: {type(error).__name__}: {error}"

@@ -1,0 +1,170 @@
+"""Keeps a fleet's folder true to its registry: lists, certificates, and who else must know.
+
+A command keeps it once, after what it did; ``serve`` keeps it all the time. Both may run at once:
+what they write lies under one lock, and is made from the database after the lock is held.
+"""
+
+import fcntl
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from schemas.fleet import FleetConfig, FleetFolder
+from server.fleet import anchor, devices, hooks
+from server.fleet.authority import Authority
+from server.fleet.hooks import Changes
+from server.fleet.registry import Registry, audit
+from server.fleet.secret import write, write_private
+
+_LEFT: Final = 1 / 3  # of a certificate's life, before whose end it is renewed
+_GRACE: Final = 600.0  # seconds in which a device may still come with the key it rotated away
+_log = logging.getLogger("flwr_edge.fleet")
+
+
+class Keeper:
+    """Of one fleet.
+
+    Parameters
+    ----------
+    folder : FleetFolder
+    config : FleetConfig
+    registry : Registry
+    authority : Authority
+    """
+
+    def __init__(
+        self, folder: FleetFolder, config: FleetConfig, registry: Registry, authority: Authority
+    ) -> None:
+        self.folder, self.config = folder, config
+        self.registry, self.authority = registry, authority
+        self._accepted: list[str] = []
+        self._lock = threading.Lock()
+
+    def accepted(self, device: str) -> None:
+        """Note that a device came; ``flush`` tells the others, in batches."""
+        with self._lock:
+            self._accepted.append(device)
+
+    def flush(self) -> None:
+        """Tell who must know of devices that came."""
+        with self._lock:
+            names, self._accepted = self._accepted, []
+        if names:
+            self.apply(Changes(accepted=names))
+
+    def apply(self, changes: Changes) -> list[str]:
+        """Do what follows from changes that are in the database; what went wrong, a line each."""
+        if changes.revoked or changes.gone:
+            self.publish()
+        wrong = hooks.changed(self.folder, self.config, changes)
+        for line in wrong:
+            _log.error("%s", line)
+        self.note()
+        return wrong
+
+    def publish(self) -> None:
+        """Write the trusted CAs and the revocation lists."""
+        with _held(self.folder.root):
+            with self.registry.read() as db:
+                revoked = devices.revoked_certificates(db, self.registry.clock())
+            write(self.folder.bundle_of_cas, self.authority.chain.encode())
+            write(self.folder.crl, self.authority.crl(revoked).encode())
+
+    def note(self) -> None:
+        """Note the audit log's head outside of the database."""
+        with _held(self.folder.root), self.registry.read() as db:
+            anchor.note(self.folder.anchor, audit.head(db))
+
+    def tick(self) -> bool:
+        """Renew what is due; whether certificates of server or broker changed."""
+        self.authority.reload()
+        with self.registry.write("server") as transaction:
+            retired = devices.retire_old(transaction, self.registry.clock() - _GRACE)
+        changed = self.renew_services()
+        if retired or changed or self._stale():
+            self.publish()
+        self.note()
+        for line in hooks.tick(self.folder, self.config):
+            _log.error("%s", line)
+        return changed
+
+    def renew_services(self) -> bool:
+        """Issue certificates to the server and the broker where theirs are old, or not there."""
+        server, broker = self.config.server, self.config.broker
+        return any(
+            [
+                self._renew("server", self.folder.server, broker.server, server, client=True),
+                self._renew("broker", self.folder.broker, "broker", broker, client=False),
+            ]
+        )
+
+    def _renew(self, use: str, where: Path, name: str, place: Any, *, client: bool) -> bool:
+        names = _names(place)
+        if self._fresh(where / "certificate.pem", names):
+            return False
+        where.mkdir(mode=0o750, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = self.authority.issue_service(name, key.public_key(), names, client=client)
+        with self.registry.write("server") as transaction:
+            devices.note_service(transaction, issued, use)
+        # Not encrypted: neither Mosquitto nor an MQTT client asks for a passphrase.
+        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(where / "key.pem", plain)
+        write(where / "certificate.pem", (issued.pem + self.authority.serving.pem).encode())
+        return True
+
+    def _fresh(self, path: Path, names: Iterable[str]) -> bool:
+        try:
+            leaf = x509.load_pem_x509_certificate(path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        left = end - self.registry.clock()
+        return (
+            left > (end - start) * _LEFT
+            and leaf.issuer == self.authority.serving.certificate.subject
+            and _alternatives(leaf) == set(names)
+        )
+
+    def _stale(self) -> bool:
+        """Whether a list is half over, or missing, or of other CAs: expired, it locks all out."""
+        try:
+            lists = x509_crls(self.folder.crl.read_bytes())
+            chain = self.folder.bundle_of_cas.read_text()
+        except (FileNotFoundError, ValueError):
+            return True
+        soon = self.registry.clock() + self.config.lifetimes.crl_hours * 3600 / 2
+        ends = [one.next_update_utc for one in lists]
+        return chain != self.authority.chain or any(
+            end is None or end.timestamp() < soon for end in ends
+        )
+
+
+def x509_crls(pem: bytes) -> list[x509.CertificateRevocationList]:
+    """All revocation lists of a file."""
+    mark = b"-----END X509 CRL-----"
+    parts = [part + mark for part in pem.split(mark)[:-1]]
+    return [x509.load_pem_x509_crl(part) for part in parts]
+
+
+def _names(place: Any) -> list[str]:
+    return list(dict.fromkeys([place.host, *place.names, "localhost", "127.0.0.1"]))
+
+
+def _alternatives(leaf: x509.Certificate) -> set[str]:
+    extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return {str(name.value) for name in extension.value}
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,106 @@
+"""What lists and status commands show, read in a few queries however many devices there are."""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from server.fleet.registry import Certificate, Claim, Device, Enrolment, Key, Quarantine, Tag
+from server.transport.tables import DeviceRow
+
+
+def device_rows(
+    db: Session,
+    names: Iterable[str] | None = None,
+    *,
+    state: str | None = None,
+    tag: str | None = None,
+) -> list[dict[str, Any]]:
+    """Devices by name, as lists show them; removed ones only where they are asked for."""
+    rows = (
+        select(Device, DeviceRow.online, DeviceRow.seen)
+        .outerjoin(DeviceRow, DeviceRow.id == Device.id)
+        .order_by(Device.id)
+    )
+    rows = rows.where(Device.state == state if state else Device.state != "removed")
+    if tag is not None:
+        rows = rows.where(Device.id.in_(select(Tag.device).where(Tag.tag == tag)))
+    if names is not None:
+        rows = rows.where(Device.id.in_(list(names)))
+    ends = _ends(db)
+    held = set(db.scalars(select(Quarantine.device).where(Quarantine.lifted.is_(None))))
+    return [
+        {
+            "device": device.id,
+            "state": device.state,
+            "quarantined": device.id in held,
+            "online": bool(online),
+            "seen": when(seen),
+            "certificate_until": when(ends.get(device.id)),
+            "tags": [tag.tag for tag in device.tags],
+        }
+        for device, online, seen in db.execute(rows)
+    ]
+
+
+def device_card(db: Session, device: Device) -> dict[str, Any]:
+    """All that is known of one device."""
+    (row,) = device_rows(db, [device.id], state=device.state)
+    keys = select(Key).where(Key.device == device.id).order_by(Key.created)
+    issued = select(Certificate).where(Certificate.device == device.id)
+    asked = select(Enrolment).where(Enrolment.device == device.id).order_by(Enrolment.id)
+    return row | {
+        "reason": device.reason,
+        "created": when(device.created),
+        "changed": when(device.changed),
+        "claim": device.claim,
+        "keys": [
+            {"sha256": key.id, "state": key.state, "kind": key.kind} for key in db.scalars(keys)
+        ],
+        "certificates": [
+            {"serial": one.serial, "until": when(one.not_after), "revoked": when(one.revoked)}
+            for one in db.scalars(issued.order_by(Certificate.not_before))
+        ],
+        "requests": [
+            {"at": when(one.asked), "csr_sha256": one.csr_sha256, "address": one.address}
+            for one in db.scalars(asked)
+        ],
+    }
+
+
+def claim_row(claim: Claim, state: str) -> dict[str, Any]:
+    """A claim, as lists show it."""
+    return {
+        "claim": claim.id,
+        "state": state,
+        "device": claim.device,
+        "tags": claim.tags,
+        "used": claim.used,
+        "uses": claim.uses,
+        "approval": claim.approval,
+        "expires": when(claim.expires),
+        "note": claim.note,
+    }
+
+
+def when(unix: float | None) -> str | None:
+    """Unix time, for people."""
+    if unix is None:
+        return None
+    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")
+
+
+def fingerprint(sha256: str) -> str:
+    """A fingerprint for eyes: groups of four, as the device prints it too."""
+    return " ".join(sha256[start : start + 4] for start in range(0, len(sha256), 4))
+
+
+def _ends(db: Session) -> dict[str, float]:
+    rows = (
+        select(Certificate.device, func.max(Certificate.not_after))
+        .where(Certificate.device.is_not(None), Certificate.revoked.is_(None))
+        .group_by(Certificate.device)
+    )
+    return {str(device): float(end) for device, end in db.execute(rows)}
