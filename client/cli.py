@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-from client.commands import bench, bundle, control, daemon, info, service, status
+from client.commands import bench, bundle, control, daemon, enroll, info, service, status
 from schemas.base import ConfigError
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
 # sets ``run`` to a function of the parsed arguments.
-COMMANDS: Final = (daemon, bundle, status, control, service, info, bench)
+COMMANDS: Final = (enroll, daemon, bundle, status, control, service, info, bench)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -19,6 +19,7 @@ exit codes: 0 done, 1 it failed, 2 something wrong on the command line or in a f
 130 interrupted. Errors are one line each, on standard error.
 
 examples:
+  flwr-edge enroll --server fleet.example:8443 --claim CLAIM
   flwr-edge run --config /etc/flwr-edge/config.toml
   flwr-edge run ann.flwb --input windows.npy
   flwr-edge verify ann.flwb --key fleet.key

@@ -68,6 +68,12 @@ class Model(Strict):
     base: Path | None = Field(None, description="The bundle that it is a difference from.")
 
 
+class RotationConfig(Strict):
+    """Of the certificate, before it expires; ``flwr-edge enroll`` writes it."""
+
+    identity: Path = Field(description="The folder that enrolment made.")
+
+
 class Limits(Strict):
     """What the daemon may use."""
 
@@ -100,6 +106,7 @@ class DaemonConfig(Strict):
     model: Model | None = None
     conditions: ConditionsConfig = ConditionsConfig()
     limits: Limits = Limits()
+    rotation: RotationConfig | None = None
 
     @classmethod
     def load(cls, path: Path) -> "DaemonConfig":
@@ -135,6 +142,7 @@ class DaemonConfig(Strict):
             "broker.tls.ca": tls and tls.ca,
             "broker.tls.certificate": tls and tls.certificate,
             "broker.tls.key": tls and tls.key,
+            "rotation.identity": self.rotation and self.rotation.identity,
         }
         lacking = [f"{key}: no {path}" for key, path in named.items() if path and not path.exists()]
         if self.fleet_key is not None and find_spec("cryptography") is None:
@@ -172,6 +180,7 @@ def _allowed() -> dict[str, list[str]]:
         "windows": Windows,
         "model": Model,
         "limits": Limits,
+        "rotation": RotationConfig,
         "conditions": ConditionsConfig,
     }
     return {path: list(model.model_fields) for path, model in tables.items()}

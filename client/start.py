@@ -12,8 +12,10 @@ from typing import Any
 from client.conditions import Conditions
 from client.config import Broker, DaemonConfig
 from client.daemon import Daemon, state_message
+from client.identity import Identity
 from client.local_api import LocalApi
 from client.predictions import Predictions
+from client.rotation import Rotation
 from client.service import sd_notify
 from client.sources import Gatherer, source_class
 from client.store import Store
@@ -55,6 +57,10 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
             api.start()
             stack.callback(api.stop)
         daemon.start()
+        if config.rotation is not None and isinstance(daemon.link, PahoLink):
+            rotation = Rotation(Identity(config.rotation.identity), daemon.link.renew)
+            rotation.start()
+            stack.callback(rotation.stop)
         sd_notify("READY=1")
         broker = config.broker
         _log.info("device %s; broker %s:%d", config.device, broker.host, broker.number)

@@ -5,12 +5,12 @@ import math
 import random
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -95,7 +95,9 @@ class PahoLink:
             if tls is None
             else "it may want a client certificate that it trusts"
         )
-        self._client = self._make_client(client_id, will, tls, (username, password))
+        self._tls, self._context = tls, None if tls is None else _context(tls)
+        self._renew = threading.Event()
+        self._client = self._make_client(client_id, will, (username, password))
         self._filters: dict[str, None] = {}
         self._new_filters: deque[str] = deque()
         self._outbox: deque[_Outgoing] = deque()
@@ -125,6 +127,11 @@ class PahoLink:
     def wait_connected(self, timeout: float) -> bool:
         """Wait for a connection; whether there is one."""
         return self._up.wait(timeout) and self.connected
+
+    def renew(self) -> None:
+        """Connect again, with what the TLS files hold now; nothing that was taken is lost."""
+        self._renew.set()
+        self._ring()
 
     def close(self) -> None:
         """Send what was taken, say goodbye and end."""
@@ -168,7 +175,6 @@ class PahoLink:
         self,
         client_id: str,
         will: Message | None,
-        tls: TlsFiles | None,
         user: tuple[str | None, str | None],
     ) -> Client:
         client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
@@ -179,8 +185,8 @@ class PahoLink:
         if will is not None:
             described = _described(PacketTypes.WILLMESSAGE, will)
             client.will_set(will.topic, will.payload, 1, will.retain, described)
-        if tls is not None:
-            client.tls_set(str(tls.ca), _text(tls.certificate), _text(tls.key))
+        if self._context is not None:
+            client.tls_set_context(self._context)
         if user[0] is not None:
             client.username_pw_set(*user)
         return client
@@ -201,10 +207,13 @@ class PahoLink:
     def _one_connection(self) -> None:
         self._reason = ""
         try:
+            if self._renew.is_set():
+                self._renew.clear()
+                _load(self._context, self._tls)
             self._client.connect(
                 *self._address, self._keepalive, clean_start=self._clean, properties=self._session
             )
-            while self._client.socket() is not None and not self._closing.is_set():
+            while self._client.socket() is not None and not self._ending():
                 self._turn(1.0)
             self._say_goodbye()
         except OSError as error:
@@ -213,6 +222,9 @@ class PahoLink:
             _log.exception("%s:%d", *self._address)
             self._reason = f"{type(error).__name__}: {error}"
         self._lost()
+
+    def _ending(self) -> bool:
+        return self._closing.is_set() or self._renew.is_set()
 
     def _turn(self, timeout: float) -> None:
         """Move what can be moved; wait where nothing can."""
@@ -361,5 +373,15 @@ def _message(received: MQTTMessage) -> Message:
     )
 
 
-def _text(file: Path | None) -> str | None:
-    return None if file is None else str(file)
+def _context(tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _load(context, tls)
+    return context
+
+
+def _load(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
+    """Trust and show what the files hold; authorities that were trusted before still are."""
+    if context is not None and tls is not None:
+        context.load_verify_locations(tls.ca)
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)

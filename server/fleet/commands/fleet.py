@@ -85,6 +85,7 @@ def serve(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     opened = Fleet(fleet)
     engine = open_engine(opened.folder.database(opened.config))
     migrate(engine)
