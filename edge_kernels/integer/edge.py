@@ -10,22 +10,31 @@ import numpy as np
 
 from edge_kernels.integer.check import check
 from edge_kernels.integer.net import (
+    FREE,
     Add,
     Affine,
+    Attention,
     Concat,
     IntNet,
     Ints,
+    Levels,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
+    Table,
     Transpose,
     add_scales,
     affine_scales,
+    attention_scales,
     mean_scale,
+    norm_scales,
     pool_counts,
     product_scales,
+    rescale_scales,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +43,10 @@ if TYPE_CHECKING:
 DOMAIN: Final = "flwr.edge"
 VERSION: Final = 1
 _LINEAR, _CONV, _RELU, _POOL, _REDUCE, _CONCAT, _ADD, _AFFINE, _RESHAPE, _TRANSPOSE = range(1, 11)
+_RESCALE, _TABLE, _NORM, _ATTENTION = range(11, 15)
 _NONE: Final = -1  # in place of a constant's number
+_WIDE: Final = 1 << 16  # added to a zero of 16-bit levels
+_OUTPUTS: Final = ("accumulators", 8, 16)
 
 
 @dataclass
@@ -68,16 +80,11 @@ def program(net: IntNet) -> Program:
     Raises
     ------
     ValueError
-        Where the network is not consistent, or has values of 16 bits.
+        Where the network is not consistent, or a product reads 16 bits.
     """
     check(net)
-    for value, levels in enumerate(net.levels):
-        if levels is not None and levels.bits != 8:
-            raise ValueError(f"value {value} has {levels.bits} bits; IntSequential's have 8")
-    made = Program([VERSION, net.known(0).zero])
+    made = Program([VERSION, _levels(net.known(0))])
     for at, step in enumerate(net.steps):
-        if type(step) not in _WRITERS:
-            raise ValueError(f"step {at} ({type(step).__name__}): IntSequential has no such step")
         made.code += _WRITERS[type(step)](net, at, step, made)
     return made
 
@@ -87,8 +94,9 @@ def node(
 ) -> tuple[NodeProto, list[TensorProto]]:
     """Return the network as one node, and the initializers that it reads.
 
-    The node's input is uint8 (batch, *shape of value 0); its output int32 (batch, *shape) where the
-    network's output is accumulators, else uint8. A model that has it imports ``flwr.edge``, 1.
+    The node's input is uint8 (batch, *shape of value 0), or uint16 as its levels say; its output
+    int32 (batch, *shape) where the network's output is accumulators, else uint8 or uint16. A model
+    that has it imports ``flwr.edge``, 1.
 
     Parameters
     ----------
@@ -107,16 +115,19 @@ def node(
     made = program(net)
     prefix = name or output_name
     names = [f"{prefix}.{at}" for at in range(len(made.constants))]
-    accumulators = net.levels[net.output] is None
+    levels = net.levels[net.output]
+    place = _OUTPUTS.index("accumulators" if levels is None else levels.bits)
+    free: dict[str, Any] = {"longest": net.longest} if FREE in net.shapes[0] else {}
     whole = helper.make_node(
         "IntSequential",
         [input_name, *names],
-        [output_name] if accumulators else ["", output_name],
+        [""] * place + [output_name],
         name=name,
         domain=DOMAIN,
         program=made.code,
         input_shape=list(net.shapes[0]),
         result=net.output,
+        **free,
     )
     pairs = zip(made.constants, names, strict=True)
     return whole, [numpy_helper.from_array(np.ascontiguousarray(each), at) for each, at in pairs]
@@ -124,10 +135,17 @@ def node(
 
 def _zero(net: IntNet, at: int) -> int:
     levels = net.levels[at + 1]
-    return 0 if levels is None else levels.zero
+    return 0 if levels is None else _levels(levels)
+
+
+def _levels(levels: Levels) -> int:
+    return levels.zero if levels.bits == 8 else _WIDE + levels.zero
 
 
 def _product(net: IntNet, at: int, step: Product, made: Program) -> list[int]:
+    bits = net.known(step.x).bits
+    if bits != 8:
+        raise ValueError(f"step {at} (Product): it reads {bits} bits; IntSequential's read 8")
     weight, bias = made.constant(step.weight), made.constant(step.bias)
     m, s = _NONE, _NONE
     if net.levels[at + 1] is not None:
@@ -155,7 +173,8 @@ def _pool(net: IntNet, at: int, step: Pool, made: Program) -> list[int]:
 
 
 def _reduce(net: IntNet, at: int, step: Reduce, made: Program) -> list[int]:
-    head = _mean(net, at, step, [net.shapes[step.x][step.axis]], made)
+    count = net.shapes[step.x][step.axis]
+    head = _mean(net, at, step, [1 if count == FREE else count], made)
     return [_REDUCE, *head, step.axis, int(step.keep)]
 
 
@@ -191,6 +210,27 @@ def _transpose(net: IntNet, at: int, step: Transpose, made: Program) -> list[int
     return [_TRANSPOSE, step.x]
 
 
+def _rescale(net: IntNet, at: int, step: Rescale, made: Program) -> list[int]:
+    del made
+    return [_RESCALE, step.x, *rescale_scales(net, at, step), _zero(net, at)]
+
+
+def _table(net: IntNet, at: int, step: Table, made: Program) -> list[int]:
+    return [_TABLE, step.x, made.constant(step.values.astype(np.int32)), _zero(net, at)]
+
+
+def _norm(net: IntNet, at: int, step: Norm, made: Program) -> list[int]:
+    factors, terms, shift, epsilon = norm_scales(net, at, step)
+    m, t = made.constant(np.array(factors, np.int32)), made.constant(np.array(terms, np.int64))
+    return [_NORM, step.x, m, t, shift, epsilon, int(step.rms), _zero(net, at)]
+
+
+def _attention(net: IntNet, at: int, step: Attention, made: Program) -> list[int]:
+    del made
+    scales = attention_scales(net, at, step)
+    return [_ATTENTION, step.x, step.k, step.v, step.heads, *scales, _zero(net, at)]
+
+
 _WRITERS: Final[dict[type, Callable[[IntNet, int, Any, Program], list[int]]]] = {
     Product: _product,
     Add: _add,
@@ -201,4 +241,8 @@ _WRITERS: Final[dict[type, Callable[[IntNet, int, Any, Program], list[int]]]] = 
     Concat: _concat,
     Reshape: _reshape,
     Transpose: _transpose,
+    Rescale: _rescale,
+    Table: _table,
+    Norm: _norm,
+    Attention: _attention,
 }

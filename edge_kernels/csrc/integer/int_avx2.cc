@@ -1,6 +1,6 @@
 // IntSequential's kernels for AVX2: both sides are widened to 16 bits, so that no product of two
 // saturates.
-#include "int_kernels.h"
+#include "int_rows.h"
 
 #include <cstring>
 #include <immintrin.h>
@@ -24,11 +24,12 @@ __m256i widened(const int8_t* values) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
 }
 
-// Eight rows of one activation, as bytes in the lowest eight. Shifts are 32 or more: of a product
-// only the upper half is looked at.
+// Eight rows of one activation, as words. Shifts are 32 or more: of a product only the upper half
+// is looked at.
 __m128i requantized(__m256i acc, const Job& job, int64_t block, int64_t half_block) {
   const Layer& layer = *job.layer;
   const int64_t row = block * kBlock + half_block * 8, half = block * kBlock + half_block * 4;
+  if (layer.left) acc = _mm256_sllv_epi32(acc, load(layer.left + row));
   const __m256i m = load(layer.m + row);
   const __m256i even =
       _mm256_add_epi64(_mm256_mul_epi32(acc, m), load(layer.half + half));
@@ -39,10 +40,8 @@ __m128i requantized(__m256i acc, const Job& job, int64_t block, int64_t half_blo
   const __m256i shift = _mm256_sub_epi32(load(layer.shift + row), _mm256_set1_epi32(32));
   __m256i q = _mm256_add_epi32(_mm256_srav_epi32(high, shift), _mm256_set1_epi32(job.zero));
   q = _mm256_max_epi32(q, _mm256_set1_epi32(job.low));
-  q = _mm256_min_epi32(q, _mm256_set1_epi32(255));
-  const __m128i words =
-      _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-  return _mm_packus_epi16(words, words);
+  q = _mm256_min_epi32(q, _mm256_set1_epi32(job.top()));
+  return _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
 }
 
 // Adds neighbours: sums of pairs of two quarters to eight rows in order.
@@ -55,18 +54,24 @@ void store(const Job& job, __m256i sums, int64_t block, int64_t half, int64_t i,
   const Layer& layer = *job.layer;
   const int64_t row = block * kBlock + half * 8, at = i * layer.rows + row;
   const __m256i acc = _mm256_add_epi32(sums, load(layer.start + row));
-  if (!job.q) {
+  if (!job.q && !job.q16) {
     alignas(32) int32_t out[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(out), acc);
     std::memcpy(job.acc + at, out, size_t(count) * 4);
     return;
   }
-  const __m128i bytes = requantized(acc, job, block, half);
+  const __m128i words = requantized(acc, job, block, half);
+  alignas(16) uint8_t out[16];
+  if (job.q16) {
+    _mm_store_si128(reinterpret_cast<__m128i*>(out), words);
+    std::memcpy(job.q16 + at, out, size_t(count) * 2);
+    return;
+  }
+  const __m128i bytes = _mm_packus_epi16(words, words);
   if (count == 8) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(job.q + at), bytes);
     return;
   }
-  alignas(16) uint8_t out[16];
   _mm_store_si128(reinterpret_cast<__m128i*>(out), bytes);
   std::memcpy(job.q + at, out, size_t(count));
 }
@@ -119,7 +124,8 @@ void product(const Job& job) {
 }  // namespace
 
 const Kernels* avx2() {
-  static const Kernels kernels{product, scalar()->transpose};
+  static const Kernels kernels{product,      scalar()->transpose, table_rows,       add_rows,
+                               rescale_rows, norm_rows,           exponential_rows, weighted_rows};
   return &kernels;
 }
 

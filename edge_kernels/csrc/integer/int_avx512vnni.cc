@@ -1,11 +1,11 @@
 // IntSequential's kernels for AVX-512 with VNNI.
-#include "int_kernels.h"
-
 #include <cstring>
 // GCC 12 takes its own intrinsics' undefined vectors for ours.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+
+#include "int_rows.h"
 
 namespace flwr_edge::integer {
 namespace {
@@ -26,11 +26,11 @@ void add_products(__m512i* dot, __m512i x, __m512i w) {
 }
 
 // What a block's sums become bytes with.
-struct Scale {
-  __m512i m, m_odd, half_even, half_odd, shift, zero, low;
+struct BlockScale {
+  __m512i m, m_odd, half_even, half_odd, shift, zero, low, left;
 };
 
-Scale scale_of(const Job& job, int64_t block) {
+BlockScale scale_of(const Job& job, int64_t block) {
   const Layer& layer = *job.layer;
   const __m512i m = load(layer.m + block * kBlock);
   return {m,
@@ -39,17 +39,19 @@ Scale scale_of(const Job& job, int64_t block) {
           load(layer.half + block * kBlock + 8),
           _mm512_sub_epi32(load(layer.shift + block * kBlock), _mm512_set1_epi32(32)),
           _mm512_set1_epi32(job.zero),
-          _mm512_set1_epi32(job.low)};
+          _mm512_set1_epi32(job.low),
+          layer.left ? load(layer.left + block * kBlock) : _mm512_setzero_si512()};
 }
 
 // Shifts are 32 or more: of a product only the upper half is looked at.
-__m128i requantized(__m512i acc, const Scale& by) {
+__m512i requantized(__m512i acc, const BlockScale& by) {
+  acc = _mm512_sllv_epi32(acc, by.left);
   const __m512i even = _mm512_add_epi64(_mm512_mul_epi32(acc, by.m), by.half_even);
   const __m512i odd = _mm512_add_epi64(
       _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), by.m_odd), by.half_odd);
   const __m512i high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
   const __m512i q = _mm512_add_epi32(_mm512_srav_epi32(high, by.shift), by.zero);
-  return _mm512_cvtusepi32_epi8(_mm512_max_epi32(q, by.low));
+  return _mm512_max_epi32(q, by.low);
 }
 
 // R blocks of rows from `block` on by P rows of activations from `first` on.
@@ -94,11 +96,17 @@ void tile(const Job& job, int64_t block, int64_t first, __mmask16 last) {
     const __mmask16 mask = r == R - 1 ? last : __mmask16(0xffff);
     const int32_t* from = sums + r * P * kBlock;
     int64_t at = first * layer.rows + (block + r) * kBlock;
-    const Scale by = job.q ? scale_of(job, block + r) : Scale{};
+    const bool scaled = job.q || job.q16;
+    const BlockScale by = scaled ? scale_of(job, block + r) : BlockScale{};
     for (int p = 0; p < P; ++p, at += layer.rows, from += kBlock) {
       const __m512i acc = _mm512_load_si512(from);
-      if (job.q) _mm_mask_storeu_epi8(job.q + at, mask, requantized(acc, by));
-      else _mm512_mask_storeu_epi32(job.acc + at, mask, acc);
+      if (!scaled) {
+        _mm512_mask_storeu_epi32(job.acc + at, mask, acc);
+        continue;
+      }
+      const __m512i q = requantized(acc, by);
+      if (job.q) _mm_mask_storeu_epi8(job.q + at, mask, _mm512_cvtusepi32_epi8(q));
+      else _mm256_mask_storeu_epi16(job.q16 + at, mask, _mm512_cvtusepi32_epi16(q));
     }
   }
 }
@@ -175,10 +183,39 @@ void transpose(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y) {
   }
 }
 
+// By the low four bits among 16 entries, then by the high four among the 16 results.
+void table(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* y) {
+  __m512i parts[16];
+  for (int i = 0; i < 16; ++i) {
+    parts[i] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(table + 16 * i)));
+  }
+  for (int64_t i = 0; i < n; i += 64) {
+    const __mmask64 in = n - i >= 64 ? ~__mmask64(0) : (__mmask64(1) << (n - i)) - 1;
+    const __m512i q = _mm512_maskz_loadu_epi8(in, x + i);
+    const __m512i low = _mm512_and_si512(q, _mm512_set1_epi8(15));
+    const __mmask64 bit4 = _mm512_test_epi8_mask(q, _mm512_set1_epi8(16));
+    const __mmask64 bit5 = _mm512_test_epi8_mask(q, _mm512_set1_epi8(32));
+    const __mmask64 bit6 = _mm512_test_epi8_mask(q, _mm512_set1_epi8(64));
+    const __mmask64 bit7 = _mm512_movepi8_mask(q);
+    __m512i out[8];
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) {
+      out[k] = _mm512_shuffle_epi8(parts[2 * k], low);
+      out[k] = _mm512_mask_shuffle_epi8(out[k], bit4, parts[2 * k + 1], low);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) out[k] = _mm512_mask_mov_epi8(out[2 * k], bit5, out[2 * k + 1]);
+    out[0] = _mm512_mask_mov_epi8(out[0], bit6, out[1]);
+    out[2] = _mm512_mask_mov_epi8(out[2], bit6, out[3]);
+    _mm512_mask_storeu_epi8(y + i, in, _mm512_mask_mov_epi8(out[0], bit7, out[2]));
+  }
+}
+
 }  // namespace
 
 const Kernels* avx512vnni() {
-  static const Kernels kernels{product, transpose};
+  static const Kernels kernels{product,      transpose, table,            add_rows,
+                               rescale_rows, norm_rows, exponential_rows, weighted_rows};
   return &kernels;
 }
 

@@ -1,5 +1,6 @@
 // What IntSequential computes on each instruction set: products of u8 activations by s8 weights,
-// in blocks of 16 rows and steps of 4 inputs, requantized in integers. All give the same bits.
+// in blocks of 16 rows and steps of 4 inputs, requantized in integers; and what a transformer does
+// row by row. All give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@ struct Layer {
   const int32_t* m;        // [blocks][16], or null: accumulators
   const int32_t* shift;    // [blocks][16]
   const int64_t* half;     // [blocks][2][8]: 2^(shift - 1) of even rows, then of odd rows
+  const int32_t* left;     // [blocks][16], or null: sums are shifted up first, within 32 bits
 };
 
 struct Job {
@@ -26,19 +28,71 @@ struct Job {
   int64_t a_stride, count;
   int32_t zero, low;       // of the result; low: the smallest, where ReLU zero
   uint8_t* q;              // row i at q + i * rows; all shifts are 32 or more
-  int32_t* acc;            // where q is null: row i at acc + i * rows
+  uint16_t* q16;           // where q is null: the same with 16 bits
+  int32_t* acc;            // where both are null: row i at acc + i * rows
+  int32_t top() const { return q ? 255 : 65535; }
+};
+
+// Values that are read: uint8_t, or uint16_t where wide.
+struct Source {
+  const void* data;
+  bool wide;
+  int32_t zero;
+};
+
+// Values that are written, clamped to low and their largest.
+struct Target {
+  void* data;
+  bool wide;
+  int32_t zero, low;
+};
+
+// Both of the form numerator * m >> shift.
+struct Scale {
+  int64_t m;
+  int shift;
+};
+
+// A norm over n numbers: d = n (q - zero) - sum, times 1 / sqrt(n * squares - sum^2 + epsilon).
+struct NormScale {
+  const int32_t* m;        // [n]
+  const int64_t* t;        // [n]
+  int64_t epsilon;
+  int shift;
+  bool rms;                // sum is 0
+};
+
+// A row of attention's weighted sums: (256 high + low + offset) >> less, times m >> shift.
+struct Weighted {
+  const int32_t *high, *low;
+  int64_t offset;
+  int less;
+  Scale scale;
 };
 
 // One number, any shift: clamp(((numerator + 2^(shift - 1)) >> shift) + zero).
-inline uint8_t rounded(int64_t numerator, int shift, int32_t zero, int32_t low) {
+static inline int64_t rounded(int64_t numerator, int shift, int64_t zero, int64_t low,
+                              int64_t top) {
   const int64_t q = ((numerator + (int64_t(1) << (shift - 1))) >> shift) + zero;
-  return uint8_t(q < low ? low : q > 255 ? 255 : q);
+  return q < low ? low : q > top ? top : q;
 }
 
 struct Kernels {
   void (*product)(const Job& job);
   // x [d0][d1] -> y [d1][d0].
   void (*transpose)(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y);
+  // y[i] = table[x[i]].
+  void (*table)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* y);
+  // net.py's Add, Rescale and Norm of n numbers each.
+  void (*add)(const Source& x, int64_t m_x, const Source& y, int64_t m_y, int shift, int64_t n,
+              const Target& to);
+  void (*rescale)(const Source& x, const Scale& scale, int64_t n, const Target& to);
+  void (*norm)(const Source& x, const NormScale& scale, int64_t rows, int64_t n, int32_t* room,
+               const Target& to);
+  // Attention's p of n scores, as 256 high + low, and their sum. From `limit` on p is 0.
+  int64_t (*exponentials)(const int32_t* scores, int64_t n, const Scale& scale, int32_t limit,
+                          uint8_t* high, uint8_t* low);
+  void (*weighted)(const Weighted& row, int64_t n, const Target& to);
 };
 
 const Kernels* scalar();

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "int_kernels.h"
+#include "int_rows.h"
 
 namespace flwr_edge::integer {
 namespace {
@@ -46,13 +46,14 @@ struct Sums<false> {
 
 // Four rows. vrshl rounds as asked: adds half a unit, without overflow, and shifts down.
 inline int32x4_t requantized(int32x4_t acc, const Layer& layer, int64_t row, const Job& job) {
+  if (layer.left) acc = vshlq_s32(acc, vld1q_s32(layer.left + row));
   const int32x4_t m = vld1q_s32(layer.m + row), shift = vnegq_s32(vld1q_s32(layer.shift + row));
   const int64x2_t low = vrshlq_s64(vmull_s32(vget_low_s32(acc), vget_low_s32(m)),
                                    vmovl_s32(vget_low_s32(shift)));
   const int64x2_t high = vrshlq_s64(vmull_high_s32(acc, m), vmovl_high_s32(shift));
   const int32x4_t q = vaddq_s32(vcombine_s32(vmovn_s64(low), vmovn_s64(high)),
                                 vdupq_n_s32(job.zero));
-  return vminq_s32(vmaxq_s32(q, vdupq_n_s32(job.low)), vdupq_n_s32(255));
+  return vminq_s32(vmaxq_s32(q, vdupq_n_s32(job.low)), vdupq_n_s32(job.top()));
 }
 
 template <typename T>
@@ -89,17 +90,24 @@ void tile(const Job& job, int64_t block, int64_t first) {
     for (int r = 0; r < kParts; ++r) {
       const int64_t row = block * kBlock + 4 * r;
       out[r] = vaddq_s32(dot[r][p].whole(), vld1q_s32(layer.start_signed + row));
-      if (job.q) out[r] = requantized(out[r], layer, row, job);
+      if (job.q || job.q16) out[r] = requantized(out[r], layer, row, job);
     }
-    if (!job.q) {
+    if (!job.q && !job.q16) {
       int32_t sums[kBlock];
       for (int r = 0; r < kParts; ++r) vst1q_s32(sums + 4 * r, out[r]);
       store(job.acc + at, sums, left);
       continue;
     }
-    uint8_t bytes[kBlock];
     const uint16x8_t low = vcombine_u16(vqmovun_s32(out[0]), vqmovun_s32(out[1]));
     const uint16x8_t high = vcombine_u16(vqmovun_s32(out[2]), vqmovun_s32(out[3]));
+    if (job.q16) {
+      uint16_t words[kBlock];
+      vst1q_u16(words, low);
+      vst1q_u16(words + 8, high);
+      store(job.q16 + at, words, left);
+      continue;
+    }
+    uint8_t bytes[kBlock];
     vst1q_u8(bytes, vcombine_u8(vqmovn_u16(low), vqmovn_u16(high)));
     store(job.q + at, bytes, left);
   }

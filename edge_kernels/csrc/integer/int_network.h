@@ -24,23 +24,43 @@ struct Constant {
 class Network {
  public:
   // Null, and why in *error, where program and constants do not fit. `isa`: its name. The
-  // constants' memory must outlive the result.
-  static std::unique_ptr<Network> create(const char* isa, Program program,
+  // constants' memory must outlive the result. `longest`: of a free axis.
+  static std::unique_ptr<Network> create(const char* isa, const Code& code, int64_t longest,
                                          const std::vector<Constant>& constants,
                                          std::string* error);
 
-  const Program& program() const { return program_; }
+  const Value& input() const { return program_.values[0]; }  // a free axis: at its longest
   const Value& result() const { return program_.values[size_t(program_.result)]; }
 
-  // x [batch][input], contiguous -> y [batch][result], uint8 or int32, in ONNX order of elements.
-  // Concurrent runs share nothing that changes. The batch is spread over the pool.
-  void run(const uint8_t* x, int64_t batch, void* y, const Pool& pool) const;
+  // x [batch][input], contiguous -> y [batch][result], uint8, uint16 or int32, in ONNX order of
+  // elements. Concurrent runs share nothing that changes. The batch is spread over the pool.
+  // `length`: of a free axis, from 1 to its longest.
+  void run(const uint8_t* x, int64_t batch, int64_t length, void* y, const Pool& pool) const;
 
  private:
-  // What one sample's run writes: values, then what a product needs.
+  // What one sample's run writes: values, then what an instruction needs.
   struct Frame {
     std::unique_ptr<uint8_t[]> memory;
+    size_t size = 0;
+    uint8_t* bytes = nullptr;
+  };
+
+  // The program at one length.
+  struct Plan {
+    Program program;
+    size_t extra = 0;  // bytes of a frame behind its values
+    const Value& value(int64_t number) const { return program.values[size_t(number)]; }
+  };
+
+  // One sample.
+  struct Run {
+    const Plan& plan;
+    const uint8_t* x;
     uint8_t* bytes;
+    const uint8_t* at(int64_t value) const {
+      return value == 0 ? x : bytes + plan.value(value).offset;
+    }
+    uint8_t* room() const { return bytes + plan.program.scratch; }
   };
 
   // What an instruction needs of the constants.
@@ -51,26 +71,30 @@ class Network {
     int64_t scale_step = 0;  // 0: one scale for all positions
   };
 
-  Network(const Kernels& kernels, Program program);
+  Network(const Kernels& kernels, const Code& code, Program program);
   std::string prepare(size_t index, const std::vector<Constant>& constants);
   std::string prepare_product(size_t index, const std::vector<Constant>& constants);
   std::string prepare_mean(size_t index, const std::vector<Constant>& constants);
-  std::string prepare_affine(size_t index, const std::vector<Constant>& constants);
+  std::string prepare_scales(size_t index, const std::vector<Constant>& constants);
+  std::string prepare_table(size_t index, const std::vector<Constant>& constants);
 
-  std::unique_ptr<Frame> take_frame() const;
+  std::shared_ptr<const Plan> plan_for(int64_t length) const;
+  size_t extra_of(const Program& program, size_t index) const;
+  size_t extra_of(const Program& program) const;
+  std::unique_ptr<Frame> take_frame(size_t size) const;
   void give_frame(std::unique_ptr<Frame> frame) const;
-  void run_sample(const uint8_t* x, void* y, Frame* frame) const;
-  void run_instruction(size_t index, const uint8_t* x, Frame* frame) const;
-  const uint8_t* at(int64_t value, const uint8_t* x, const Frame& frame) const {
-    return value == 0 ? x : frame.bytes + program_.values[size_t(value)].offset;
-  }
+  void run_sample(const Run& run, void* y) const;
+  void run_instruction(size_t index, const Run& run) const;
+  void run_norm(size_t index, const Run& run, uint8_t* y) const;
+  void run_attention(size_t index, const Run& run, uint8_t* y) const;
 
   const Kernels& kernels_;
-  Program program_;
+  Code code_;
+  Program program_;  // a free axis: at its longest
   std::vector<Step> steps_;
   size_t packed_ = 0;  // bytes of all weights, nearly
-  size_t extra_ = 0;  // bytes of a frame behind its values
   mutable std::mutex mutex_;
+  mutable std::vector<std::shared_ptr<const Plan>> plans_;  // the latest last, a few
   mutable std::vector<std::unique_ptr<Frame>> idle_;
 };
 

@@ -13,51 +13,60 @@ size_t lines(int64_t bytes) { return (size_t(bytes) + kMargin + 63) / 64 * 64; }
 }  // namespace
 
 std::string Product::prepare(const Kernels& kernels, const Instruction& i, const Value& x,
-                             const Value& y, const ProductConstants& constants) {
+                             const ProductConstants& constants) {
   kernels_ = &kernels;
   instruction_ = i;
-  x_ = x;
-  y_ = y;
-  const bool conv = i.op == Op::kConv;
-  channels_ = conv ? x.d0 : x.d1;
+  zero_ = x.zero;
+  channels_ = conv() ? x.d0 : x.d1;
   inputs_ = channels_ * i.kernel;
-  positions_ = conv ? y.d1 : y.d0;
+  a_stride_ = conv() && i.dilation == 1 ? i.stride * channels_ : inputs_;
   if (std::string error = check_sums(constants); !error.empty()) return error;
   pack(constants);
-  if (constants.m) {
-    for (int64_t r = 0; r < i.rows; ++r) {
-      const bool in_range = constants.m[r] >= 0 && constants.shift[r] >= 1 &&
-                            constants.shift[r] <= kMostShift;
-      if (!in_range) {
-        return "row " + std::to_string(r) + " has multiplier " + std::to_string(constants.m[r]) +
-               " and shift " + std::to_string(constants.shift[r]) +
-               "; 0 to 2^31 - 1 and 1 to 62 are possible";
-      }
+  if (!constants.m) return "";
+  for (int64_t r = 0; r < i.rows; ++r) {
+    const bool in_range = constants.m[r] >= 0 && constants.shift[r] >= 1 &&
+                          constants.shift[r] <= kMostShift;
+    if (!in_range) {
+      return "row " + std::to_string(r) + " has multiplier " + std::to_string(constants.m[r]) +
+             " and shift " + std::to_string(constants.shift[r]) +
+             "; 0 to 2^31 - 1 and 1 to 62 are possible";
     }
-    pack_scales(constants);
   }
-  const bool dilated = i.dilation > 1;
-  padded_bytes_ = lines(conv ? (x.d1 + i.pad_begin + i.pad_end) * channels_ : x.size());
-  field_bytes_ = padded_bytes_ + (dilated ? lines(positions_ * inputs_) : 0);
-  slow_bytes_ = slow_ ? lines(positions_ * i.rows * 4) : 0;
-  a_stride_ = conv && !dilated ? i.stride * channels_ : inputs_;
+  pack_scales(constants);
   return "";
 }
 
+size_t Product::padded_bytes(const Value& x) const {
+  const int64_t length = x.d1 + instruction_.pad_begin + instruction_.pad_end;
+  return lines(conv() ? length * channels_ : x.size());
+}
+
+size_t Product::field_bytes(const Value& x, int64_t positions) const {
+  const bool dilated = instruction_.dilation > 1;
+  return padded_bytes(x) + (dilated ? lines(positions * inputs_) : 0);
+}
+
+size_t Product::scratch(const Value& x, const Value& y) const {
+  const int64_t positions = conv() ? y.d1 : y.d0;
+  return field_bytes(x, positions) + (slow_ ? lines(positions * layer_.rows * 4) : 0);
+}
+
 // Whatever the input, a row's sum fits int32; then it may be made modulo 2^32.
-std::string Product::check_sums(const ProductConstants& constants) const {
+std::string Product::check_sums(const ProductConstants& constants) {
+  most_.clear();
   for (int64_t r = 0; r < instruction_.rows; ++r) {
     int64_t up = 0, down = 0;
     for (int64_t k = 0; k < inputs_; ++k) {
       const int64_t w = constants.weights[r * inputs_ + k];
       (w > 0 ? up : down) += w > 0 ? w : -w;
     }
-    const int64_t above = 255 - x_.zero, bias = constants.bias[r];
-    const int64_t high = up * above + down * x_.zero + bias;
-    const int64_t low = -(up * x_.zero + down * above) + bias;
+    const int64_t above = 255 - zero_, bias = constants.bias[r];
+    const int64_t high = up * above + down * zero_ + bias;
+    const int64_t low = -(up * zero_ + down * above) + bias;
     if (high > kMostSum || low < -kMostSum) {
       return "the sums of row " + std::to_string(r) + " may not fit 32 bits";
     }
+    most_.push_back(std::max(high, -low));
   }
   return "";
 }
@@ -76,12 +85,12 @@ void Product::pack(const ProductConstants& constants) {
       block[k / kStep * kBlock * kStep + k % kStep] = w;
       sum += w;
     }
-    const int64_t start = constants.bias[r] - x_.zero * sum;
+    const int64_t start = constants.bias[r] - zero_ * sum;
     start_[size_t(r)] = int32_t(uint32_t(uint64_t(start)));
     start_signed_[size_t(r)] = int32_t(uint32_t(uint64_t(start + 128 * sum)));
   }
   layer_ = {rows, blocks, steps, values_.data(), start_.data(), start_signed_.data(),
-            nullptr, nullptr, nullptr};
+            nullptr, nullptr, nullptr, nullptr};
 }
 
 void Product::pack_scales(const ProductConstants& constants) {
@@ -89,59 +98,77 @@ void Product::pack_scales(const ProductConstants& constants) {
   m_.assign(padded, 0);
   shift_.assign(padded, 32);
   half_.assign(padded, int64_t(1) << 31);
+  left_.assign(padded, 0);
   for (int64_t r = 0; r < layer_.rows; ++r) {
+    int32_t shift = constants.shift[r], left = 0;
+    for (; shift < 32 && (most_[size_t(r)] << (left + 1)) <= kMostSum; ++shift) ++left;
     m_[size_t(r)] = constants.m[r];
-    shift_[size_t(r)] = constants.shift[r];
+    shift_[size_t(r)] = shift;
+    left_[size_t(r)] = left;
     const int64_t lane = r % kBlock;
-    half_[size_t(r - lane + lane % 2 * 8 + lane / 2)] = int64_t(1) << (constants.shift[r] - 1);
-    slow_ = slow_ || constants.shift[r] < 32;
+    half_[size_t(r - lane + lane % 2 * 8 + lane / 2)] = int64_t(1) << (shift - 1);
+    slow_ = slow_ || shift < 32;
+    if (left > 0) layer_.left = left_.data();
   }
   layer_.m = m_.data();
   layer_.shift = shift_.data();
   layer_.half = half_.data();
 }
 
-void Product::run(const uint8_t* x, uint8_t* room, void* y) const {
+void Product::run(const Value& x_value, const uint8_t* x, bool readable, const Value& y_value,
+                  uint8_t* room, void* y) const {
   const Instruction& i = instruction_;
-  Job job{&layer_, field(x, room), a_stride_, positions_, int32_t(i.zero),
-          i.relu ? int32_t(i.zero) : 0, nullptr, nullptr};
+  const int64_t positions = conv() ? y_value.d1 : y_value.d0;
+  const bool in_place = x_value.swapped == conv() && i.dilation == 1 && i.pad_begin == 0 &&
+                        i.pad_end == 0 && (readable || inputs_ % kStep == 0);
+  const uint8_t* a = in_place ? x : field(x_value, x, positions, room);
+  Job job{&layer_, a, a_stride_, positions, int32_t(i.zero), i.relu ? int32_t(i.zero) : 0,
+          nullptr, nullptr, nullptr};
   if (layer_.m && !slow_) {
-    job.q = static_cast<uint8_t*>(y);
+    if (y_value.wide) job.q16 = static_cast<uint16_t*>(y);
+    else job.q = static_cast<uint8_t*>(y);
     return kernels_->product(job);
   }
-  job.acc = static_cast<int32_t*>(layer_.m ? static_cast<void*>(room + field_bytes_) : y);
+  void* sums = layer_.m ? room + field_bytes(x_value, positions) : y;
+  job.acc = static_cast<int32_t*>(sums);
   kernels_->product(job);
-  const int64_t rows = layer_.rows;
-  for (int64_t p = 0; p < positions_; ++p) {
-    int32_t* acc = job.acc + p * rows;
-    for (int64_t r = 0; r < rows; ++r) {
-      if (layer_.m) {
-        static_cast<uint8_t*>(y)[p * rows + r] =
-            rounded(int64_t(acc[r]) * m_[size_t(r)], shift_[size_t(r)], job.zero, job.low);
-      } else if (i.relu) {
-        acc[r] = std::max(acc[r], 0);
-      }
+  finish(y_value, positions, job.acc, y);
+}
+
+// Any shift; or only ReLU.
+void Product::finish(const Value& y_value, int64_t positions, int32_t* acc, void* y) const {
+  const int64_t rows = layer_.rows, zero = instruction_.zero, low = instruction_.relu ? zero : 0;
+  for (int64_t e = 0; e < positions * rows; ++e) {
+    const auto r = size_t(e % rows);
+    if (layer_.m) {
+      const int64_t numerator = (int64_t(acc[e]) << left_[r]) * m_[r];
+      const int64_t q = rounded(numerator, shift_[r], zero, low, y_value.top());
+      if (y_value.wide) static_cast<uint16_t*>(y)[e] = uint16_t(q);
+      else static_cast<uint8_t*>(y)[e] = uint8_t(q);
+    } else if (instruction_.relu) {
+      acc[e] = std::max(acc[e], 0);
     }
   }
 }
 
 // The rows that the product reads, channels last, padded with x's zero, and readable behind.
-const uint8_t* Product::field(const uint8_t* x, uint8_t* room) const {
+const uint8_t* Product::field(const Value& from, const uint8_t* x, int64_t positions,
+                              uint8_t* room) const {
   const Instruction& i = instruction_;
-  Value to = x_;
-  to.swapped = i.op == Op::kConv;
+  Value to = from;
+  to.swapped = conv();
   const int64_t before = i.pad_begin * channels_, after = i.pad_end * channels_;
-  std::memset(room, int(x_.zero), size_t(before));
-  copy(*kernels_, x_, x, to, room + before);
-  std::memset(room + before + x_.size(), int(x_.zero), size_t(after) + kMargin);
+  std::memset(room, int(zero_), size_t(before));
+  copy(*kernels_, from, x, to, room + before);
+  std::memset(room + before + from.size(), int(zero_), size_t(after) + kMargin);
   if (i.dilation == 1) return room;
-  gather(room, room + padded_bytes_);
-  return room + padded_bytes_;
+  gather(room, positions, room + padded_bytes(from));
+  return room + padded_bytes(from);
 }
 
-void Product::gather(const uint8_t* padded, uint8_t* to) const {
+void Product::gather(const uint8_t* padded, int64_t positions, uint8_t* to) const {
   const Instruction& i = instruction_;
-  for (int64_t p = 0; p < positions_; ++p) {
+  for (int64_t p = 0; p < positions; ++p) {
     for (int64_t k = 0; k < i.kernel; ++k) {
       std::memcpy(to, padded + (p * i.stride + k * i.dilation) * channels_, size_t(channels_));
       to += channels_;

@@ -19,7 +19,8 @@ class Parser : ProgramReader {
   // What is wrong, or null.
   const char* parse() {
     if (!more() || take() != kVersion) return "its version is not 1";
-    if (!read(&program_.values[0].zero, 0, 255)) return "the input's zero is not in 0 to 255";
+    Value& x = program_.values[0];
+    if (!read_levels(&x.zero, &x.wide)) return "the input's zero is not in 0 to 255";
     while (more()) {
       if (program_.instructions.size() == kMaxInstructions) return "more than 4096 instructions";
       if (const char* wrong = instruction()) return wrong;
@@ -53,6 +54,10 @@ class Parser : ProgramReader {
       case Op::kAffine: return affine();
       case Op::kReshape: return reshape();
       case Op::kTranspose: return transpose();
+      case Op::kRescale: return rescale();
+      case Op::kTable: return table();
+      case Op::kNorm: return norm();
+      case Op::kAttention: return attention();
     }
     return "an opcode is unknown to this library";
   }
@@ -70,11 +75,20 @@ class Parser : ProgramReader {
     return true;
   }
 
+  // 0 .. 255, or of 16 bits 2^16 .. 2^17 - 1.
+  bool read_levels(int64_t* zero, bool* wide) {
+    if (!read(zero, 0, 2 * kWide - 1) || (*zero > 255 && *zero < kWide)) return false;
+    *wide = *zero >= kWide;
+    *zero %= kWide;
+    return true;
+  }
+  bool read_levels() { return read_levels(&now_.zero, &now_.wide); }
+
   bool read_constant(int64_t* to, int64_t low = 0) { return read(to, low, kMaxConstants); }
   // Multipliers and shifts, both or neither, and the result's zero.
   bool read_scale() {
     return read_constant(&now_.multipliers, -1) && read_constant(&now_.shifts, -1) &&
-           (now_.multipliers < 0) == (now_.shifts < 0) && read(&now_.zero, 0, 255);
+           (now_.multipliers < 0) == (now_.shifts < 0) && read_levels();
   }
   bool read_layer() {
     return read_values(1) && read_constant(&now_.weights) && read_constant(&now_.bias) &&
@@ -94,15 +108,24 @@ class Parser : ProgramReader {
     return nullptr;
   }
 
+  // Levels of its own; a program's kinds of value stay otherwise.
+  const char* scaled() {
+    result_.zero = now_.zero;
+    result_.wide = now_.wide;
+    return nullptr;
+  }
+
   void made_by_product() {
     result_.accumulators = now_.multipliers < 0;
-    result_.zero = now_.zero;
+    scaled();
   }
 
   const char* linear() {
     if (!read_layer()) return wrong_;
+    if (input().wide) return kTooManyBits;
     if (!spend(&program_.work, input().size(), now_.rows)) return kTooMuchWork;
     result_.flat = input().flat;
+    result_.free = input().free;
     result_.d0 = input().d0;
     result_.d1 = now_.rows;
     made_by_product();
@@ -115,6 +138,8 @@ class Parser : ProgramReader {
       return wrong_;
     }
     if (input().flat) return "conv needs a value of shape (C, L)";
+    if (input().free) return kFreeAxis;
+    if (input().wide) return kTooManyBits;
     const int64_t span = (now_.kernel - 1) * now_.dilation + 1;
     if (std::max(now_.pad_begin, now_.pad_end) >= span) return "a pad is as long as the kernel";
     result_.d0 = now_.rows;
@@ -140,10 +165,10 @@ class Parser : ProgramReader {
     if (std::max(now_.pad_begin, now_.pad_end) >= now_.kernel) {
       return "a pad is as long as the kernel";
     }
-    if (now_.mean && now_.kernel > kMostSum / 255) return kTooLargeSum;
+    if (now_.mean && now_.kernel > kMostSum / input().top()) return kTooLargeSum;
     result_ = input();
     result_.d1 = positions(now_, input().d1);
-    if (now_.mean) result_.zero = now_.zero;
+    if (now_.mean) scaled();
     if (result_.d1 < 1) return "pool's input is shorter than its kernel";
     const bool fits = spend(&program_.work, result_.d1, input().d0, now_.kernel);
     return fits ? nullptr : kTooMuchWork;
@@ -153,6 +178,7 @@ class Parser : ProgramReader {
     bool keep;
     if (!read_mean() || !read(&now_.axis, 0, 1) || !read(&keep)) return wrong_;
     result_.zero = now_.mean ? now_.zero : input().zero;
+    result_.wide = now_.mean ? now_.wide : input().wide;
     if (input().flat) {
       if (now_.axis != 0) return "reduce's axis is not one of its value's";
       now_.axis = 1;  // as (1, N)
@@ -161,10 +187,13 @@ class Parser : ProgramReader {
       const int64_t left = now_.axis == 0 ? input().d1 : input().d0;
       result_.flat = !keep;
       result_.swapped = keep && now_.axis == 1;
+      result_.free = input().free && now_.axis == 1;
+      if (result_.free && !keep) return kFreeAxis;
+      now_.free_mean = input().free && now_.axis == 0;
       (result_.swapped ? result_.d0 : result_.d1) = left;
     }
     const int64_t count = now_.axis == 0 ? input().d0 : input().d1;
-    return now_.mean && count > kMostSum / 255 ? kTooLargeSum : nullptr;
+    return now_.mean && count > kMostSum / input().top() ? kTooLargeSum : nullptr;
   }
 
   const char* concat() {
@@ -176,12 +205,15 @@ class Parser : ProgramReader {
     result_ = input();
     if (result_.flat && now_.axis != 0) return "concat's axis is not one of its values'";
     if (result_.flat) now_.axis = 1;
+    if (result_.free && now_.axis == 0) return kFreeAxis;
     int64_t length = 0;
     for (size_t i = 0; i < now_.inputs.size(); ++i) {
       const Value& v = input(i);
       const bool fits = now_.axis == 0 ? v.d1 == result_.d1 : v.d0 == result_.d0;
-      if (v.flat != result_.flat || !fits) return "concat's shapes do not fit";
-      if (v.zero != result_.zero) return "concat's values have different zeros";
+      if (v.flat != result_.flat || v.free != result_.free || !fits) {
+        return "concat's shapes do not fit";
+      }
+      if (v.zero != result_.zero || v.wide != result_.wide) return "concat's values have different zeros";
       length += now_.axis == 0 ? v.d0 : v.d1;  // at most 2^12 of 2^28
     }
     (now_.axis == 0 ? result_.d0 : result_.d1) = length;
@@ -189,7 +221,7 @@ class Parser : ProgramReader {
   }
 
   bool read_sum() {
-    return read(&now_.shift, 1, kMostShift) && read(&now_.zero, 0, 255) && read(&now_.relu);
+    return read(&now_.shift, 1, kMostShift) && read_levels() && read(&now_.relu);
   }
 
   const char* add() {
@@ -198,7 +230,9 @@ class Parser : ProgramReader {
       return wrong_;
     }
     const Value &x = input(0), &y = input(1);
-    if (x.flat != y.flat || x.d0 != y.d0 || x.d1 != y.d1) return "add's shapes differ";
+    const bool alike = x.flat == y.flat && x.free == y.free && x.d0 == y.d0 && x.d1 == y.d1;
+    if (!alike) return "add's shapes differ";
+    result_ = x;
     return scaled();
   }
 
@@ -207,14 +241,10 @@ class Parser : ProgramReader {
         !read_sum()) {
       return wrong_;
     }
+    if (input().free) return kFreeAxis;
     now_.axis = input().flat ? 1 : 0;
-    return scaled();
-  }
-
-  const char* scaled() {
     result_ = input();
-    result_.zero = now_.zero;
-    return nullptr;
+    return scaled();
   }
 
   const char* reshape() {
@@ -224,18 +254,78 @@ class Parser : ProgramReader {
     result_.d0 = l == 0 ? 1 : c;
     result_.d1 = l == 0 ? c : l;
     result_.zero = input().zero;
+    result_.wide = input().wide;
+    if (input().free) return kFreeAxis;
     return result_.size() == input().size() ? nullptr : "reshape changes the number of elements";
   }
 
   const char* transpose() {
     if (!read_values(1)) return wrong_;
     if (input().flat) return "transpose needs a value of shape (C, L)";
+    if (input().free) return kFreeAxis;
     result_ = input();
     std::swap(result_.d0, result_.d1);
     result_.swapped = !result_.swapped;
     return nullptr;
   }
 
+  bool read_multiplier(int64_t* to) { return read(to, 0, kMaxConstants); }
+
+  const char* rescale() {
+    if (!read_values(1) || !read_multiplier(&now_.m_x) || !read(&now_.shift, 1, kMostShift) ||
+        !read_levels()) {
+      return wrong_;
+    }
+    result_ = input();
+    return scaled();
+  }
+
+  const char* table() {
+    if (!read_values(1) || !read_constant(&now_.weights) || !read_levels()) return wrong_;
+    if (input().wide) return kTooManyBits;
+    result_ = input();
+    return scaled();
+  }
+
+  const char* norm() {
+    if (!read_values(1) || !read_constant(&now_.multipliers) || !read_constant(&now_.bias) ||
+        !read(&now_.shift, 1, kMostShift) || !read(&now_.epsilon, 0, kMostTerm) ||
+        !read(&now_.rms) || !read_levels()) {
+      return wrong_;
+    }
+    if (input().d1 > kMostNormed) return "it norms more than 16384 numbers";
+    result_ = input();
+    result_.swapped = false;
+    return scaled();
+  }
+
+  const char* attention() {
+    if (!read_values(3) || !read(&now_.heads, 1, kMaxBytes) || !read_multiplier(&now_.m_x) ||
+        !read(&now_.shift, 1, kMostShift) || !read_multiplier(&now_.m_y) ||
+        !read(&now_.shift_y, 1, kMostValueShift) || !read_levels()) {
+      return wrong_;
+    }
+    const Value &x = input(0), &k = input(1), &v = input(2);
+    if (x.wide || k.wide || v.wide) return kTooManyBits;
+    const bool fits = !x.flat && !k.flat && !v.flat && x.d1 == k.d1 && k.d0 == v.d0 &&
+                      k.free == v.free;
+    if (!fits) return "attention's shapes do not fit";
+    if (x.d1 % now_.heads || v.d1 % now_.heads) return "its heads are not of equal size";
+    if (x.d1 / now_.heads > kMostHead || k.d0 > kMostLength) {
+      return "attention has heads beyond 8192 or sees more than 65535";
+    }
+    result_.free = x.free;
+    result_.d0 = x.d0;
+    result_.d1 = v.d1;
+    scaled();
+    const bool affordable = spend(&program_.work, x.d0, k.d0, x.d1) &&
+                            spend(&program_.work, x.d0, k.d0, v.d1);
+    return affordable ? nullptr : kTooMuchWork;
+  }
+
+  static constexpr int64_t kWide = 1 << 16;
+  static constexpr const char* kTooManyBits = "it reads a value of 16 bits; 8 are needed";
+  static constexpr const char* kFreeAxis = "it cannot do this to a free axis";
   static constexpr const char* kTooMuchWork = "it asks for more than 2^36 products a sample";
   static constexpr const char* kTooMuchMemory = "it asks for more than 256 MB of memory";
   static constexpr const char* kTooLargeSum = "its sums may not fit 32 bits";
@@ -246,41 +336,61 @@ class Parser : ProgramReader {
   Value result_;
 };
 
-// Values lie one behind the other, each on a cache line: these networks are small.
+size_t room(const Value& value) { return (value.bytes() + kMargin + 63) / 64 * 64; }
+
+// Each value lies on a cache line, in the first gap among those that are still to be read.
 bool place(Program* program) {
-  for (size_t v = 1; v < program->values.size(); ++v) {
-    program->values[v].offset = program->scratch;
-    program->scratch += (program->values[v].bytes() + kMargin + 63) / 64 * 64;
+  const size_t count = program->values.size();
+  std::vector<size_t> last(count);  // the instruction that reads it last
+  for (size_t i = 0; i + 1 < count; ++i) {
+    last[i + 1] = i;
+    for (int64_t x : program->instructions[i].inputs) last[size_t(x)] = i;
+  }
+  last[size_t(program->result)] = count;
+  std::vector<size_t> alive;  // in the order of memory
+  for (size_t v = 1; v < count; ++v) {
+    const auto dead = [&](size_t each) { return last[each] < v - 1; };
+    alive.erase(std::remove_if(alive.begin(), alive.end(), dead), alive.end());
+    Value& value = program->values[v];
+    size_t gap = 0;
+    auto next = alive.begin();
+    for (; next != alive.end() && program->values[*next].offset - gap < room(value); ++next) {
+      gap = program->values[*next].offset + room(program->values[*next]);
+    }
+    value.offset = gap;
+    alive.insert(next, v);
+    program->scratch = std::max(program->scratch, gap + room(value));
     if (program->scratch > size_t(kMaxBytes)) return false;
   }
   return true;
 }
 
-bool read_input_shape(const std::vector<int64_t>& shape, Value* x) {
+bool read_input_shape(const std::vector<int64_t>& shape, int64_t length, Value* x) {
   if (shape.empty() || shape.size() > 2) return false;
   x->flat = shape.size() == 1;
-  x->d0 = x->flat ? 1 : shape[0];
+  x->free = !x->flat && shape[0] == kFree;
+  x->d0 = x->flat ? 1 : x->free ? length : shape[0];
   x->d1 = shape.back();
   return in_range(x->d0, 1, kMaxBytes) && in_range(x->d1, 1, kMaxBytes / x->d0);
 }
 
 }  // namespace
 
-std::string parse_program(const std::vector<int64_t>& code, const std::vector<int64_t>& input_shape,
-                          int64_t result, Program* out) {
+std::string parse_program(const Code& code, int64_t length, Program* out) {
   Program program;
   Value x;
-  if (!read_input_shape(input_shape, &x)) {
+  if (!read_input_shape(code.input_shape, length, &x)) {
     return "input_shape must be one or two positive sizes, without the batch, of 256 MB at most";
   }
+  if (x.free && length > kMostLength) return "a free axis of more than 65535 is not possible";
   program.values.push_back(x);
-  if (const char* wrong = Parser(code, &program).parse()) {
+  if (const char* wrong = Parser(code.numbers, &program).parse()) {
     return "program, instruction " + std::to_string(program.instructions.size()) + ": " + wrong;
   }
-  if (!in_range(result, 0, int64_t(program.values.size()) - 1)) {
-    return "result is value " + std::to_string(result) + ", which the program does not make";
+  if (!in_range(code.result, 0, int64_t(program.values.size()) - 1)) {
+    return "result is value " + std::to_string(code.result) + ", which the program does not make";
   }
-  program.result = result;
+  program.result = code.result;
   if (!place(&program)) return "program: its values take more than 256 MB";
   *out = std::move(program);
   return "";

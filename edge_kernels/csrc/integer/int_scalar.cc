@@ -1,7 +1,7 @@
 // The oracle of IntSequential's kernels, and what runs where no other is built.
 #include <cstring>
 
-#include "int_kernels.h"
+#include "int_rows.h"
 
 namespace flwr_edge::integer {
 namespace {
@@ -25,8 +25,15 @@ void product(const Job& job) {
     for (int64_t row = 0; row < layer.rows; ++row) {
       const int32_t acc = sum(layer, job.a + i * job.a_stride, row);
       const int64_t at = i * layer.rows + row;
-      if (!job.q) job.acc[at] = acc;
-      else job.q[at] = rounded(int64_t(acc) * layer.m[row], layer.shift[row], job.zero, job.low);
+      if (!job.q && !job.q16) {
+        job.acc[at] = acc;
+        continue;
+      }
+      const int left = layer.left ? layer.left[row] : 0;
+      const int64_t q = rounded((int64_t(acc) << left) * layer.m[row], layer.shift[row], job.zero,
+                                job.low, job.top());
+      if (job.q) job.q[at] = uint8_t(q);
+      else job.q16[at] = uint16_t(q);
     }
   }
 }
@@ -40,14 +47,17 @@ void transpose(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y) {
 }  // namespace
 
 const Kernels* scalar() {
-  static const Kernels kernels{product, transpose};
+  static const Kernels kernels{product,      transpose, table_rows,       add_rows,
+                               rescale_rows, norm_rows, exponential_rows, weighted_rows};
   return &kernels;
 }
 
 const Kernels& kernels_for(const char* isa) {
   const Kernels* best = nullptr;
 #ifdef FLWR_EDGE_AVX512VNNI
-  if (std::strcmp(isa, "avx512vnni") == 0) best = avx512vnni();
+  // That Isa asks for VBMI besides, which these kernels do not.
+  const bool vnni = std::strcmp(isa, "avx512") == 0 && __builtin_cpu_supports("avx512vnni");
+  if (vnni || std::strcmp(isa, "avx512vnni") == 0) best = avx512vnni();
 #endif
 #ifdef FLWR_EDGE_AVX2
   if (!best && std::strncmp(isa, "avx", 3) == 0) best = avx2();

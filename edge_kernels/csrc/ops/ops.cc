@@ -200,6 +200,12 @@ Tensor Context::input(size_t index) const {
   return view(value);
 }
 
+ONNXTensorElementDataType Context::input_type(size_t index) const {
+  const OrtValue* value = nullptr;
+  check(api().KernelContext_GetInput(context_, index, &value));
+  return Ort::ConstValue{value}.GetTensorTypeAndShapeInfo().GetElementType();
+}
+
 void* Context::output_data(size_t index, const int64_t* dims, size_t rank) const {
   OrtValue* value = nullptr;
   check(api().KernelContext_GetOutput(context_, index, dims, rank, &value));

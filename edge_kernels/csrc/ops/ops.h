@@ -74,6 +74,7 @@ class Context {
  public:
   explicit Context(OrtKernelContext* context) : context_(context) {}
   Tensor input(size_t index) const;
+  ONNXTensorElementDataType input_type(size_t index) const;  // of one that is there
   float* output(size_t index, const int64_t* dims, size_t rank) const {
     return static_cast<float*>(output_data(index, dims, rank));
   }

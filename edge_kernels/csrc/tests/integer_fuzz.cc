@@ -15,6 +15,7 @@
 
 namespace {
 
+using flwr_edge::integer::Code;
 using flwr_edge::integer::Constant;
 using flwr_edge::integer::Network;
 using flwr_edge::integer::Program;
@@ -55,6 +56,7 @@ constexpr int64_t kUnit = int64_t(1) << 30;
 struct Case {
   Ints code, shape;
   int64_t result;
+  int64_t longest = 0;  // more than 0: the first axis is free
   std::vector<Values> constants;
 };
 
@@ -87,6 +89,39 @@ Case net(int least_shift, int dilation, int64_t result) {
   return c;
 }
 
+// Every instruction of transformers, at a free length.
+Case sequence(int64_t result) {
+  constexpr int64_t kWide = 1 << 16;
+  Case c;
+  c.result = result;
+  c.shape = {flwr_edge::integer::kFree, 10};
+  c.longest = 40;
+  const auto m = [](size_t n) { return int32s(n, kUnit, 2 * kUnit - 1); };
+  c.constants = {int8s(18 * 10), int32s(18, -999, 999), m(18), int32s(18, 38, 40),  // 0 .. 3
+                 int8s(10 * 18), int32s(10, -999, 999), int32s(10, 24, 36),         // 4 .. 6
+                 int32s(10, -kUnit, kUnit), int64s(10),                             // 7, 8: norm
+                 int32s(256, 0, 255), int32s(256, 0, 65535),                        // 9, 10: tables
+                 m(1), int32s(1, 20, 40), m(10)};                                   // 11 .. 13
+  c.code = {1, kWide + 30000,
+            11, 0, kUnit, 38, 100,                        // rescale to 8 bits
+            1, 1, 0, 1, 2, 3, 120, 0, 18,                 // linear: (L, 18)
+            1, 1, 0, 1, 2, 3, 128, 0, 18,
+            14, 2, 3, 2, 3, kUnit, 29, kUnit, 30, 110,    // attention: three heads of 6
+            1, 4, 4, 5, 13, 6, kWide + 33000, 0, 10,      // linear to 16 bits: (L, 10)
+            7, 0, 5, kUnit, kUnit / 3, 31, kWide + 30000, 0,
+            13, 6, 7, 8, 42, 1000, 0, kWide + 32000,      // norm
+            11, 7, kUnit, 37, 128,
+            12, 8, 9, 90,                                 // tables
+            12, 8, 10, kWide + 40000,
+            13, 9, 7, 8, 40, 0, 1, 60,                    // by the root of squares, to 8 bits
+            3, 10,                                        // relu of 16 bits
+            6, 1, 2, 10, 12,                              // concat: (L, 20)
+            5, 13, 1, 11, 12, kWide + 40000, 0, 0,        // mean over the free axis
+            5, 12, 0, -1, -1, 0, 0, 0,
+            5, 7, 1, 11, 12, kWide + 40000, 1, 1};        // mean a position
+  return c;
+}
+
 void mutate(Values* v) {
   const auto change = [](auto* list) {
     if (below(4) == 0) return list->resize(size_t(below(80)));
@@ -103,7 +138,7 @@ std::vector<const char*> sets() {
   std::vector<const char*> names{"scalar"};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2")) names.push_back("avx2");
-  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
+  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
     names.push_back("avx512vnni");
   }
 #endif
@@ -116,21 +151,27 @@ std::vector<const char*> sets() {
 
 enum class End { kRefused, kRan, kDiffers };
 
+// At any length that it allows.
 End run(const Case& c, std::string* why) {
+  const Code code{c.code, c.shape, c.result};
+  const bool free = !c.shape.empty() && c.shape[0] == flwr_edge::integer::kFree;
+  const int64_t longest = free ? c.longest : 1;
   Program program;
-  *why = parse_program(c.code, c.shape, c.result, &program);
+  *why = parse_program(code, longest, &program);
   if (!why->empty()) return End::kRefused;
   if (program.work > (1 << 24) || program.scratch > (1 << 22)) return End::kRefused;  // but slow
+  const int64_t length = free ? 1 + below(longest) : 1;
+  if (!parse_program(code, length, &program).empty()) return *why = "a length", End::kDiffers;
   std::vector<Constant> constants;
   for (const Values& each : c.constants) constants.push_back(each.constant());
   const int64_t batch = 2;
-  std::vector<uint8_t> x(size_t(batch * program.values[0].size())), first;
+  std::vector<uint8_t> x(size_t(batch) * program.values[0].bytes()), first;
   for (uint8_t& each : x) each = uint8_t(below(256));
   for (const char* set : sets()) {
-    const auto network = Network::create(set, program, constants, why);
+    const auto network = Network::create(set, code, longest, constants, why);
     if (!network) return End::kRefused;
-    std::vector<uint8_t> y(size_t(batch) * network->result().bytes());
-    network->run(x.data(), batch, y.data(), flwr_edge::Pool{});
+    std::vector<uint8_t> y(size_t(batch) * program.values[size_t(program.result)].bytes());
+    network->run(x.data(), batch, length, y.data(), flwr_edge::Pool{});
     if (first.empty()) first = y;
     if (first != y) return *why = set, End::kDiffers;
   }
@@ -146,6 +187,7 @@ int main(int count, char** arguments) {
     all.push_back(net(33, 1, result));
     all.push_back(net(20, 2, result));
   }
+  for (int64_t result : {8, 13, 14, 15, 16, 12}) all.push_back(sequence(result));
   std::string why;
   for (const Case& c : all) {
     if (run(c, &why) != End::kRan) return std::printf("a sound program: %s\n", why.c_str()), 1;
@@ -156,7 +198,8 @@ int main(int count, char** arguments) {
     for (int64_t k = below(3); k >= 0; --k) {
       const int64_t what = below(10);
       if (what < 6) mutate(&c.code);
-      else if (what == 6) mutate(&c.shape);
+      else if (what == 6 && below(2)) mutate(&c.shape);
+      else if (what == 6) c.longest = below(4) ? below(100) : int64_t(random_bits());
       else if (what == 7) c.result = below(20) - 1;
       else mutate(&c.constants[size_t(below(int64_t(c.constants.size())))]);
     }

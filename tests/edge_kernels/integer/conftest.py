@@ -113,8 +113,9 @@ class Net:
     def rescale(self, x, bits):
         return self.emit(Rescale(x), self.spread(self.reach(x), bits))
 
-    def table(self, x, bits=None, function=np.tanh):
-        levels = self.spread(1.0, bits)
+    def table(self, x, bits=None, function=None):
+        levels, reach = self.spread(1.0, bits), self.reach(x)
+        function = function or (lambda real: np.tanh(3 * real / reach))
         return self.emit(Table(x, table_of(function, self.net.levels[x], levels)), levels)
 
     def norm(self, x, bits=None, rms=False, epsilon=1e-5):

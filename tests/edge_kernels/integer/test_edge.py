@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_kernels import library_path, session
 from edge_kernels.integer import oracle
 from edge_kernels.integer.edge import node, program
-from edge_kernels.integer.net import Levels
+from edge_kernels.integer.net import FREE, Levels
 
 onnx = pytest.importorskip("onnx")
 try:
@@ -26,13 +26,20 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 SETS = ["scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dot"]
 
 
+def kind_of(levels):
+    if levels is None:
+        return TensorProto.INT32
+    return TensorProto.UINT8 if levels.bits == 8 else TensorProto.UINT16
+
+
 def model_of(net):
     whole, constants = node(net, "x", "y", name="person")
-    kind = TensorProto.INT32 if net.levels[net.output] is None else TensorProto.UINT8
+    kind = kind_of(net.levels[net.output])
+    shape = ["length" if each == FREE else each for each in net.shapes[0]]
     graph = helper.make_graph(
         [whole],
         "net",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", *net.shapes[0]])],
+        [helper.make_tensor_value_info("x", kind_of(net.levels[0]), ["batch", *shape])],
         [helper.make_tensor_value_info("y", kind, None)],
         constants,
     )
@@ -48,8 +55,8 @@ def ran(net, x, **how):
     return opened(model_of(net), **how).run(None, {"x": x})[0]
 
 
-def compare(made, batch, **how):
-    x = made.batch(batch)
+def compare(made, batch, length=7, **how):
+    x = made.batch(batch, length)
     right, got = oracle.run(made.net, x), ran(made.net, x, **how)
     assert (got.dtype, got.shape) == (right.dtype, right.shape)
     assert (got == right).all()
@@ -74,6 +81,44 @@ def encoder(new_net, classes=8):
 @given(st.integers(0, 2**32), st.integers(1, 8), st.sampled_from([0, 1, 3]))
 def test_random_networks(random_net, seed, steps, batch):
     compare(random_net(seed, steps), batch)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 2**32), st.integers(1, 6), st.sampled_from([0, 1, 3, 40]), st.booleans()
+)  # fmt: skip
+def test_random_sequences(random_sequence, seed, steps, length, sixteen):
+    made = random_sequence(seed, steps, free=length > 0, bits=16 if sixteen else 8)
+    compare(made, 2, length)
+
+
+@pytest.mark.parametrize("heads", [1, 12])
+def test_a_transformer_at_any_length(new_net, heads):
+    """One session; more lengths than it keeps plans of."""
+    made = transformer(new_net, heads, layers=2)
+    run = opened(model_of(made.net), threads=2)
+    for length in (*range(1, 20), 33, 64, 3):
+        x = made.batch(2, length)
+        assert (run.run(None, {"x": x})[0] == oracle.run(made.net, x)).all()
+    spread = [len(np.unique(each)) for each in oracle.values(made.net, made.batch(1, 30))]
+    assert min(spread[:-1]) > 32  # it does compute something
+
+
+def test_attention_over_many_positions(new_net):
+    """Weights whose sums need more than 23 bits."""
+    made = new_net((700, 6))
+    made.attention(*(made.product(0, 6, linear=True) for _ in "xkv"), 2, bits=16, sharp=0.01)
+    compare(made, 1)
+
+
+def transformer(new_net, heads=2, layers=1, width=24):
+    made = new_net((FREE, width), seed=heads)
+    made.net.levels[0] = made.spread(3.0, 16)
+    x = 0
+    for _ in range(layers):
+        x = made.encoder_layer(x, heads, 4 * width)
+    made.reduce(x, True, 0)
+    return made
 
 
 @settings(max_examples=60, deadline=None)
@@ -146,9 +191,10 @@ for at in range(int(data["count"])):
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory, new_net, random_net):
+def answers(tmp_path_factory, new_net, random_net, random_sequence):
     """Models, inputs and the oracle's outputs."""
     nets = [encoder(new_net), *(random_net(seed, 4) for seed in range(60))]
+    nets += [transformer(new_net), *(random_sequence(seed, 5) for seed in range(60))]
     for rows in (1, 9, 16, 40, 65):
         for channels, dilation in ((1, 1), (3, 2), (8, 1)):
             made = new_net((channels, 29), seed=rows)
@@ -198,10 +244,38 @@ def test_an_input_of_another_shape_is_refused(new_net):
         run.run(None, {"x": np.zeros((1, 8, 99), np.uint8)})
 
 
-def test_values_of_16_bits_are_refused(new_net):
+@pytest.mark.parametrize("shape", [(1, 0, 24), (1, 513, 24), (1, 5, 23)])
+def test_an_input_of_no_possible_length_is_refused(new_net, shape):
+    run = opened(model_of(transformer(new_net).net))
+    with pytest.raises(Exception, match=r"(?i)invalid dimensions|IntSequential 'person': x is of"):
+        run.run(None, {"x": np.zeros(shape, np.uint16)})
+
+
+def test_an_input_of_another_type_is_refused(new_net):
+    model = model_of(transformer(new_net).net)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    with pytest.raises(Exception, match="IntSequential 'person': x must be uint16"):
+        opened(model).run(None, {"x": np.zeros((1, 3, 24), np.uint8)})
+
+
+def test_products_of_16_bits_are_refused(new_net):
     made = new_net((3, 4), bits=16)
-    with pytest.raises(ValueError, match="value 0 has 16 bits; IntSequential's have 8"):
+    made.product(0, 5, linear=True)
+    with pytest.raises(ValueError, match=r"step 0 \(Product\): it reads 16 bits; IntSequential's"):
         program(made.net)
+
+
+def test_runs_of_several_lengths_at_once(new_net):
+    made = transformer(new_net)
+    run = opened(model_of(made.net))
+    inputs = [made.batch(1, length) for length in range(1, 30)]
+    right = [oracle.run(made.net, x) for x in inputs]
+
+    def once(at):
+        return (run.run(None, {"x": inputs[at % 29]})[0] == right[at % 29]).all()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(once, range(120)))
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +290,14 @@ def small(new_net):
     return model_of(made.net)
 
 
+@pytest.fixture(scope="module")
+def sequence(new_net):
+    """A model with every instruction of transformers, at a free length."""
+    made = transformer(new_net)
+    made.net.longest = 40
+    return model_of(made.net)
+
+
 def attribute(model, name):
     return next(each for each in model.graph.node[0].attribute if each.name == name)
 
@@ -226,12 +308,22 @@ def changed(model):
     return copy
 
 
+def with_numbers(model, wrong):
+    model = changed(model)
+    for name, (at, number) in wrong.items():
+        if at is None:
+            attribute(model, name).i = number
+        else:
+            attribute(model, name).ints[at] = number
+    return model
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"program": (0, 2)}, "instruction 0: its version is not 1"),
         ({"program": (1, 256)}, "the input's zero is not in 0 to 255"),
-        ({"program": (2, 11)}, "instruction 0: an opcode is unknown"),
+        ({"program": (2, 15)}, "instruction 0: an opcode is unknown"),
         ({"program": (3, 1)}, "instruction 0: an operand is missing or out of its range"),
         ({"program": (9, -1)}, "instruction 0: an operand"),
         ({"program": (4, 1)}, "instruction 0: its weight is not among .* int8 inputs of 36"),
@@ -243,13 +335,42 @@ def changed(model):
     ],
 )
 def test_wrong_programs_name_instruction_and_cause(small, wrong, message):
-    model = changed(small)
-    for name, (at, number) in wrong.items():
-        if at is None:
-            attribute(model, name).i = number
-        else:
-            attribute(model, name).ints[at] = number
+    model = with_numbers(small, wrong)
     with pytest.raises(Exception, match=f"IntSequential 'person': .*{message}"):
+        opened(model)
+
+
+# Of `sequence`: 0 version, 1 zero, 2 rescale, 7, 16, 25 three products, 34 attention.
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"longest": (None, 0)}, "input_shape must be one or two positive sizes"),
+        ({"longest": (None, 65536)}, "a free axis of more than 65535 is not possible"),
+        ({"input_shape": (1, -1)}, "input_shape must be one or two positive sizes"),
+        ({"program": (6, 1 << 16)}, "instruction 1: it reads a value of 16 bits; 8 are needed"),
+        ({"program": (35, 5)}, "instruction 4: an operand is missing or out of its range"),
+        ({"program": (35, 0)}, "instruction 4: it reads a value of 16 bits; 8 are needed"),
+        ({"program": (37, 5)}, "instruction 4: an operand"),
+        ({"program": (38, 5)}, "instruction 4: its heads are not of equal size"),
+        ({"program": (38, 0)}, "instruction 4: an operand"),
+        ({"program": (42, 41)}, "instruction 4: an operand"),
+        ({"result": (None, 6)}, "its result is uint16: its only output must be the third"),
+    ],
+)
+def test_wrong_sequences_name_instruction_and_cause(sequence, wrong, message):
+    model = with_numbers(sequence, wrong)
+    with pytest.raises(Exception, match=f"IntSequential 'person': .*{message}"):
+        opened(model)
+
+
+def test_a_wrong_table_names_its_entry(new_net):
+    made = new_net((3, 5))
+    made.table(0)
+    model = model_of(made.net)
+    numbers = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    numbers[7] = 256
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(numbers, "person.0"))
+    with pytest.raises(Exception, match="entry 7 of its table is 256; 0 to 255 are possible"):
         opened(model)
 
 
@@ -275,9 +396,9 @@ def test_wrong_constants_name_instruction_and_cause(small, at, value, message):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), number=st.sampled_from([-(2**63), -2, -1, 0, 1, 3, 2**31, 2**62, 2**63 - 1]))
-def test_hostile_numbers(small, data, number):
+def test_hostile_numbers(small, sequence, data, number):
     """A changed program runs or is refused, by name."""
-    model = changed(small)
+    model = changed(data.draw(st.sampled_from([small, sequence])))
     numbers = attribute(model, data.draw(st.sampled_from(["program", "input_shape"]))).ints
     numbers[data.draw(st.integers(0, len(numbers) - 1))] = number
     try:
@@ -285,8 +406,9 @@ def test_hostile_numbers(small, data, number):
     except Exception as error:  # noqa: BLE001 (ONNX Runtime's own types)
         assert "IntSequential 'person': " in str(error)  # noqa: PT017
         return
-    shape = [each if isinstance(each, int) else 2 for each in run.get_inputs()[0].shape]
+    x = run.get_inputs()[0]
+    shape = [each if isinstance(each, int) else 2 for each in x.shape]
     try:
-        run.run(None, {"x": np.full(shape, 200, np.uint8)})
+        run.run(None, {"x": np.full(shape, 200, np.uint8 if "uint8" in x.type else np.uint16)})
     except Exception as error:  # noqa: BLE001
-        assert "IntSequential 'person': x is of shape" in str(error)  # noqa: PT017
+        assert "IntSequential 'person': x " in str(error)  # noqa: PT017
