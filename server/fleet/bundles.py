@@ -162,9 +162,8 @@ def publish(
 
 def listed(db: Session) -> list[dict[str, Any]]:
     """All that were published, the newest first."""
-    rollouts = dict(
-        db.execute(select(Rollout.bundle, func.count()).group_by(Rollout.bundle)).tuples()
-    )
+    counted = select(Rollout.bundle, func.count()).group_by(Rollout.bundle)
+    rollouts = {bundle: count for bundle, count in db.execute(counted)}  # noqa: C416 - typed rows
     rows = db.scalars(select(Bundle).order_by(Bundle.published.desc()))
     return [shown(row) | {"rollouts": rollouts.get(row.id, 0)} for row in rows]
 

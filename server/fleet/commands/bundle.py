@@ -1,0 +1,187 @@
+"""``flwr-fleet bundle``: personal models as files, published to be rolled out."""
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from server.fleet.commands.options import (
+    Fleet,
+    FleetOption,
+    Format,
+    Formats,
+    actor,
+    answer,
+    columns,
+    say,
+)
+
+if TYPE_CHECKING:
+    from server.fleet.bundles import BundleFiles
+
+app = typer.Typer(help="Bundles: models as signed files; published here, then rolled out.")
+_HEAD: Final = ("bundle", "sha256", "device", "task", "bits", "bytes", "published", "roll-outs")
+_SHORT: Final = 12
+
+
+def complete(incomplete: str) -> list[str]:
+    """Names and versions that begin so, for the shell."""
+    try:
+        from server.fleet.bundles import listed
+
+        with Fleet(None).registry() as registry, registry.read() as db:
+            names = [f"{row['name']}@{row['version']}" for row in listed(db)]
+    except Exception:  # noqa: BLE001 - a shell's completion has nobody to tell
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Named = Annotated[
+    str,
+    typer.Argument(
+        help="NAME (the newest), NAME@VERSION, or a hash's beginning.", autocompletion=complete
+    ),
+]
+
+
+@app.command()
+def publish(
+    file: Annotated[Path, typer.Argument(help="A bundle, as flwr-sim export writes it.")],
+    sign: Annotated[  # noqa: FBT002
+        bool, typer.Option("--sign", help="Sign it with the fleet's key, if it is not signed.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Left out: the bundle's own.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Left out: the next whole number of its name.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Whose own model it is; it goes to this device alone.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="For your own memory.")] = "",
+    fleet: FleetOption = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Verify a bundle, and keep it by its hash, to be rolled out.
+
+    It is checked whole as a device does it (flwr-edge verify), in a process of its own: signature,
+    sizes, hashes, operators, the answer to its reference input, memory and time. Publishing it
+    again changes nothing. A difference needs its base published first.
+
+    Example: flwr-fleet bundle publish walk.flwb --sign --note "learned in November"
+    """
+    from server.fleet import bundles
+
+    opened = Fleet(fleet)
+    say(f"verifying {file}")
+    with opened.registry() as registry:
+        sha, new = bundles.publish(
+            registry,
+            actor(),
+            _files(opened),
+            file,
+            opened.folder.signing_public.read_text(encoding="ascii").strip(),
+            key=_key(opened) if sign else None,
+            name=name,
+            version=version,
+            device=device,
+            note=note,
+        )
+        row = _shown(registry, sha)
+    word = "published" if new else "was published before:"
+    next_ = f"next: flwr-fleet rollout create --bundle {row['name']}@{row['version']} --group rest"
+    answer(row | {"new": new}, format_, lambda: f"{word} {row['name']}@{row['version']}  {sha}")
+    if format_ is Format.table:
+        say(next_)
+
+
+@app.command("list")
+def list_bundles(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
+    """List what was published, the newest first.
+
+    Example: flwr-fleet bundle list --format json
+    """
+    from server.fleet.bundles import listed
+
+    with Fleet(fleet).registry() as registry, registry.read() as db:
+        rows = listed(db)
+    none = "none; flwr-fleet bundle publish FILE"
+    answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), none))
+
+
+@app.command()
+def show(bundle: Named, fleet: FleetOption = None, format_: Formats = Format.table) -> None:
+    """Show what a bundle says of itself, and where it was rolled out.
+
+    Example: flwr-fleet bundle show walk@2
+    """
+    from server.fleet.bundles import shown
+    from server.fleet.rollouts import summaries
+    from server.fleet.rollouts.plan import bundle_of
+
+    opened = Fleet(fleet)
+    with opened.registry() as registry, registry.read() as db:
+        row = bundle_of(db, bundle)
+        said = shown(row) | {"manifest": row.manifest, "file": str(_files(opened).path(row.id))}
+        said["rollouts"] = [each for each in summaries(db) if each["bundle"] == row.id]
+    answer(said, format_, lambda: _text(said))
+
+
+def _text(said: dict[str, Any]) -> str:
+    manifest = said["manifest"]
+    given, expected = manifest.get("input", {}), manifest.get("expected", {})
+    rows = {
+        "bundle": f"{said['name']}@{said['version']}",
+        "sha256": said["id"],
+        "file": f"{said['file']}, {said['bytes']} bytes",
+        "published": _when(said["published"]),
+        "device": said["device"],
+        "task": f"{manifest.get('task')}: {', '.join(manifest.get('classes', []))}",
+        "input": f"{given.get('time')} samples x {given.get('channels')} channels at "
+        f"{given.get('hz')} Hz",
+        "weights": f"{manifest.get('bits')} bits, form {manifest.get('form')}",
+        "backbone": said["backbone"],
+        "base": said["base"],
+        "signer": said["signer"],
+        "expected": ", ".join(f"{key} {value}" for key, value in expected.items() if value),
+        "note": said["note"],
+        "roll-outs": ", ".join(f"{one['id']} ({one['state']})" for one in said["rollouts"]),
+    }
+    return "\n".join(f"{key:<10} {value}" for key, value in rows.items() if value)
+
+
+def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        f"{row['name']}@{row['version']}",
+        row["id"][:_SHORT],
+        row["device"] or "",
+        row["task"] or "",
+        row["bits"] or "",
+        row["bytes"],
+        _when(row["published"]),
+        row["rollouts"],
+    )
+
+
+def _shown(registry: Any, sha: str) -> dict[str, Any]:
+    from server.fleet.bundles import shown
+    from server.fleet.registry import Bundle
+
+    with registry.read() as db:
+        return shown(db.get(Bundle, sha))
+
+
+def _files(opened: Fleet) -> "BundleFiles":
+    from server.fleet.bundles import BundleFiles
+
+    return BundleFiles(opened.folder.bundles)
+
+
+def _key(opened: Fleet) -> Any:
+    from server.fleet.signer import signing_key
+
+    return signing_key(opened.folder, opened.config)
+
+
+def _when(unix: float) -> str:
+    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,305 @@
+"""``flwr-fleet rollout``: bundles to devices, group after group."""
+
+import datetime as dt
+import sys
+import time
+from typing import Annotated, Any, Final
+
+import typer
+
+from server.fleet.commands.bundle import complete as complete_bundle
+from server.fleet.commands.options import (
+    DryRun,
+    Fleet,
+    FleetOption,
+    Format,
+    Formats,
+    Yes,
+    actor,
+    answer,
+    columns,
+    confirm,
+    say,
+    write,
+)
+from server.fleet.errors import FoundError
+
+app = typer.Typer(
+    help="Roll-outs: a bundle to devices, group after group; `serve` does what is decided here."
+)
+_HEAD: Final = ("roll-out", "state", "bundle", "devices", "succeeded", "failed", "created")
+_WIDTH: Final = 24  # characters of a group's bar
+_MARKS: Final = {"succeeded": "█", "failed": "x", "testing": "▒", "offered": "░"}
+_DAY: Final = 86_400.0
+
+
+def complete(incomplete: str) -> list[str]:
+    """Roll-outs that begin so, for the shell."""
+    try:
+        from server.fleet.rollouts import summaries
+
+        with Fleet(None).registry() as registry, registry.read() as db:
+            ids = [row["id"] for row in summaries(db)]
+    except Exception:  # noqa: BLE001 - a shell's completion has nobody to tell
+        return []
+    return [each for each in ids if each.startswith(incomplete)]
+
+
+RolloutId = Annotated[
+    str, typer.Argument(help="As rollout list shows it.", autocompletion=complete)
+]
+
+
+@app.command()
+def create(
+    bundle: Annotated[
+        str,
+        typer.Option(
+            help="NAME (the newest), NAME@VERSION, or a hash's beginning.",
+            autocompletion=complete_bundle,
+        ),
+    ],
+    group: Annotated[
+        list[str],
+        typer.Option(
+            help="tag=TAG, devices=NAME,NAME, file=PATH, a share of the fleet (10%), a number, or "
+            "rest; repeatable, in their order. A device is of the first that takes it."
+        ),
+    ],
+    success: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a group, to go on with the next.")
+    ] = 0.95,
+    errors: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a group that may fail; above, it stops.")
+    ] = 0.05,
+    days: Annotated[
+        float, typer.Option(min=0.001, max=365, help="Who is not online for so long is left out.")
+    ] = 14.0,
+    at_once: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Devices that install at the same time.")
+    ] = 200,
+    predictions: Annotated[int, typer.Option(min=0, help="Of a device's probation, or …")] = 100,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="… its minutes, whichever is first.")
+    ] = 10.0,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Most that a window may take; left out: as long as the window lasts."),
+    ] = None,
+    downgrade: Annotated[  # noqa: FBT002
+        bool, typer.Option("--downgrade", help="Also where a newer bundle is installed.")
+    ] = False,
+    other_backbone: Annotated[  # noqa: FBT002
+        bool, typer.Option("--other-backbone", help="Also where another backbone is installed.")
+    ] = False,
+    yes: Yes = False,  # noqa: FBT002
+    dry_run: DryRun = False,  # noqa: FBT002
+    fleet: FleetOption = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Roll a bundle out; the first group gets it at once.
+
+    Each device proves the bundle on its own windows before it predicts with it, keeps the last good
+    one, and goes back by itself where the new one fails on probation. The next group begins when
+    enough of the last have succeeded; too many errors stop the roll-out.
+
+    Example: flwr-fleet rollout create --bundle walk --group tag=beta --group 10% --group rest
+    --success 0.9 --errors 0.05
+    """
+    from schemas.rollout import BundleOrder
+    from server.fleet import rollouts
+
+    order = BundleOrder(
+        bundle="0" * 64,
+        downgrade=downgrade,
+        other_backbone=other_backbone,
+        latency_us=None if latency_ms is None else 1000 * latency_ms,
+        predictions=predictions,
+        seconds=60 * minutes,
+    )
+    settings: dict[str, Any] = {
+        "success": success,
+        "error": errors,
+        "plan": rollouts.Plan(order=order, deadline=days * _DAY, at_once=at_once),
+    }
+    specs = [rollouts.GroupSpec.parse(text) for text in group]
+    with Fleet(fleet).registry() as registry:
+        _, members = rollouts.create(registry, actor(), bundle, specs, **settings, dry_run=True)
+        for text, names in members.items():
+            say(f"group {text}: {len(names)} devices, {', '.join(names[:5])}{_more(names)}")
+        names = [name for group_ in members.values() for name in group_]
+        if not confirm(f"roll {bundle} out", names, yes=yes, dry_run=dry_run):
+            return
+        number, members = rollouts.create(registry, actor(), bundle, specs, **settings)
+    groups = {text: len(names) for text, names in members.items()}
+    answer({"id": number, "groups": groups}, format_, lambda: number)
+    if format_ is Format.table:
+        say(f"next: flwr-fleet rollout show {number} --watch")
+
+
+@app.command("list")
+def list_rollouts(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
+    """List roll-outs, the newest first.
+
+    Example: flwr-fleet rollout list
+    """
+    from server.fleet.rollouts import summaries
+
+    with Fleet(fleet).registry() as registry, registry.read() as db:
+        rows = summaries(db)
+    none = "none; flwr-fleet rollout create --bundle NAME --group rest"
+    answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), none))
+
+
+@app.command()
+def show(
+    rollout: RolloutId,
+    watch: Annotated[  # noqa: FBT002
+        bool, typer.Option("--watch", help="Show it again as it changes, until it is over.")
+    ] = False,
+    devices: Annotated[
+        str | None, typer.Option(metavar="STATE", help="Also name the devices in this state.")
+    ] = None,
+    fleet: FleetOption = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Show how a roll-out stands: a bar a group, failures with their reasons.
+
+    Exit code 5 where it stopped by itself.
+
+    Example: flwr-fleet rollout show 1f2e3d4c --devices failed
+    """
+    from server.fleet.rollouts import status
+    from server.fleet.rollouts.status import devices_of
+
+    last = ""
+    with Fleet(fleet).registry() as registry:
+        while True:
+            with registry.read() as db:
+                found = status(db, rollout)
+                said = found.as_json()
+                if devices is not None:
+                    said["devices"] = devices_of(db, rollout, [devices])
+            text = _text(said)
+            if text != last:
+                _again(last)
+                answer(said, format_, lambda text=text: text)  # type: ignore[misc]
+            last = text
+            if not watch or found.done:
+                break
+            time.sleep(1.0)
+    if said["state"] == "failed":
+        raise FoundError(f"roll-out {rollout} stopped: {said['reason']}")
+
+
+@app.command()
+def pause(rollout: RolloutId, fleet: FleetOption = None) -> None:
+    """Offer it to no further device; devices that have begun go on.
+
+    Example: flwr-fleet rollout pause 1f2e3d4c
+    """
+    from server.fleet.rollouts import pause as do
+
+    with Fleet(fleet).registry() as registry:
+        changed = do(registry, actor(), rollout)
+    say("paused" if changed else "was paused already")
+
+
+@app.command()
+def resume(rollout: RolloutId, fleet: FleetOption = None) -> None:
+    """Go on with a roll-out that was paused.
+
+    Example: flwr-fleet rollout resume 1f2e3d4c
+    """
+    from server.fleet.rollouts import resume as do
+
+    with Fleet(fleet).registry() as registry:
+        changed = do(registry, actor(), rollout)
+    say("goes on" if changed else "was not paused")
+
+
+@app.command()
+def abort(
+    rollout: RolloutId,
+    roll_back: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--roll-back", help="Devices that have it go back; may be said later too."),
+    ] = False,
+    yes: Yes = False,  # noqa: FBT002
+    dry_run: DryRun = False,  # noqa: FBT002
+    fleet: FleetOption = None,
+) -> None:
+    """End a roll-out: who has not finished keeps, or goes back to, what it had.
+
+    Devices that wait get nothing, those that install or are on probation are recalled, and those
+    that have it keep it, unless --roll-back: then each goes back to the bundle it had before.
+
+    Example: flwr-fleet rollout abort 1f2e3d4c --roll-back --dry-run
+    """
+    from server.fleet.rollouts import abort as do
+    from server.fleet.rollouts import status
+    from server.fleet.rollouts.status import devices_of
+
+    with Fleet(fleet).registry() as registry:
+        with registry.read() as db:
+            state = status(db, rollout).rollout.state
+            recalled = devices_of(db, rollout, ("offered", "testing"))
+            waiting = devices_of(db, rollout, ("waiting",))
+            having = devices_of(db, rollout, ("succeeded",)) if roll_back else []
+        say(f"{len(waiting)} devices that wait get nothing; {len(recalled)} are recalled")
+        what = f"abort roll-out {rollout} ({state})"
+        what += f"; roll back, of {len(having)}" if roll_back else ""
+        if not confirm(what, [*recalled, *waiting, *having], yes=yes, dry_run=dry_run):
+            return
+        changed = do(registry, actor(), rollout, roll_back=roll_back)
+    say("aborted" if changed else f"nothing to do: it is {state}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    created = _when(row["created"])
+    keys = ("id", "state", "name", "devices", "succeeded", "failed")
+    return (*(row[key] for key in keys), created)
+
+
+def _text(said: dict[str, Any]) -> str:
+    lines = [
+        f"roll-out {said['id']} of {said['name']}: {said['state']}",
+        f"created {_when(said['created'])}; goes on at {100 * said['success']:g} % success, stops "
+        f"above {100 * said['error']:g} % errors",
+    ]
+    if said["reason"]:
+        lines.append(f"reason   {said['reason']}")
+    rows = [(each["name"], _bar(each), each["state"], _counts(each)) for each in said["groups"]]
+    lines += ["", columns(("group", "progress", "state", "devices"), rows)]
+    for each in said["failures"]:
+        lines.append(f"{each['devices']} x {each['reason']} (as {each['for_example']})")
+    if said.get("devices"):
+        lines += ["", *said["devices"]]
+    return "\n".join(lines)
+
+
+def _bar(group: dict[str, Any]) -> str:
+    total = max(1, group["devices"])
+    bar = "".join(
+        mark * round(_WIDTH * group.get(state, 0) / total) for state, mark in _MARKS.items()
+    )
+    return bar[:_WIDTH].ljust(_WIDTH, "·")
+
+
+def _counts(group: dict[str, Any]) -> str:
+    told = [f"{value} {key}" for key, value in group.items() if isinstance(value, int) and value]
+    return ", ".join(sorted(told, key=lambda text: not text.endswith("devices")))
+
+
+def _again(last: str) -> None:
+    """Overwrite what was shown, on a terminal."""
+    if last and sys.stdout.isatty():
+        write(f"\033[{len(last.splitlines()) + 1}A\033[J\033[1A")
+
+
+def _more(names: list[str]) -> str:
+    return ", …" if len(names) > 5 else ""
+
+
+def _when(unix: float) -> str:
+    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,122 @@
+"""Roll-outs while ``flwr-fleet serve`` runs: connected to the broker once there is one."""
+
+import atexit
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import func, select
+
+from schemas.fleet import FleetConfig, FleetFolder
+from schemas.link import Link, PahoLink, TlsFiles
+from schemas.objects import ObjectStore
+from server.fleet.bundles import BundleFiles
+from server.fleet.registry import Registry, Rollout
+from server.fleet.rollouts.engine import Engine
+from server.fleet.signer import signing_key
+from server.transport.courier import Courier
+from server.transport.ledger import Ledger
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_log = logging.getLogger("flwr_edge.rollouts")
+_EVERY: Final = 1.0  # seconds
+_STORE: Final = 4 << 30  # bytes of objects
+_UPLOAD: Final = 1 << 20  # bytes of a device's answer
+_running: "dict[str, Service]" = {}
+
+
+class Service:
+    """Drives the roll-outs of one fleet, on a thread of its own.
+
+    Parameters
+    ----------
+    folder : FleetFolder
+    config : FleetConfig
+    key : Ed25519PrivateKey
+        The fleet's: tasks are signed with it.
+    link : Link, optional
+        To the broker; with TLS as the fleet's folder says where it is left out.
+    every : float
+        Seconds between looks.
+    """
+
+    def __init__(
+        self,
+        folder: FleetFolder,
+        config: FleetConfig,
+        key: "Ed25519PrivateKey",
+        link: Link | None = None,
+        *,
+        every: float = _EVERY,
+    ) -> None:
+        where = folder.database(config)
+        self._registry, self._ledger = Registry(where), Ledger(where)
+        objects = ObjectStore(folder.objects, _STORE)
+        self._courier = Courier(
+            link or _link(folder, config),
+            objects,
+            self._ledger,
+            key=key,
+            tell=_log.warning,
+            max_upload=_UPLOAD,
+            clock=self._registry.clock,
+        )
+        files = BundleFiles(folder.bundles)
+        self._engine = Engine(self._registry, self._ledger, self._courier, objects, files.read)
+        self._end, self._every = threading.Event(), every
+        self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
+
+    def start(self) -> None:
+        """Connect, and begin."""
+        self._courier.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Disconnect; what is under way goes on at the next start."""
+        if not self._end.is_set():
+            self._end.set()
+            self._thread.join()
+            self._courier.close()
+            self._ledger.close()
+            self._registry.close()
+
+    def _run(self) -> None:
+        while not self._end.wait(self._every):
+            try:
+                self._courier.tick()
+                self._engine.tick()
+            except Exception:  # noqa: BLE001 - a full disk must not end the roll-outs
+                _log.exception("roll-outs: tried again in %g s", self._every)
+
+
+def tick(folder: FleetFolder, config: FleetConfig) -> None:
+    """Start the service of a fleet once it has a roll-out; ``serve`` calls it now and then."""
+    where = str(folder.root)
+    if where in _running or not _wanted(folder, config):
+        return
+    service = Service(folder, config, signing_key(folder, config))
+    _running[where] = service
+    atexit.register(stop, folder)
+    service.start()
+    _log.info("roll-outs: connecting to the broker %s:%d", config.broker.host, config.broker.port)
+
+
+def stop(folder: FleetFolder) -> None:
+    """End the service of a fleet, if there is one."""
+    service = _running.pop(str(folder.root), None)
+    if service is not None:
+        service.stop()
+
+
+def _wanted(folder: FleetFolder, config: FleetConfig) -> bool:
+    with Registry(folder.database(config)) as registry, registry.read() as db:
+        return bool(db.scalar(select(func.count()).select_from(Rollout)))
+
+
+def _link(folder: FleetFolder, config: FleetConfig) -> PahoLink:
+    tls = TlsFiles(
+        folder.bundle_of_cas, folder.server / "certificate.pem", folder.server / "key.pem"
+    )
+    return PahoLink(config.broker.host, config.broker.port, config.broker.server, tls=tls)

@@ -1,0 +1,182 @@
+"""``flwr-fleet bundle`` and ``rollout`` as an operator types them."""
+
+import json
+
+import pytest
+
+from schemas.signing import new_key
+from server import cli
+from server.fleet.commands import bundle as bundle_commands
+from server.fleet.commands import rollout as rollout_commands
+from server.fleet.registry import Registry, Rollout, RolloutDevice
+from tests.client import orders, small_models
+from tests.server.fleet import folders
+
+
+@pytest.fixture
+def fleet(tmp_path, migrated, monkeypatch):
+    folder = folders.made(tmp_path / "fleet", migrated, "abcdefghij")
+    monkeypatch.setenv("FLWR_FLEET", str(folder.root))
+    monkeypatch.setattr(bundle_commands, "_key", lambda _: orders.KEY)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def run(fleet, capsys):
+    """Run a command; its exit code, output and errors."""
+
+    def go(*words):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return go
+
+
+@pytest.fixture
+def walk(fleet, tmp_path):
+    """A published bundle, walk@1; its hash."""
+    return folders.published(fleet, orders.made(tmp_path / "walk.flwb", name="walk"), "walk")
+
+
+def test_a_bundle_is_published_once(fleet, run, tmp_path):
+    orders.made(tmp_path / "walk.flwb", name="walk")
+    code, out, _ = run("bundle", "publish", "walk.flwb", "--format", "json")
+    assert code == 0
+    walk = json.loads(out)["id"]
+    assert (fleet.bundles / f"{walk}.flwb").read_bytes() == (tmp_path / "walk.flwb").read_bytes()
+    code, out, err = run("bundle", "publish", "walk.flwb")
+    assert (code, out) == (0, f"was published before: walk@1  {walk}\n")
+    assert "next: flwr-fleet rollout create --bundle walk@1" in err
+    orders.made(tmp_path / "walk.flwb", 1, name="walk")
+    assert "published walk@2" in run("bundle", "publish", "walk.flwb")[1]
+    orders.made(tmp_path / "walk.flwb", 2, name="walk")
+    code, _, err = run("bundle", "publish", "walk.flwb", "--version", "1")
+    assert (code, f"walk@1 is the bundle {walk[:12]}…; say --version" in err) == (1, True)
+    rows = json.loads(run("bundle", "list", "--format", "json")[1])
+    assert [row["version"] for row in rows] == ["2", "1"]
+    assert "walk@2" in run("bundle", "list")[1]
+    shown = run("bundle", "show", walk[:8])[1]
+    assert "activity: rest, walk, run, sit" in shown
+    assert run("bundle", "show", "run")[0] == 3
+    assert bundle_commands.complete("walk@") == ["walk@2", "walk@1"]
+
+
+def test_bad_bundles_are_refused_and_nothing_is_kept(fleet, run, tmp_path):
+    good = orders.made(tmp_path / "good.flwb")
+    cases = {
+        "is not signed; --sign signs it": orders.made(tmp_path / "a", key=None),
+        "not of the fleet's key": orders.made(tmp_path / "b", key=new_key()),
+        "its bytes were altered": good[:-3] + bytes([good[-3] ^ 1]) + good[-2:],
+        "expected b'FLWRBNDL'": b"x" * 100,
+        "format 7; this flwr-edge reads 1": good[:8] + b"\7" + good[9:],
+        "truncated": good[:60],
+    }
+    for said, data in cases.items():
+        (tmp_path / "bad.flwb").write_bytes(data)
+        code, _, err = run("bundle", "publish", "bad.flwb")
+        assert (code, "bad.flwb: " in err) == (2, True), err
+        assert said in err or said == "truncated", err
+    assert run("bundle", "publish", "none.flwb")[0] == 2
+    assert run("bundle", "publish", "good.flwb", "--device", "z")[0] == 1
+    assert not list(fleet.bundles.iterdir())
+    assert run("bundle", "list")[1] == "none; flwr-fleet bundle publish FILE\n"
+
+
+def test_signed_where_asked_and_a_difference_after_its_base(fleet, run, tmp_path):
+    shared = tmp_path / "shared.flwb"
+    orders.made(shared, key=None, model=small_models.codes(), name="shared")
+    code, out, _ = run("bundle", "publish", shared, "--sign", "--format", "json")
+    assert code == 0
+    signed = fleet.bundles / f"{json.loads(out)['id']}.flwb"
+    delta = tmp_path / "ann.flwb"
+    orders.made(delta, model=small_models.codes(spread=1), base=signed, name="ann")
+    assert run("bundle", "publish", delta, "--device", "a")[0] == 0
+    other = tmp_path / "other.flwb"
+    orders.made(other, model=small_models.codes(spread=1), base=shared)
+    code, _, err = run("bundle", "publish", other)
+    assert (code, "publish that first" in err) == (2, True)
+
+
+def test_create_asks_shows_and_does(fleet, run, walk):
+    groups = ("--group", "tag=beta", "--group", "30%", "--group", "rest")
+    code, out, err = run("rollout", "create", "--bundle", "walk", *groups)
+    assert code == 4
+    assert "group tag=beta: 1 devices, a" in err
+    assert "roll walk out: 10 devices" in err
+    assert "say --yes" in err
+    code, out, err = run("rollout", "create", "--bundle", "walk", *groups, "--dry-run")
+    assert (code, out, "nothing was changed" in err) == (0, "", True)
+    assert json.loads(run("rollout", "list", "--format", "json")[1]) == []
+    wanted = ("--success", "0.9", "--errors", "0.05", "--latency-ms", "2", "--days", "7", "--yes")
+    code, out, err = run("rollout", "create", "--bundle", "walk", *groups, *wanted)
+    assert code == 0
+    number = out.strip()
+    assert f"next: flwr-fleet rollout show {number} --watch" in err
+    shown = json.loads(run("rollout", "show", number, "--format", "json")[1])
+    assert [group["waiting"] for group in shown["groups"]] == [1, 3, 6]
+    assert shown["plan"]["order"]["latency_us"] == 2000
+    assert shown["plan"]["deadline"] == 7 * 86_400
+    text = run("rollout", "show", number)[1]
+    assert f"roll-out {number} of walk@1: running" in text
+    assert "3 devices, 3 waiting" in text
+    assert rollout_commands.complete(number[:2]) == [number]
+    assert number in run("rollout", "list")[1]
+    code, _, err = run("rollout", "create", "--bundle", "walk", "--group", "rest", "--yes")
+    assert (code, f"in roll-out {number}, which is not over" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--bundle", "walk", "--group", "beta"), 2, "'beta'; expected tag=TAG"),
+        (("--bundle", "run", "--group", "rest"), 3, "no bundle run; see flwr-fleet bundle list"),
+        (("--bundle", "walk", "--group", "devices=z"), 3, "no accepted device z"),
+        (("--bundle", "walk", "--group", "rest", "--success", "2"), 2, "2.0 is not in the range"),
+    ],
+)
+def test_wrong_words_are_refused_by_name(run, walk, words, code, says):
+    found, _, err = run("rollout", "create", *words, "--yes")
+    assert (found, says in err) == (code, True), err
+
+
+def test_pause_resume_abort(fleet, run, walk):
+    create = ("rollout", "create", "--bundle", "walk", "--group", "rest", "--yes")
+    number = run(*create)[1].strip()
+    assert run("rollout", "pause", number)[2] == "paused\n"
+    assert run("rollout", "pause", number)[2] == "was paused already\n"
+    assert run("rollout", "resume", number)[2] == "goes on\n"
+    with Registry(fleet.root / "registry.sqlite") as registry, registry.write("test") as tx:
+        for name, state in (("a", "testing"), ("b", "succeeded"), ("c", "failed")):
+            row = tx.db.get(RolloutDevice, (number, name))
+            row.state, row.reason = state, "too slow" if state == "failed" else None
+    code, _, err = run("rollout", "abort", number, "--roll-back", "--dry-run")
+    assert code == 0
+    assert "7 devices that wait get nothing; 1 are recalled" in err
+    assert f"would abort roll-out {number} (running); roll back, of 1: 9 devices" in err
+    assert run("rollout", "abort", number)[0] == 4
+    assert run("rollout", "abort", number, "--yes")[2].endswith("aborted\n")
+    assert "nothing to do: it is aborted" in run("rollout", "abort", number, "--yes")[2]
+    assert run("rollout", "pause", number)[2].endswith("it was aborted; make another one\n")
+    text = run("rollout", "show", number, "--devices", "failed")[1]
+    assert "1 x too slow (as c)\n\nc\n" in text
+    assert run("rollout", "abort", "x", "--yes")[0] == 3
+
+
+def test_one_that_stopped_is_exit_code_5(fleet, run, walk):
+    number = run("rollout", "create", "--bundle", "walk", "--group", "rest", "--yes")[1].strip()
+    with Registry(fleet.root / "registry.sqlite") as registry, registry.write("test") as tx:
+        row = tx.db.get(Rollout, number)
+        row.state, row.reason = "failed", "group rest: 3 of 10 devices failed; 5 % may"
+    code, out, err = run("rollout", "show", number, "--watch")
+    assert code == 5
+    assert "group rest: 3 of 10 devices failed" in out
+    assert f"roll-out {number} stopped" in err
+
+
+def test_help_teaches(run):
+    for words in (("bundle", "publish"), ("rollout", "create"), ("rollout", "abort")):
+        code, out, _ = run(*words, "--help")
+        assert (code, "Example: flwr-fleet" in out) == (0, True)
