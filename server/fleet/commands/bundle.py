@@ -48,7 +48,7 @@ Named = Annotated[
 @app.command()
 def publish(
     file: Annotated[Path, typer.Argument(help="A bundle, as flwr-sim export writes it.")],
-    sign: Annotated[  # noqa: FBT002
+    sign: Annotated[
         bool, typer.Option("--sign", help="Sign it with the fleet's key, if it is not signed.")
     ] = False,
     name: Annotated[str | None, typer.Option(help="Left out: the bundle's own.")] = None,

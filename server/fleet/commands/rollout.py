@@ -86,14 +86,14 @@ def create(
         float | None,
         typer.Option(help="Most that a window may take; left out: as long as the window lasts."),
     ] = None,
-    downgrade: Annotated[  # noqa: FBT002
+    downgrade: Annotated[
         bool, typer.Option("--downgrade", help="Also where a newer bundle is installed.")
     ] = False,
-    other_backbone: Annotated[  # noqa: FBT002
+    other_backbone: Annotated[
         bool, typer.Option("--other-backbone", help="Also where another backbone is installed.")
     ] = False,
-    yes: Yes = False,  # noqa: FBT002
-    dry_run: DryRun = False,  # noqa: FBT002
+    yes: Yes = False,
+    dry_run: DryRun = False,
     fleet: FleetOption = None,
     format_: Formats = Format.table,
 ) -> None:
@@ -154,7 +154,7 @@ def list_rollouts(fleet: FleetOption = None, format_: Formats = Format.table) ->
 @app.command()
 def show(
     rollout: RolloutId,
-    watch: Annotated[  # noqa: FBT002
+    watch: Annotated[
         bool, typer.Option("--watch", help="Show it again as it changes, until it is over.")
     ] = False,
     devices: Annotated[
@@ -221,12 +221,12 @@ def resume(rollout: RolloutId, fleet: FleetOption = None) -> None:
 @app.command()
 def abort(
     rollout: RolloutId,
-    roll_back: Annotated[  # noqa: FBT002
+    roll_back: Annotated[
         bool,
         typer.Option("--roll-back", help="Devices that have it go back; may be said later too."),
     ] = False,
-    yes: Yes = False,  # noqa: FBT002
-    dry_run: DryRun = False,  # noqa: FBT002
+    yes: Yes = False,
+    dry_run: DryRun = False,
     fleet: FleetOption = None,
 ) -> None:
     """End a roll-out: who has not finished keeps, or goes back to, what it had.

@@ -20,6 +20,7 @@ from server.fleet.registry.registry import Write
 from server.fleet.rollouts.control import stop
 from server.fleet.rollouts.judge import judge
 from server.fleet.rollouts.plan import ACTIVE, Plan
+from server.fleet.rollouts.status import UNDECIDED
 from server.transport.courier import Courier
 from server.transport.ledger import Ledger
 from server.transport.tables import OPEN, DeviceRow, TaskRow
@@ -31,7 +32,7 @@ _ATTEMPTS: Final = 5  # at a device, an order to go back counted
 _BACK_TTL: Final = 14 * 86_400.0
 _GOOD: Final = ("answered", "pulled")
 _TASK: Final = (TaskRow, TaskRow.id == RolloutDevice.task)
-_RECALLED: Final = (RolloutDevice.state == "aborted", TaskRow.state.in_(OPEN))
+_RECALLED: Final = (RolloutDevice.state.in_(("aborted", "skipped")), TaskRow.state.in_(OPEN))
 
 
 class Engine:
@@ -273,7 +274,11 @@ def _pass_over(tx: Write, row: Rollout, plan: Plan) -> None:
             late = update(RolloutDevice).where(mine, RolloutDevice.group == group)
             tx.db.execute(late.values(state="skipped", reason=reason, changed=tx.now))
     gone = select(DeviceRow.id).where(~DeviceRow.enrolled)
-    left = update(RolloutDevice).where(mine, RolloutDevice.device.in_(gone))
+    left = update(RolloutDevice).where(
+        RolloutDevice.rollout == row.id,
+        RolloutDevice.state.in_(UNDECIDED),
+        RolloutDevice.device.in_(gone),
+    )
     reason = "is of the fleet no more"
     tx.db.execute(left.values(state="skipped", reason=reason, changed=tx.now))
 

@@ -247,13 +247,19 @@ def test_a_bundle_and_its_base_travel(world):
     assert task.run == f"rollout/{rollout}"
 
 
-def test_a_device_that_was_revoked_meanwhile(fleet):
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_device_that_was_revoked_meanwhile(fleet, begun):
     world = fleet()
+    world.devices["a"].holds = True
     rollout = world.create("tag=beta", success=0.5)
+    if begun:
+        world.go(3)
+        assert world.states(rollout)["a"] == "testing"
     world.ledger.remove_device("a")
     world.go()
     assert world.of(rollout, "a").reason == "is of the fleet no more"
     assert world.state(rollout) == "finished"
+    assert not world.ledger.open_tasks()
 
 
 def test_a_lost_link_in_the_middle_of_the_download(fleet):
