@@ -80,10 +80,10 @@ class Pi:
         self.hub = Hub(MemoryLink(self.broker, "server"), DEVICE)
         self.daemon = None
 
-    def start(self, windows=WINDOWS, **settings):
+    def start(self, windows=WINDOWS, work=None, **settings):
         self.store = Store(self.folder / "device.sqlite", self.clock, "boot")
         self.objects = ObjectStore(self.folder / "objects", 1 << 26)
-        self.work = Local(self.folder, self.objects, windows)
+        self.work = work or Local(self.folder, self.objects, windows)
         link = MemoryLink(self.broker, DEVICE, will=state_message(DEVICE, online=False))
         settings = {"retry": 0.05, **settings}
         self.daemon = Daemon(

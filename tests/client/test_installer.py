@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from client import installer
 from client.installed import Installed
 from client.installer import Installer
 from client.store import Store
-from client.work import WorkError
+from client.work import WorkError, WorkProcess
 from schemas import wire
 from schemas.objects import ObjectStore
 from schemas.payload import Payload
 from schemas.payload_object import pack
 from schemas.signing import new_key, public_hex
 from tests.client import small_models
-from tests.client.orders import KEY, WINDOWS, Local, Pi, made
+from tests.client.orders import DEVICE, KEY, WINDOWS, Local, Pi, made
 
 
 @pytest.fixture
@@ -203,6 +204,34 @@ def test_a_crash_in_the_self_test_is_an_answer(pi, files):
     )
     pi.work.fault = lambda _: None
     pi.done(pi.order(files[0]))
+
+
+def test_a_process_that_really_dies_is_an_answer_too(tmp_path, files):
+    script = "import os, sys; sys.stdin.readline(); os.kill(os.getpid(), 11)"
+    work = WorkProcess({}, (sys.executable, "-c", script))
+    pi = Pi(tmp_path / "pi").start(work=work)
+    try:
+        reason = pi.failed(pi.order(files[0]))
+        assert reason == "its self-test: the process that learns was ended by signal 11"
+        assert pi.current is None
+    finally:
+        pi.close()
+
+
+def test_a_link_lost_in_the_middle_of_the_download_resumes(pi, tmp_path):
+    large = made(tmp_path / "large", model=small_models.codes(width=20_000))
+    chunks = -(-len(large) // wire.CHUNK)
+    assert chunks > 2
+    pi.hub.serve = lambda number: number < 1
+    task = pi.order(large)
+    pi.hub.until(lambda: (name(large), 1) in pi.hub.asked)
+    pi.broker.cut(DEVICE)
+    pi.stop()  # the power too
+    pi.hub.serve = lambda _: True
+    pi.start()
+    pi.done(task)
+    assert pi.current == name(large)
+    assert [asked for asked in pi.hub.asked if asked == (name(large), 0)] == [(name(large), 0)]
 
 
 def test_a_device_without_windows_proves_on_the_reference(tmp_path, files):

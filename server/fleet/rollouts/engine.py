@@ -15,6 +15,7 @@ from schemas.payload import Payload, PayloadError
 from schemas.payload_object import pack, unpack
 from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
 from schemas.wire import ObjectRef, new_id
+from server.fleet.errors import Refusal
 from server.fleet.registry import Bundle, Registry, Rollout, RolloutDevice
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.control import stop
@@ -47,7 +48,7 @@ class Engine:
     objects : ObjectStore
         From which the courier serves.
     read : callable(str) -> bytes
-        A published bundle's file by its SHA-256.
+        A published bundle's file by its SHA-256; raises ``Refusal`` where it is gone.
     """
 
     def __init__(
@@ -78,27 +79,31 @@ class Engine:
     def _look(self, rollout: str) -> None:
         with self._courier.changed:
             self._hear(rollout)
-            fresh: list[str] = []
             with self._registry.write(ACTOR) as tx:
                 row = tx.db.get(Rollout, rollout)
                 assert row is not None, "roll-outs are never deleted"
-                plan = Plan.model_validate(row.plan)
-                if row.state == "running":
-                    _pass_over(tx, row, plan)
-                    problem = judge(tx, row, plan)
-                    if problem:
-                        stop(tx, row, "failed", problem)
-                        tx.audit("rollout.stop", rollout, reason=problem)
-                if row.state == "running":
-                    fresh = self._offer(tx, row, Plan.model_validate(row.plan))
-                elif row.state not in ACTIVE:
-                    _recall(tx, row)
-                    if plan.roll_back:
-                        fresh = self._send_back(tx, row, plan)
+                fresh = self._decided(tx, row)
             self._withdraw(rollout)
             if fresh:
                 self._courier.publish_new(self._ledger.tasks(fresh))
             self._courier.pinned.clear()
+
+    def _decided(self, tx: Write, row: Rollout) -> list[str]:
+        """Judge a roll-out, and go on with it or end it; tasks that are new."""
+        plan = Plan.model_validate(row.plan)
+        if row.state == "running":
+            _pass_over(tx, row, plan)
+            if problem := judge(tx, row, plan):
+                _stop(tx, row, problem)
+        if row.state == "running":
+            try:
+                return self._offer(tx, row, Plan.model_validate(row.plan))
+            except Refusal as error:  # the bundle's file is gone
+                _stop(tx, row, str(error))
+        if row.state in ACTIVE:
+            return []
+        _recall(tx, row)
+        return self._send_back(tx, row, plan) if plan.roll_back else []
 
     def _withdraw(self, rollout: str) -> None:
         """Take back the tasks of devices that were recalled; also what a killed server did not."""
@@ -281,6 +286,11 @@ def _pass_over(tx: Write, row: Rollout, plan: Plan) -> None:
     )
     reason = "is of the fleet no more"
     tx.db.execute(left.values(state="skipped", reason=reason, changed=tx.now))
+
+
+def _stop(tx: Write, row: Rollout, problem: str) -> None:
+    stop(tx, row, "failed", problem)
+    tx.audit("rollout.stop", row.id, reason=problem)
 
 
 def _recall(tx: Write, row: Rollout) -> None:

@@ -247,6 +247,20 @@ def test_a_bundle_and_its_base_travel(world):
     assert task.run == f"rollout/{rollout}"
 
 
+def test_a_bundle_whose_file_is_gone_stops_it(fleet):
+    world = fleet()
+
+    def gone(sha):
+        raise Refusal("one.flwb: gone, or changed on the disk; publish it again")
+
+    world.engine._read = gone
+    rollout = world.create("tag=beta", "rest")
+    world.go(2)
+    assert world.state(rollout) == "failed"
+    assert "publish it again" in world.reason(rollout)
+    assert set(world.states(rollout).values()) == {"aborted"}
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_device_that_was_revoked_meanwhile(fleet, begun):
     world = fleet()
