@@ -1,12 +1,15 @@
-"""Exported graphs that several rooms' tests run: each is made once a session, when first asked."""
+"""Exported graphs that several rooms' tests run: each is made once a session, for all workers."""
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from tests.once import once
 
 Graph = Callable[..., bytes]
 Windows = Callable[..., NDArray[np.float32]]
@@ -42,12 +45,14 @@ def network(spec: Any) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def graph(spec: Any, network: Callable[[str], Any]) -> Iterator[Graph]:
+def graph(
+    spec: Any, network: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Graph]:
     """Export by kind (step, forward, adapt, statistics) and network: seconds, but once each."""
-    from hypernet import export
 
-    @functools.cache
-    def make(kind: str, name: str = "", *arguments: str) -> bytes:
+    def made(kind: str, name: str, *arguments: str) -> bytes:
+        from hypernet import export
+
         if kind == "statistics":
             return export.statistics_graph(spec)
         if kind == "forward":
@@ -64,6 +69,14 @@ def graph(spec: Any, network: Callable[[str], Any]) -> Iterator[Graph]:
             labels=labels,
             batch_norm=mode,  # type: ignore[arg-type]
         )
+
+    @functools.cache
+    def make(kind: str, name: str = "", *arguments: str) -> bytes:
+        def write(folder: Path) -> None:
+            (folder / "onnx").write_bytes(made(kind, name, *arguments))
+
+        called = "-".join(("graph", kind, name, *arguments))
+        return (once(tmp_path_factory, called, write) / "onnx").read_bytes()
 
     yield make
     make.cache_clear()

@@ -203,7 +203,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "operators it does not have": (_set("runtime.ops", ["LutMatMul"]), "the model has []"),
     "no model": (lambda b: b.replace("graph", b"\0" * b.part("graph")["bytes"]), "do not make the"),
     "an unsupported operator": (_operator("Loop", body=_BODY),
-        "node 5 evil: the operator Loop of ai.onnx is not one of those"),
+        "node 5 evil: the operator Loop of ai.onnx is not one of those that may run here; export"),
     "an unsupported operator of our own": (_operator("Shell", "flwr.edge"),
         "node 5 evil: the operator Shell of flwr.edge"),
     "an operator that fills the memory": (_operator("ConstantOfShape"), "ConstantOfShape of ai"),

@@ -5,11 +5,13 @@ import os
 import tracemalloc
 import zlib
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import bundle
+from client.bundle.predictor import NotRunnableError, Predictor
 from schemas.signing import new_key, public_hex
 from tests.client import small_models
 from tests.hostile.anatomy import Anatomy
@@ -27,6 +29,8 @@ def folder(tmp_path_factory):
     bundle.write(made / "good", small_models.card(), small_models.codes(width=16), KEY)
     bundle.write(made / "base", card, small_models.codes(), KEY)
     bundle.write(made / "delta", card, other, KEY, base=made / "base")
+    in_integers = small_models.card(bits=8, form="edge")
+    bundle.write(made / "integers", in_integers, small_models.integers(), KEY)
     return made
 
 
@@ -142,6 +146,23 @@ def test_a_signed_graph_with_anything_in_any_place(folder, data, junk):
     except bundle.BundleError:
         return
     assert opened.checked.inputs[0].shape == (None, 40, 3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-2, 70))
+def test_a_signed_program_with_any_number_in_any_place_runs_or_is_refused(folder, data, number):
+    anatomy = Anatomy.of((folder / "integers").read_bytes())
+    model = onnx.load_from_string(bundle.open(folder / "integers").model)
+    network = next(node for node in model.graph.node if node.op_type == "IntSequential")
+    numbers = data.draw(st.sampled_from([each.ints for each in network.attribute if each.ints]))
+    numbers[data.draw(st.integers(0, len(numbers) - 1))] = number
+    _whole(anatomy, model.SerializeToString())
+    (folder / "b").write_bytes(anatomy.bytes(KEY))
+    try:
+        logits = Predictor(bundle.open(folder / "b", PUBLIC)).logits(small_models.windows())
+    except (bundle.BundleError, NotRunnableError):
+        return
+    assert logits.shape == (5, 4)
 
 
 def _whole(anatomy, model):

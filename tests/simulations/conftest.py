@@ -1,6 +1,5 @@
 """Tiny simulations: six persons, three classes that anyone can tell apart, few steps."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from rich.console import Console
+
+from tests.once import once, shared
 
 PERSONS, CLASSES, WINDOWS, TIME = 6, 3, 40, 20
 
@@ -45,8 +46,7 @@ workers = 2
 @pytest.fixture(scope="session")
 def edge_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Graphs are exported once a session, for the processes that tests start and xdist's too."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "edge-cache"
+    folder = shared(tmp_path_factory) / "edge-cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLWR_EDGE_CACHE", str(folder))
         yield folder
@@ -73,9 +73,10 @@ def arrays() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def recordings_file(arrays: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recordings") / "tiny.npz"
-    np.savez(path, **arrays)
-    return path
+    def make(folder: Path) -> None:
+        np.savez(folder / "tiny.npz", **arrays)
+
+    return once(tmp_path_factory, "recordings", make) / "tiny.npz"
 
 
 @pytest.fixture
@@ -136,24 +137,27 @@ def quiet() -> Iterator[Any]:
 def finished_run(
     recordings_file: Path, edge_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder of a finished run of several strategies; not to be changed."""
+    """The folder of a finished run of several strategies, all workers'; not to be changed."""
     from simulations.config import load
     from simulations.progress import Progress
     from simulations.report.folder import RunFolder
     from simulations.run import run
 
-    folder = tmp_path_factory.mktemp("finished")
-    path = folder / "tiny.toml"
-    path.write_text(FILE.format(path=recordings_file))
     overrides = (
         "strategy=semipfl",
         'baselines=["ditto", "fedper", "finetune", "pfedhn"]',
         "strategies.semipfl.reconstruction_steps=5",
         "rounds=2",
     )
-    loaded = load(path, overrides)
-    with Progress(Console(file=StringIO(), width=200)) as progress:
-        return run(loaded, RunFolder.create("tiny", folder / "run"), progress).folder.path
+
+    def make(folder: Path) -> None:
+        path = folder / "tiny.toml"
+        path.write_text(FILE.format(path=recordings_file))
+        loaded = load(path, overrides)
+        with Progress(Console(file=StringIO(), width=200)) as progress:
+            run(loaded, RunFolder.create("tiny", folder / "run"), progress)
+
+    return once(tmp_path_factory, "finished", make) / "run"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from simulations.report.metrics import accuracy, by_person, macro_f1, mean, total, worst_decile
 
@@ -12,6 +11,8 @@ labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, m
 @settings(max_examples=60, deadline=None)
 @given(labels)
 def test_scores_are_sklearns_over_the_classes_that_occur(pairs: list[tuple[int, int]]) -> None:
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
     true, predicted = zip(*pairs, strict=True)
     counts = confusion_matrix(true, predicted, labels=range(5))
     present = sorted(set(true))
