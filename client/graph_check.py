@@ -26,7 +26,7 @@ _GRAPH: Final = {
 }  # fmt: skip
 _NODE: Final = {
     1: "input", 2: "output", 3: "name", 4: "op_type", 5: "attribute", 6: "doc_string",
-    7: "domain", 8: "overload", 9: "metadata_props", 10: "device_configurations",
+    7: "domain", 8: "overload", 9: "metadata_props",
 }  # fmt: skip
 _ATTRIBUTE: Final = {
     1: "name", 2: "f", 3: "i", 4: "s", 5: "t", 6: "g", 7: "floats", 8: "ints", 9: "strings",
@@ -44,8 +44,10 @@ _TYPE: Final = {1: "tensor_type", 6: "denotation"}
 _TENSOR_TYPE: Final = {1: "elem_type", 2: "shape"}
 _SHAPE: Final = {1: "dim"}
 _DIM: Final = {1: "dim_value", 2: "dim_param", 3: "denotation"}
+_ENTRY: Final = {1: "key", 2: "value"}  # of metadata_props
 
 _REFUSED_MODEL: Final = (20, 25, 26)
+_REFUSED_GRAPH: Final = (14, 15)
 _REFUSED_ATTRIBUTE: Final = (6, 11, 14, 15, 21, 22, 23)
 _INT64: Final = 7
 # Bits of an entry by ONNX's number of a type; no strings, no complex numbers.
@@ -198,8 +200,11 @@ class _Check:
         nodes = graph.messages(1)
         if len(nodes) > self.limits.nodes:
             raise ValueError(f"{len(nodes)} nodes; at most {self.limits.nodes}")
-        if graph.has(15):
-            raise ValueError("it has a sparse initializer; none are taken")
+        for refused in _REFUSED_GRAPH:
+            if graph.has(refused):
+                raise ValueError(f"it has {_GRAPH[refused]}; none are taken")
+        for value in graph.messages(13):
+            self._type(self._read(value, "a value", _VALUE), "a value")
         given = {self._tensor(tensor, "an initializer") for tensor in graph.messages(5)}
         inputs = [self._value(value, "an input") for value in graph.messages(11)]
         outputs = [self._value(value, "an output") for value in graph.messages(12)]
@@ -304,19 +309,24 @@ class _Check:
 
     def _value(self, data: memoryview, what: str) -> Value:
         value = self._read(data, what, _VALUE)
-        name, kind = value.text(1), value.message(2)
+        name = value.text(1)
         what = f"{what} {name}"
-        outer = self._read(kind or memoryview(b""), what, _TYPE)
-        inner = self._read(outer.message(1) or memoryview(b""), what, _TENSOR_TYPE)
-        number, shape = inner.integer(1), inner.message(2)
+        number, shape = self._type(value, what)
         if number not in _VALUE_BYTES:
             raise ValueError(f"{what}: type {number} of ONNX; allowed: {sorted(_VALUE_BYTES)}")
+        return Value(name, number, shape)
+
+    def _type(self, value: Reading, what: str) -> tuple[int, tuple[int | None, ...] | None]:
+        """ONNX's number of a value's type, and its shape where it has one."""
+        outer = self._read(value.message(2) or memoryview(b""), what, _TYPE)
+        inner = self._read(outer.message(1) or memoryview(b""), what, _TENSOR_TYPE)
+        shape = inner.message(2)
         if shape is None:
-            return Value(name, number, None)
+            return inner.integer(1), None
         dims = self._read(shape, what, _SHAPE).messages(1)
         if len(dims) > _MOST_RANK:
             raise ValueError(f"{what}: rank {len(dims)}; at most {_MOST_RANK}")
-        return Value(name, number, tuple(self._dim(dim, what) for dim in dims))
+        return inner.integer(1), tuple(self._dim(dim, what) for dim in dims)
 
     def _dim(self, data: memoryview, what: str) -> int | None:
         dim = self._read(data, f"{what}: a size", _DIM)
@@ -327,7 +337,11 @@ class _Check:
         return dim.integer(1)
 
     def _read(self, data: memoryview, what: str, known: dict[int, str]) -> Reading:
-        return Reading(data, what, known, self.budget)
+        found = Reading(data, what, known, self.budget)
+        for number in found.named("metadata_props"):  # protobuf reads what nobody asks for, too
+            for entry in found.messages(number):
+                Reading(entry, f"{what}: metadata_props", _ENTRY, self.budget)
+        return found
 
 
 def _entries(sizes: list[int]) -> int:

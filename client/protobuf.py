@@ -57,6 +57,10 @@ class Reading:
         """Whether the field is there."""
         return number in self._found
 
+    def named(self, name: str) -> list[int]:
+        """Numbers of the fields of a name that are there."""
+        return [number for number in self._found if self.known[number] == name]
+
     def messages(self, number: int) -> list[memoryview]:
         """Bytes of a repeated field: messages, strings or bytes."""
         values = []

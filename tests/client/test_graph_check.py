@@ -3,6 +3,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -239,6 +240,24 @@ def test_what_passes_is_read_alike_by_protobuf(at, junk, insert):
     assert found.nodes == len(truth.node)
     assert [value.name for value in found.inputs] == [value.name for value in truth.input]
     assert not any(a.HasField("g") or a.graphs for node in truth.node for a in node.attribute)
+
+
+@pytest.mark.parametrize("part", ["node", "graph", "value_info", "type"])
+def test_what_nobody_asks_for_is_read_too(part):
+    """Metadata and descriptions of values: protobuf refuses a whole model for them."""
+    model = onnx.load_from_string(handmade.step())
+    value = model.graph.value_info.add(name="between")
+    place = {"node": model.graph.node[0], "graph": model.graph, "value_info": value}
+    if part == "type":
+        value.type.tensor_type.shape.dim.add().denotation = "MARK"
+    else:
+        place[part].metadata_props.add(key="MARK", value="")
+    content = model.SerializeToString()
+    assert checked(content).nodes == len(model.graph.node)
+    broken = content.replace(b"\x04MARK", b"\x7fMARK")
+    with pytest.raises(DecodeError):
+        onnx.load_from_string(broken)
+    assert "is no ONNX model" in refused(broken)
 
 
 @settings(deadline=None, max_examples=100)
