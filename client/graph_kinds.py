@@ -75,6 +75,7 @@ _PERSON: Final = frozenset({"windows", "input_mean", "input_deviation", "weights
 _STEP: Final = _PERSON | {"learning_rate", "proximal", "anchor", "mask", "state"}
 TRAIN: Final = Kind("training step", _STEP, frozenset({"labels", "targets"}), (0, 1, 1))
 ADAPT: Final = Kind("adaptation", _PERSON, frozenset({"labels", "mix"}), (1,))
+TARGETS: Final = Kind("soft targets", _PERSON | {"labels"}, frozenset(), (2,))
 FORWARD: Final = Kind("prediction or report", _PERSON, frozenset(), (None,))
 # Of a model's values, for each window; see ``schemas.ranges``.
 COUNTS: Final = Kind("value counts", frozenset({"windows"}), frozenset(), (3,))
@@ -102,7 +103,7 @@ def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = N
         raise ValueError("an input is declared twice")
     for value in inputs:
         _check_input(value)
-    kind = expected or _by_names(names, len(outputs))
+    kind = expected or _by_names(names, outputs)
     if missing := kind.required - names:
         raise ValueError(f"{kind.name} without the inputs {', '.join(sorted(missing))}")
     if extra := names - kind.required - kind.optional:
@@ -113,11 +114,13 @@ def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = N
     return kind
 
 
-def _by_names(names: set[str], outputs: int) -> Kind:
+def _by_names(names: set[str], outputs: list[Value]) -> Kind:
     if "learning_rate" in names:
         return TRAIN
     if "weights" not in names:
-        return COUNTS if outputs == 1 else STATISTICS
+        return COUNTS if len(outputs) == 1 else STATISTICS
+    if "labels" in names and len(outputs) == 1 and len(outputs[0].shape or ()) == 2:
+        return TARGETS  # a row a window; an adaptation gives a vector
     return ADAPT if names & ADAPT.optional else FORWARD
 
 

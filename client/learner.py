@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client.graphs import GraphStore
 from client.windows import PersonWindows
-from schemas.plan import Adapt, Plan, Range, Stage, Train
+from schemas.plan import STREAM, Adapt, Plan, Range, Stage, Train
 
 Floats = NDArray[np.float32]
 _PREDICT_BATCH = 256
@@ -223,10 +223,22 @@ class Learner:
     def _targets(
         self, stage: Train, plan: Plan, weights: Floats, part: NDArray[np.intp]
     ) -> Floats | None:
-        """Soft targets (windows, classes) of a part's windows, from the weights as they are."""
+        """Soft targets (windows, numbers) of a part's windows, from the weights as they are."""
         if stage.targets is None:
             return None
-        return self._outputs(stage.targets, plan, weights, self.windows.train[part])
+        session = self.graphs.session(stage.targets)
+        if "labels" not in {value.name for value in session.get_inputs()}:
+            return self._outputs(stage.targets, plan, weights, self.windows.train[part])
+        inputs = {"weights": weights, **self.statistics(plan)}
+        pieces = [part[i : i + STREAM] for i in range(0, part.size, STREAM)]
+        rows = [session.run(None, {**inputs, **self._stream(piece)})[0] for piece in pieces]
+        targets: Floats = np.concatenate(rows)
+        return targets
+
+    def _stream(self, rows: NDArray[np.intp]) -> dict[str, Any]:
+        """Windows and labels of some rows, in the order of time."""
+        labels = self.windows.labels[rows].astype(np.int64)
+        return {"windows": _float(self.windows.train[rows]), "labels": labels}
 
     def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
         inputs = {

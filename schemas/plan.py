@@ -17,6 +17,8 @@ Part = Literal["labelled", "unlabelled", "all"]
 Encoding = Literal["int8", "topk", "float32"]
 Share = Annotated[float, Field(gt=0, le=1)]
 TOPK: Final = 0.05
+STREAM: Final = 2048
+"""Most windows, one after the other, that a graph sees at once where it looks at neighbours."""
 
 
 class Train(Strict):
@@ -31,7 +33,8 @@ class Train(Strict):
     targets: Digest | None = Field(
         None,
         description="Graph run once, before the first step, on the part's windows with the weights "
-        "as they are then; each window's row of it goes to the step as its soft target.",
+        "as they are then; each window's row of it goes to the step as its soft target. One that "
+        "reads labels sees the part's windows at once, in the order of time, up to 2,048 of them.",
     )
     epochs: int = Field(0, ge=0, le=10_000, description="Passes; more where steps asks for more.")
     steps: int = Field(0, ge=0, le=1_000_000, description="Least number of optimizer steps.")
@@ -44,7 +47,7 @@ class Train(Strict):
     )
     at_least: int = Field(
         1,
-        ge=1,
+        ge=0,
         description="Skipped by a person with fewer windows; where labels are read, with "
         "fewer labelled ones.",
     )

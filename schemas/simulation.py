@@ -4,7 +4,7 @@ Tables of parameters a strategy (``[strategies.NAME]``) are checked by the strat
 a new strategy brings its own keys: see ``simulations.config``.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,19 @@ class Data(Strict):
         0.05,
         description="Share of a client's training windows that carry a label: the first of each "
         "class, at least one where it is above 0.",
+    )
+    pool: Literal["full", "absent", "thinned"] = Field(
+        "full",
+        description="What is left of clients' training windows: half of each one's classes, drawn "
+        "by the seed, missing ('absent') or cut to their first quarter ('thinned'). Tests keep "
+        "all classes.",
+    )
+    bout_windows: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Lay each client's training windows in bouts of so many of one class, in a "
+        "random order; as recorded if left out.",
     )
     source_persons: int = Field(
         3, ge=1, le=100_000, description="Volunteers whose labelled windows the server holds."

@@ -50,6 +50,14 @@ def test_graphs_written_by_hand_pass(make, kind):
     assert checked(make()).kind.name == kind
 
 
+def test_rows_from_windows_and_labels_are_soft_targets(model):
+    labels = helper.make_tensor_value_info("labels", TensorProto.INT64, ["count"])
+    model.graph.input.append(labels)
+    assert checked(model).kind.name == "soft targets"
+    del model.graph.output[0].type.tensor_type.shape.dim[1]
+    assert checked(model).kind.name == "adaptation"
+
+
 @pytest.mark.parametrize(
     ("which", "kind"),
     [

@@ -293,6 +293,50 @@ def test_soft_targets_are_of_the_windows_beside_them(
         np.testing.assert_array_equal(seen["labels"][number], person.labels[row])
 
 
+TEACH = """<ir_version: 8, opset_import: ["" : 18]>
+teach (float[batch, 20, 6] windows, int64[batch] labels, float[8] input_mean,
+       float[8] input_deviation, float[length] weights) => (float[batch, 3] rows)
+{
+  counted = Cast <to = 1> (labels)
+  ones = Constant <value_ints = [-1, 1]> ()
+  own = Reshape (counted, ones)
+  nought = Constant <value_float = 0.0> ()
+  alike = Mul (own, nought)
+  unit = Constant <value_float = 1.0> ()
+  one_each = Add (alike, unit)
+  axis = Constant <value_int = 0> ()
+  number = CumSum (one_each, axis)
+  axes = Constant <value_ints = [1, 2]> ()
+  sums = ReduceSum <keepdims = 0> (windows, axes)
+  sum = Reshape (sums, ones)
+  rows = Concat <axis = 1> (number, own, sum)
+}"""
+
+
+@pytest.mark.parametrize("piece", [2048, 10])
+def test_a_graph_that_reads_labels_teaches_from_the_stream_as_it_was(
+    learner, store, plan, vector, soft, person, monkeypatch, piece
+):
+    monkeypatch.setattr("client.learner.STREAM", piece)
+    teacher = store.put(onnx.parser.parse_model(TEACH).SerializeToString())
+    stage = soft.model_copy(update={"targets": teacher, "at_least": 0})
+    seen = record(learner, monkeypatch, soft.graph, "targets")
+    learner.fit(plan(stage), vector())
+    rows = np.concatenate(seen)
+    row_of = {round(float(w.sum()), 2): row for row, w in enumerate(person.train)}
+    at = [row_of[round(float(total), 2)] for total in rows[:, 2]]
+    assert sorted(at) == list(range(24))
+    np.testing.assert_array_equal(rows[:, 0], np.array(at) % piece + 1)  # its place in the piece
+    np.testing.assert_array_equal(rows[:, 1], person.labels[at])
+
+
+def test_a_stage_for_everyone_runs_without_a_label(person, store, plan, vector, soft):
+    nobody = replace(person, labels=np.full(24, -1))
+    for least, examples in ((0, 24), (1, 0)):
+        stage = soft.model_copy(update={"at_least": least})
+        assert Learner(nobody, store).fit(plan(stage), vector()).examples == examples
+
+
 def test_a_stage_on_all_windows_counts_the_labelled_ones(person, store, plan, vector, soft):
     stage = soft.model_copy(update={"at_least": 9})
     assert Learner(person, store).fit(plan(stage), vector()).examples == 24
