@@ -164,6 +164,22 @@ def update_graph(network: nn.Module, method: str) -> bytes:
     return _export(update, inputs, ["updated"])
 
 
+def targets_graph(network: nn.Module, method: str) -> bytes:
+    """Export a method that gives numbers a window from all of a person's windows and labels.
+
+    Inputs: as of ``update_graph``. Output: what the method returns, (windows, numbers).
+    """
+    call = _Call(network, method).eval()
+    spec = ParameterSpec.of(call)
+
+    def teach(x: Tensor, y: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
+        result: Tensor = functional_call(call, spec.unflatten(weights), (x, y, mean, deviation))
+        return result
+
+    inputs = {**_example(network.spec, labels=True), "weights": vector_of(call)}  # type: ignore[arg-type]
+    return _export(teach, inputs, ["rows"])
+
+
 def statistics_graph(spec: InputSpec) -> bytes:
     """Export the personal input statistics: ``windows`` → mean, deviation (features,) each."""
     example = {"windows": _windows(spec)}

@@ -87,10 +87,34 @@ def latent_sources(network: nn.Module, samples: list[Sample], classes: int) -> L
         count += len(z)
         means.append(mean)
     network.load_state_dict(kept, strict=False)
-    base = torch.stack(means)
-    base = torch.where(base.isnan(), base.nanmean(0).nan_to_num(), base)
+    base = _without_gaps(torch.stack(means))
     whiten = whitening(scatter / count)
     return LatentSources(whiten, base @ whiten)
+
+
+@torch.no_grad()
+def pooled_means(network: nn.Module, samples: list[Sample], classes: int) -> Tensor:
+    """Class means of the sources before the encoder's last layers, each source with AdaBN.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With ``spec`` and ``encoder.pool``; as it was when this returns.
+
+    Returns
+    -------
+    (sources, classes, pooled). A class that a source lacks has the others' mean.
+    """
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    means = []
+    for sample in samples:
+        network.load_state_dict(kept, strict=False)
+        adapt(network, sample)
+        x = network.spec.normalise(sample.x, sample.mean, sample.deviation)  # type: ignore[operator, union-attr]
+        pooled = network.encoder.pool(x)  # type: ignore[operator, union-attr]
+        means.append(torch.stack([_mean(pooled[sample.y == label]) for label in range(classes)]))
+    network.load_state_dict(kept, strict=False)
+    return _without_gaps(torch.stack(means))
 
 
 def whitening(covariance: Tensor) -> Tensor:
@@ -110,3 +134,8 @@ def _spread(y: Tensor, label: int, most: int) -> Tensor:
 
 def _mean(z: Tensor) -> Tensor:
     return z.mean(0) if len(z) else torch.full(z.shape[1:], float("nan"))
+
+
+def _without_gaps(means: Tensor) -> Tensor:
+    """Of (sources, classes, numbers): the others' mean where a source lacks a class."""
+    return torch.where(means.isnan(), means.nanmean(0).nan_to_num(), means)

@@ -18,6 +18,7 @@ from hypernet.export import (
     forward_graph,
     statistics_graph,
     step_graph,
+    targets_graph,
     update_graph,
 )
 from hypernet.networks.inputs import InputSpec
@@ -85,6 +86,10 @@ class GraphBook:
     def update(self, network: nn.Module, method: str) -> str:
         """Digest of a method that sets buffers from windows and labels."""
         return self._get(network, f"update {method}", lambda: update_graph(network, method))
+
+    def targets(self, network: nn.Module, method: str) -> str:
+        """Digest of a method that gives soft targets from the whole stream."""
+        return self._get(network, f"targets {method}", lambda: targets_graph(network, method))
 
     def statistics(self, spec: InputSpec) -> str:
         """Digest of the input statistics."""

@@ -30,10 +30,17 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows, features, time) → (windows, latent), not negative."""
+        return self.project(self.pool(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(windows, features, time) → (windows, 4 · width): mean and maximum over time."""
         x = relu(self.norm1(self.conv1(x)))
         x = relu(self.norm2(self.conv2(x)))
         x = relu(self.norm3(self.conv3(x))).transpose(1, 2)  # as exported convolutions have it
-        pooled = torch.cat([x.mean(1), x.amax(1)], dim=1)
+        return torch.cat([x.mean(1), x.amax(1)], dim=1)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(windows, 4 · width) → (windows, latent), not negative."""
         return relu(self.norm4(self.linear(pooled)))
 
 

@@ -111,7 +111,7 @@ class PersonalModel(nn.Module):
         blend = self.mixing.blend
         for _ in range(self.mixing.iterations):
             probable = known * target + (1 - known) * probable
-            centres = self._centres(white, probable, known)
+            centres = class_centres(self.mixing, self.base, white, probable, known)
             weight = blend * centres @ self.whiten.T + (1 - blend) * self.head.weight
             bias = (1 - blend) * self.head.bias - blend * 0.5 * centres.square().sum(1)
             probable = softmax(z @ weight.T + bias, 1)
@@ -149,15 +149,34 @@ class PersonalModel(nn.Module):
     def _mixed(self, z: Tensor) -> Tensor:
         return z @ self.mixed_weight.T + self.mixed_bias
 
-    def _centres(self, white: Tensor, probable: Tensor, known: Tensor) -> Tensor:
-        """Class means (classes, latent) in whitened space: base models' and the person's."""
-        mixing = self.mixing
-        weights = probable * (1 + (mixing.label_weight - 1) * known)
-        count = weights.sum(0)[:, None]
-        total = weights.T @ white
-        pooled = self.base.mean(0)
-        person = (mixing.prior_windows * pooled + total) / (mixing.prior_windows + count)
-        distance = (person - self.base).square().sum(2)
-        share = softmax(-distance / mixing.sharpness, 0)
-        prior = (share[:, :, None] * self.base).sum(0)
-        return (mixing.kappa * prior + total) / (mixing.kappa + count)
+
+def class_centres(
+    mixing: Mixing, base: Tensor, white: Tensor, probable: Tensor, known: Tensor
+) -> Tensor:
+    """Class means in whitened space, by base models and by the person's windows.
+
+    Parameters
+    ----------
+    mixing : Mixing
+    base : (sources, classes, latent)
+        Base models' class means, whitened.
+    white : (windows, latent)
+        The person's windows, whitened.
+    probable : (windows, classes)
+        What each window is taken to be.
+    known : (windows, 1)
+        1 where a label says it.
+
+    Returns
+    -------
+    (classes, latent)
+    """
+    weights = probable * (1 + (mixing.label_weight - 1) * known)
+    count = weights.sum(0)[:, None]
+    total = weights.T @ white
+    pooled = base.mean(0)
+    person = (mixing.prior_windows * pooled + total) / (mixing.prior_windows + count)
+    distance = (person - base).square().sum(2)
+    share = softmax(-distance / mixing.sharpness, 0)
+    prior = (share[:, :, None] * base).sum(0)
+    return (mixing.kappa * prior + total) / (mixing.kappa + count)
