@@ -23,27 +23,10 @@ from server.strategies.base import (
 )
 
 
-class SourceModel(EdgeStrategy):
-    """The model trained on the sources, sent once. No rounds."""
-
-    class Parameters(Finetune):
-        """``[strategies.source]``."""
-
-        adapt: Adapts = False
+class Unfederated(EdgeStrategy):
+    """One vector for everyone, sent once. No rounds: what is personal happens on the device."""
 
     rounds: ClassVar[int | None] = 0
-
-    def __init__(self, federation: Federation, parameters: Strict) -> None:
-        super().__init__(federation, parameters)
-        self.plans = classifier_plans(federation)
-
-    def initial(self) -> ArrayRecord:
-        """The sources' classifier."""
-        return start_vector(self.federation, "source")
-
-    def evaluate_config(self) -> ConfigRecord:
-        """Personalise, as the parameters say."""
-        return config_of(self.plans.evaluation(self.parameters))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -69,6 +52,27 @@ class SourceModel(EdgeStrategy):
     ) -> MetricRecord | None:
         """Leave the counts to the run."""
         return None
+
+
+class SourceModel(Unfederated):
+    """The model trained on the sources, sent once."""
+
+    class Parameters(Finetune):
+        """``[strategies.source]``."""
+
+        adapt: Adapts = False
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        super().__init__(federation, parameters)
+        self.plans = classifier_plans(federation)
+
+    def initial(self) -> ArrayRecord:
+        """The sources' classifier."""
+        return start_vector(self.federation, "source")
+
+    def evaluate_config(self) -> ConfigRecord:
+        """Personalise, as the parameters say."""
+        return config_of(self.plans.evaluation(self.parameters))
 
 
 class AdaptedSource(SourceModel):

@@ -8,6 +8,7 @@ from schemas.base import ConfigError
 from schemas.simulation import Data
 from simulations.data.base import DataError, Recordings
 from simulations.data.parts import Part, Rows, in_time, part_person
+from simulations.data.pools import pooled
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ def split(recordings: Recordings, config: Data, seed: int) -> Split:
     clients, unseen = tuple(order[config.source_persons : last]), tuple(order[last:])
     for person in sources:
         source_rows(recordings, person)
-    parts = {p: part_person(recordings, p, config, labelled=True) for p in clients}
+    parts = {
+        p: pooled(recordings, part_person(recordings, p, config, labelled=True), config, seed)
+        for p in clients
+    }
     parts |= {p: part_person(recordings, p, config, labelled=False) for p in unseen}
     return Split(sources, clients, unseen, parts)
 

@@ -1,0 +1,169 @@
+"""The product's best recipe: a good start, then each device learns from its own stream.
+
+No round is needed: the server sends one vector and a plan. What is personal happens on the device,
+with labels or without, and each step is a stage that can be left out.
+"""
+
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord
+from pydantic import Field
+
+from hypernet.latent import latent_sources, pooled_means, sample_sources
+from hypernet.networks.personal import Mixing
+from hypernet.networks.self_training import Bouts, SelfTraining
+from hypernet.parameters import ParameterSpec, vector_of
+from schemas.base import Strict
+from schemas.plan import STREAM, Adapt, Plan, Stage, Train
+from server.border import weights_record
+from server.federation import Federation
+from server.strategies.base import Adapts, config_of
+from server.strategies.local import Unfederated
+
+LAST = ("encoder.linear", "encoder.norm4", "head")
+MOVED = (".mean", ".var")
+
+
+class Personal(Unfederated):
+    """The sources' model, AdaBN, and self-training on the person's stream of windows."""
+
+    class Parameters(Strict):
+        """``[strategies.personal]``."""
+
+        adapt: Adapts = True
+        prototypes: int = Field(
+            0,
+            ge=0,
+            le=10,
+            description="Prototype EM, so many steps: class means of the person's windows move "
+            "the head, with the sources' as their prior.",
+        )
+        rounds: int = Field(
+            2, ge=0, le=10, description="Of self-training: each asks for new targets first."
+        )
+        steps: int = Field(40, ge=1, le=10_000, description="Optimizer steps a round.")
+        batch_size: int = Field(128, ge=1, le=4096, description="Windows a step.")
+        learning_rate: float = Field(5e-4, gt=0, le=10, description="Adam's.")
+        stay: float = Field(
+            0.95,
+            ge=0,
+            lt=1,
+            description="Probability that the next window is of the same class: how long bouts "
+            "are. 0 where windows are not in the order of time.",
+        )
+        floor: float = Field(
+            0.2,
+            gt=0,
+            le=1e3,
+            description="Windows given to every class in the pool's mix, as a share of an even "
+            "one; 1000 learns the mix with the classes (no logit adjustment).",
+        )
+        replay: float = Field(
+            1.0, ge=0, le=1e3, description="Weight of the sources' class means in the loss."
+        )
+        label_weight: float = Field(
+            3.0, ge=1, le=1e3, description="Unlabelled windows that a labelled one counts for."
+        )
+        balanced_classes: bool = Field(
+            False,
+            description="A prior: this person does all classes equally often. True of few data.",
+        )
+        guard: float = Field(
+            0.7,
+            ge=0,
+            le=1,
+            description="Self-training is left out where the stream's classes are fewer than this "
+            "share, by the exponent of their entropy; 0: never.",
+        )
+        many: int = Field(
+            90,
+            ge=0,
+            description="With at most so many labelled windows the last layers alone learn.",
+        )
+        many_steps: int = Field(
+            100, ge=0, le=100_000, description="Steps a round of the whole network, with more."
+        )
+        base_windows: int = Field(
+            20, ge=1, le=10_000, description="Windows of each source and class in its class means."
+        )
+
+    def __init__(self, federation: Federation, parameters: Strict) -> None:
+        super().__init__(federation, parameters)
+        self.network = self._network()
+        self.spec = ParameterSpec.of(self.network)
+
+    def initial(self) -> ArrayRecord:
+        """The sources' classifier, and their class means."""
+        return weights_record(vector_of(self.network).numpy())
+
+    def evaluate_config(self) -> ConfigRecord:
+        """The device's stages."""
+        return config_of(self.plan())
+
+    def plan(self) -> Plan:
+        """AdaBN, prototypes, self-training: those that are wanted."""
+        wanted, book = self.parameters, self.federation.graphs
+        stages: list[Stage] = []
+        if wanted.adapt:
+            stages.append(Adapt(graph=book.adapt(self.network)))
+        if wanted.prototypes:
+            stages.append(Adapt(graph=book.update(self.network, "prototypes"), windows=STREAM))
+        last = self.spec.ranges(lambda name: name.startswith(LAST) and not name.endswith(MOVED))
+        for _ in range(wanted.rounds):
+            few = self._learning("learn_last", wanted.steps, trainable=last, at_most=wanted.many)
+            stages.append(few)
+            if wanted.many_steps:
+                many = self._learning("learn", wanted.many_steps, at_least=wanted.many + 1)
+                stages.append(many)
+        return Plan(
+            length=self.spec.length,
+            statistics=book.statistics(self.network.spec),
+            stages=tuple(stages),
+            predict=book.forward(self.network),
+            seed=self.federation.config.seed,
+        )
+
+    def _learning(self, loss: str, steps: int, at_least: int = 0, **fields: Any) -> Train:
+        wanted, book = self.parameters, self.federation.graphs
+        return Train(
+            graph=book.step(self.network, loss, "adam", targets=2 * self.federation.classes),
+            targets=book.targets(self.network, "teach"),
+            part="all",
+            steps=steps,
+            batch_size=wanted.batch_size,
+            learning_rate=wanted.learning_rate,
+            at_least=at_least,
+            **fields,
+        )
+
+    def _network(self) -> SelfTraining:
+        """The start: another one is another encoder and head in its place."""
+        federation, wanted = self.federation, self.parameters
+        model, sources = federation.config.model, federation.sources
+        network = SelfTraining(
+            federation.spec,
+            federation.classes,
+            len(sources),
+            model.width,
+            model.latent,
+            Mixing(iterations=wanted.prototypes),
+            Bouts(
+                stay=wanted.stay,
+                floor=wanted.floor,
+                balanced=wanted.balanced_classes,
+                label_weight=wanted.label_weight,
+                replay=wanted.replay,
+                guard=wanted.guard,
+            ),
+        ).eval()
+        start = federation.source_model()
+        network.encoder.load_state_dict(start.encoder.state_dict())
+        network.head.load_state_dict(start.head.state_dict())
+        samples = sample_sources(sources, wanted.base_windows)
+        found = latent_sources(network, samples, federation.classes)
+        with torch.no_grad():
+            network.whiten.copy_(found.whiten)
+            network.base.copy_(found.base)
+            network.replay.copy_(pooled_means(network, samples, federation.classes))
+        return network
