@@ -16,15 +16,19 @@ from edge_kernels.integer.check import check
 from edge_kernels.integer.net import (
     Add,
     Affine,
+    Attention,
     Concat,
     IntNet,
     Levels,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
     Step,
+    Table,
     Transpose,
 )
 
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
 
 Parts = tuple[list["NodeProto"], list["TensorProto"]]
 _AXES_AS_INPUT: Final = 18
-_UINT16: Final = 21
+UINT16: Final = 21
+_LAYER_NORM: Final = 17
+_INT64: Final = 7  # onnx.TensorProto.INT64
 
 
 def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "int.") -> Parts:
@@ -55,8 +61,8 @@ def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "i
         If the network is not consistent, or its 16-bit levels need a newer opset.
     """
     check(net)
-    if opset < _UINT16 and any(each is not None and each.bits == 16 for each in net.levels):
-        raise ValueError(f"16-bit levels need opset {_UINT16}; the model's is {opset}")
+    if opset < UINT16 and any(each is not None and each.bits == 16 for each in net.levels):
+        raise ValueError(f"16-bit levels need opset {UINT16}; the model's is {opset}")
     return write(Writer(net, opset, prefix), source, output)
 
 
@@ -166,6 +172,13 @@ class Writer:
         """Append a layer; return its output's name."""
         return _product(self, at, step)
 
+    def table(self, at: int, step: Table) -> str:
+        """Append a function of one number, looked up; return its output's name."""
+        place = self.make("Cast", [f"{self.prefix}value{step.x}"], to=_INT64)
+        values = self.constant(f"step{at}.values", step.values)
+        levels = self.levels(f"step{at}", self.net.known(at + 1))
+        return self.make("DequantizeLinear", [self.make("Gather", [values, place]), *levels])
+
 
 def _product(writer: Writer, at: int, step: Product) -> str:
     scale = writer.constant(f"step{at}.scale", step.weight_scale.astype(np.float32))
@@ -229,6 +242,44 @@ def _affine(writer: Writer, at: int, step: Affine) -> str:
     return writer.relu(out, wanted=step.relu)
 
 
+def _norm(writer: Writer, at: int, step: Norm) -> str:
+    x = writer.read(step.x)
+    factor = writer.constant(f"step{at}.factor", step.factor.astype(np.float32))
+    term = writer.constant(f"step{at}.term", step.term.astype(np.float32))
+    if not step.rms:
+        if writer.opset < _LAYER_NORM:
+            raise ValueError(f"a norm needs opset {_LAYER_NORM}; the model's is {writer.opset}")
+        given: dict[str, Any] = {"axis": -1, "epsilon": step.epsilon}
+        return writer.make("LayerNormalization", [x, factor, term], **given)
+    squares = writer.make("Mul", [x, x])
+    if writer.opset < _AXES_AS_INPUT:
+        mean = writer.make("ReduceMean", [squares], axes=[-1], keepdims=1)
+    else:
+        axes = writer.constant(f"step{at}.axes", np.array([-1], np.int64))
+        mean = writer.make("ReduceMean", [squares, axes], keepdims=1)
+    epsilon = writer.constant(f"step{at}.epsilon", np.float32(step.epsilon).reshape(()))
+    root = writer.make("Sqrt", [writer.make("Add", [mean, epsilon])])
+    normed = writer.make("Mul", [writer.make("Div", [x, root]), factor])
+    return writer.make("Add", [normed, term])
+
+
+def _attention(writer: Writer, at: int, step: Attention) -> str:
+    def split(value: int, order: list[int]) -> str:
+        width = writer.net.shapes[value][1] // step.heads
+        shape = np.array([0, 0, step.heads, width], np.int64)
+        held = writer.constant(f"step{at}.shape{len(writer.nodes)}", shape)
+        parts = writer.make("Reshape", [writer.read(value), held])
+        return writer.make("Transpose", [parts], perm=order)
+
+    queries, values = split(step.x, [0, 2, 1, 3]), split(step.v, [0, 2, 1, 3])
+    scale = writer.constant(f"step{at}.scale", np.float32(step.scale).reshape(()))
+    scores = writer.make("MatMul", [queries, split(step.k, [0, 2, 3, 1])])
+    shares = writer.make("Softmax", [writer.make("Mul", [scores, scale])], axis=-1)
+    mixed = writer.make("Transpose", [writer.make("MatMul", [shares, values])], perm=[0, 2, 1, 3])
+    shape = np.array([0, 0, writer.net.shapes[at + 1][1]], np.int64)
+    return writer.make("Reshape", [mixed, writer.constant(f"step{at}.shape", shape)])
+
+
 def _reshape(writer: Writer, at: int, step: Reshape) -> str:
     shape = writer.constant(f"step{at}.shape", np.array([0, *step.shape], np.int64))
     return writer.make("Reshape", [writer.read(step.x), shape])
@@ -248,6 +299,10 @@ _WRITERS: Final[dict[type[Step], Callable[[Writer, int, Any], str]]] = {
     Relu: lambda writer, _, step: writer.make("Relu", [writer.read(step.x)]),
     Concat: _concat,
     Reshape: _reshape,
+    Rescale: lambda writer, _, step: writer.read(step.x),
+    Table: lambda writer, at, step: writer.table(at, step),
+    Norm: _norm,
+    Attention: _attention,
     Transpose: lambda writer, _, step: writer.make(
         "Transpose", [writer.read(step.x)], perm=[0, 2, 1]
     ),

@@ -10,7 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from edge_kernels.integer.check import reads
-from edge_kernels.integer.net import Concat, Levels, Pool, Product, Reduce, Relu, Reshape, Transpose
+from edge_kernels.integer.net import (
+    FREE,
+    Concat,
+    Levels,
+    Pool,
+    Product,
+    Reduce,
+    Relu,
+    Reshape,
+    Transpose,
+)
 from edge_kernels.quantize.evaluate import constants, values
 from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.histogram import Histogram, Method, Range, count, merge, range_of
@@ -82,6 +92,8 @@ def histograms(
 def bounds(net: FloatNet, x: NDArray[Any], widen: float = 1.0) -> list[Range]:
     """Return smallest and largest of each of `quantized_values`, times ``widen``, around 0.
 
+    The mean over a free axis has the range of what is averaged: of few numbers it may be as large.
+
     Raises
     ------
     ValueError
@@ -90,11 +102,20 @@ def bounds(net: FloatNet, x: NDArray[Any], widen: float = 1.0) -> list[Range]:
     net.check_windows(x)
     wanted, root = quantized_values(net), tied(net)
     found = dict.fromkeys(wanted, (0.0, _NARROWEST))
-    for value, seen in enumerate(_values(net, x)):
+    made = _values(net, x)
+    for value, seen in enumerate(made):
         if root[value] in found:
+            seen = made[_averaged(net, value)]  # noqa: PLW2901
             low, high = found[root[value]]
             found[root[value]] = min(low, float(seen.min())), max(high, float(seen.max()))
     return [(low * widen, high * widen) for low, high in found.values()]
+
+
+def _averaged(net: FloatNet, value: int) -> int:
+    """The value of which another is the mean over a free axis; else that one itself."""
+    step = net.steps[value - 1] if value else None
+    free = isinstance(step, Reduce) and step.mean and net.shapes[step.x][step.axis] == FREE
+    return step.x if isinstance(step, Reduce) and free else value
 
 
 def ranges(net: FloatNet, x: NDArray[Any], method: Method = "minmax") -> list[Range]:
@@ -134,5 +155,11 @@ def _values(net: FloatNet, x: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def largest(net: FloatNet, x: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return the largest magnitude of every element of every value over windows."""
-    return [np.abs(each).max(0) for each in _values(net, x)]
+    """Return the largest magnitude of every element of every value over windows.
+
+    Along a free axis it is the largest of all, with that axis 1 long.
+    """
+    return [
+        np.abs(each).max((0, 1))[None] if shape[0] == FREE else np.abs(each).max(0)
+        for shape, each in zip(net.shapes, _values(net, x), strict=True)
+    ]

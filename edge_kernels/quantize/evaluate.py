@@ -14,19 +14,23 @@ from torch.nn import functional
 from edge_kernels.integer.net import (
     Add,
     Affine,
+    Attention,
     Concat,
+    Norm,
     Pool,
     Product,
     Reduce,
     Relu,
+    Rescale,
     Reshape,
     Step,
     Transpose,
 )
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.functions import Function
 
 Constants = tuple[Tensor, ...]
-"""Of a Product: weight as `functional` wants it, and bias; of an Affine: factor and term."""
+"""Of a Product: weight as `functional` wants it, bias; of an Affine or Norm: factor and term."""
 
 
 def constants(net: FloatNet, dtype: torch.dtype = torch.float32) -> list[Constants]:
@@ -40,7 +44,7 @@ def constants(net: FloatNet, dtype: torch.dtype = torch.float32) -> list[Constan
 def _given(step: Step) -> Sequence[NDArray[Any]]:
     if isinstance(step, Product):
         return step.weight.transpose(0, 2, 1), step.bias
-    return (step.factor, step.term) if isinstance(step, Affine) else ()
+    return (step.factor, step.term) if isinstance(step, Affine | Norm) else ()
 
 
 def values(
@@ -118,6 +122,26 @@ def _affine(step: Affine, made: list[Tensor], own: Constants) -> Tensor:
     return out.relu() if step.relu else out
 
 
+def _norm(step: Norm, made: list[Tensor], own: Constants) -> Tensor:
+    factor, term = own
+    x = made[step.x]
+    if step.rms:
+        scaled = x * (x.square().mean(-1, keepdim=True) + step.epsilon).rsqrt()
+        return scaled * factor + term
+    return functional.layer_norm(x, x.shape[-1:], factor, term, step.epsilon)
+
+
+def _attention(step: Attention, made: list[Tensor], _: Constants) -> Tensor:
+    def split(value: int) -> Tensor:
+        x = made[value]
+        return x.reshape(*x.shape[:2], step.heads, -1).transpose(1, 2)
+
+    mixed = functional.scaled_dot_product_attention(
+        split(step.x), split(step.k), split(step.v), scale=step.scale
+    )
+    return mixed.transpose(1, 2).flatten(2)
+
+
 _RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
     Product: _product,
     Add: _add,
@@ -128,4 +152,8 @@ _RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
     Concat: lambda step, made, _: torch.cat([made[x] for x in step.xs], step.axis + 1),
     Reshape: lambda step, made, _: made[step.x].reshape(-1, *step.shape),
     Transpose: lambda step, made, _: made[step.x].transpose(1, 2),
+    Rescale: lambda step, made, _: made[step.x],
+    Function: lambda step, made, _: step.of(made[step.x]),
+    Norm: _norm,
+    Attention: _attention,
 }

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.integer.check import reads, shape_of
+from edge_kernels.integer import check
+from edge_kernels.integer.check import reads
 from edge_kernels.integer.net import (
+    FREE,
     Add,
     Affine,
     Attention,
@@ -22,6 +24,7 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
+from edge_kernels.quantize.functions import Function
 
 Floats = NDArray[np.float64]
 _TAKES_RELU = (Product, Add, Affine)
@@ -37,7 +40,7 @@ class FloatNet:
         Of each value, without the batch; value 0 is the input and step i makes value i + 1.
     steps : list of Step
         As in an `IntNet`, but a `Product` has float64 weights and biases, and its ``weight_scale``
-        means nothing.
+        means nothing; and a `Table` is a `Function`.
     names : list of str
         Of each step's ONNX node, for messages.
     output : int
@@ -57,10 +60,13 @@ class FloatNet:
             If there are none, their shape is another, or they hold NaN or infinity.
         """
         shape = self.shapes[0]
-        if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
+        fits = x.ndim == len(shape) + 1 and all(
+            wanted in (FREE, size) for wanted, size in zip(shape, x.shape[1:], strict=True)
+        )
+        if not fits:
             raise ValueError(
                 f"calibration windows of shape {x.shape}; the network reads (windows, "
-                f"{', '.join(map(str, shape))})"
+                f"{', '.join('any' if size == FREE else str(size) for size in shape)})"
             )
         check_finite(x)
 
@@ -79,6 +85,11 @@ def check_finite(x: NDArray[Any]) -> None:
         raise ValueError(
             f"calibration window {int(np.argmin(finite))} holds NaN or infinity; drop such windows"
         )
+
+
+def shape_of(step: Step, shapes: list[Shape]) -> Shape:
+    """As `check.shape_of`, of a network in float."""
+    return shapes[step.x] if isinstance(step, Function) else check.shape_of(step, shapes)
 
 
 def simplified(net: FloatNet) -> FloatNet:

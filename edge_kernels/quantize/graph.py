@@ -65,6 +65,7 @@ class Graph:
             self._tensors.pop(value.name, None)
         self._array = numpy_helper.to_array
         self._makers = {name: node for node in self.nodes for name in node.output}
+        self._places = {name: at for at, node in enumerate(self.nodes) for name in node.output}
         self.readers: dict[str, list[int]] = {}
         self.uses = Counter(value.name for value in graph.output)
         for at, node in enumerate(self.nodes):
@@ -88,6 +89,14 @@ class Graph:
             return inner
         order = attributes(node).get("perm")
         return np.transpose(inner, order)
+
+    def maker(self, name: str) -> NodeProto | None:
+        """Return the node that makes a tensor; None: the model's input or a constant."""
+        return self._makers.get(name)
+
+    def at(self, node: NodeProto) -> int:
+        """Return the index of a node of this graph."""
+        return self._places[node.output[0]]
 
     def is_constant(self, node: NodeProto) -> bool:
         """Whether a node only carries a constant, so that it goes when nobody reads it."""

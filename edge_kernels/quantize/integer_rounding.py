@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels.integer.check import check
-from edge_kernels.integer.net import IntNet, Levels, Product, Step
+from edge_kernels.integer.net import IntNet, Levels, Product, Step, Table, table_of
 from edge_kernels.quantize.calibrate import (
     accumulates,
     largest,
@@ -20,8 +20,10 @@ from edge_kernels.quantize.calibrate import (
     tied,
 )
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.functions import Function
 from edge_kernels.quantize.histogram import Method, Range
 from edge_kernels.quantize.scaling import classes, scaled, smoothing
+from edge_kernels.quantize.widths import wide
 
 BITS: Final = (8, 4, 2)
 _MOST_BIAS: Final = 1 << 30
@@ -106,13 +108,20 @@ def integers(choice: Choice) -> IntNet:
     levels: list[Levels | None] = [choice.levels.get(root[v]) for v in range(len(net.shapes))]
     if accumulates(net):
         levels[net.output] = None
-    steps = [
-        _rounded(choice, at, step, levels) if isinstance(step, Product) else step
-        for at, step in enumerate(net.steps)
-    ]
+    steps = [_in_integers(choice, at, levels) for at in range(len(net.steps))]
     made = IntNet(list(net.shapes), levels, steps, net.output)
     check(made)
     return made
+
+
+def _in_integers(choice: Choice, at: int, levels: list[Levels | None]) -> Step:
+    step = choice.net.steps[at]
+    if isinstance(step, Function):
+        x, y = levels[step.x], levels[at + 1]
+        assert x is not None
+        assert y is not None
+        return Table(step.x, table_of(step.reals, x, y))
+    return _rounded(choice, at, step, levels) if isinstance(step, Product) else step
 
 
 def _rounded(choice: Choice, at: int, step: Product, levels: list[Levels | None]) -> Step:
@@ -229,7 +238,11 @@ def nearest(net: FloatNet, found: Sequence[Range], bits: int) -> Choice:
     """
     wanted = quantized_values(net)
     _check_count(found, len(wanted))
-    levels = {value: levels_of(each) for value, each in zip(wanted, found, strict=True)}
+    broad = wide(net)
+    levels = {
+        value: levels_of(each, 16 if value in broad else 8)
+        for value, each in zip(wanted, found, strict=True)
+    }
     own = layer_bits(net, bits)
     rows = {at: weight_scale(most, own[at]) for at, most in largest_weights(net).items()}
     return Choice(net, levels, rows, own)

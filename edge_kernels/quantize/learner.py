@@ -11,10 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_kernels.integer.net import Add, Affine, Levels, Pool, Product, Reduce, Step
+from edge_kernels.integer.net import (
+    Add,
+    Affine,
+    Attention,
+    Levels,
+    Norm,
+    Pool,
+    Product,
+    Reduce,
+    Rescale,
+    Step,
+)
 from edge_kernels.quantize.calibrate import quantized_values, tied
 from edge_kernels.quantize.evaluate import Constants, constants, values
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.functions import Function
 from edge_kernels.quantize.histogram import Range
 from edge_kernels.quantize.integer_rounding import (
     Choice,
@@ -28,7 +40,7 @@ from edge_kernels.quantize.scaling import SMALLEST, Scaling, classes, scaled
 
 _START_CLIP: Final = 4.0  # σ(4) = .98: at the start hardly anything is cut
 _TINY: Final = 1e-12
-_TOP: Final = 255
+_ROUNDS: Final = (Product, Add, Affine, Norm, Attention, Function, Rescale)
 
 
 class Learner(nn.Module):
@@ -59,6 +71,8 @@ class Learner(nn.Module):
         levels = nearest(net, start, bits).levels
         self._first = torch.tensor([levels[v].scale for v in self._wanted])
         self.widths = nn.Parameter(torch.ones(len(self._wanted)))
+        self._tops = [levels[v].top for v in self._wanted]
+        self._bits_of = {v: levels[v].bits for v in self._wanted}
         self.zeros = nn.Parameter(torch.tensor([float(levels[v].zero) for v in self._wanted]))
         self.scales = nn.Parameter(torch.ones(self.scaling.count - 1))
         largest = largest_weights(net)
@@ -101,10 +115,10 @@ class Learner(nn.Module):
         factors = self.factors().double().numpy()
         net = scaled(replace(self.net, steps=steps), self.scaling, factors)
         widths = (self._first * self.widths.clamp(min=SMALLEST)).tolist()
-        zeros = self.zeros.round().clamp(0, _TOP).int().tolist()
+        zeros = self.zeros.round().clamp(min=0).int().tolist()
         levels = {
-            value: Levels(width, zero)
-            for value, width, zero in zip(self._wanted, widths, zeros, strict=True)
+            value: Levels(width, min(zero, top), self._bits_of[value])
+            for value, width, zero, top in zip(self._wanted, widths, zeros, self._tops, strict=True)
         }
         shares = [torch.sigmoid(each).double().numpy() for each in self.clips]
         rows = {
@@ -128,6 +142,9 @@ class Learner(nn.Module):
     def _rounded(self, at: int, factors: Tensor) -> Constants:
         """A step's constants: scaled, and where they are a product's weights, rounded."""
         rows, columns = self.scaling.rows[at], self.scaling.columns[at]
+        if rows is not None and columns is None:  # a norm
+            down = factors[torch.from_numpy(rows)]
+            return tuple(each / down for each in self._given[at])
         if rows is None or columns is None:
             return self._given[at]
         first, second = self._given[at]
@@ -153,7 +170,7 @@ class Learner(nn.Module):
         place = self._place[value]
         if place < 0 or not _requantizes(self.net, value):
             return x
-        return rounding(x, self._width(place), self.zeros[place], 0, _TOP)
+        return rounding(x, self._width(place), self.zeros[place], 0, self._tops[place])
 
 
 def _requantizes(net: FloatNet, value: int) -> bool:
@@ -162,7 +179,7 @@ def _requantizes(net: FloatNet, value: int) -> bool:
         return True
     step = net.steps[value - 1]
     mean = isinstance(step, Pool | Reduce) and step.mean
-    return mean or isinstance(step, Product | Add | Affine)
+    return mean or isinstance(step, _ROUNDS)
 
 
 def rounding(x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_kernels import layout
 from edge_kernels.integer.check import check
-from edge_kernels.integer.net import IntNet, Product
+from edge_kernels.integer.net import IntNet, Product, Table
 from edge_kernels.integer.qdq import Parts, Writer, write
 
 DOMAIN = "flwr.edge"
@@ -50,6 +50,12 @@ class _Lookup(Writer):
     def read(self, value: int) -> str:
         """Return the name of a value in float."""
         return self.floats[value]
+
+    def table(self, at: int, step: Table) -> str:
+        """Refuse a function of one number: it is known as a table of integers alone."""
+        raise ValueError(
+            f"step {at}: a function of one number, which lookup kernels are not served with"
+        )
 
     def product(self, at: int, step: Product) -> str:
         """Append a layer; return its output's name."""

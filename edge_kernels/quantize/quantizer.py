@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from edge_kernels.integer import qdq
-from edge_kernels.integer.net import IntNet
+from edge_kernels.integer.net import FREE, IntNet, Shape
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.floats import FloatNet, check_finite
 from edge_kernels.quantize.reader import Split, read
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, ValueInfoProto
 
 GROUP: Final = "flwr_edge.quantizer"
 DOMAIN: Final = "flwr.edge"
+_SAME_SINCE: Final = 18
+_IR_OF_UINT16: Final = 10
 
 
 class Quantizer(Protocol):
@@ -149,7 +151,7 @@ def inputs(split: Split, windows: NDArray[Any]) -> NDArray[np.float32]:
             f"(windows, {', '.join(str(size or 'any') for size in shape)})"
         )
     check_finite(windows)
-    x = np.ascontiguousarray(windows, np.float32)
+    x = np.ascontiguousarray(windows, _dtype(given))
     if split.source == given.name:
         return x
     session = InferenceSession(
@@ -162,8 +164,8 @@ def inputs(split: Split, windows: NDArray[Any]) -> NDArray[np.float32]:
 def to_qdq(quantized: Quantized) -> ModelProto:
     """Return the whole model in plain ONNX, for any ONNX Runtime."""
     model = copy.deepcopy(quantized.split.prologue)
-    source = quantized.split.source
-    parts = qdq.nodes(quantized.net, source, quantized.output, opset=_opset(model))
+    source, result = quantized.split.source, quantized.split.result
+    parts = qdq.nodes(quantized.net, source, result, opset=_raised(model, quantized.net))
     return _ending(model, quantized, [parts])
 
 
@@ -173,12 +175,13 @@ def to_edge(quantized: Quantized) -> ModelProto:
 
     model = copy.deepcopy(quantized.split.prologue)
     net, prefix = quantized.net, "int."
+    _raised(model, net)
     before, after = f"{prefix}x", f"{prefix}y"
     node, tensors = edge.node(net, before, after)
     parts = [
         qdq.quantized_input(net, quantized.split.source, before),
         ([node], list(tensors)),
-        qdq.dequantized_output(net, after, quantized.output),
+        qdq.dequantized_output(net, after, quantized.split.result),
     ]
     model.opset_import.add(domain=DOMAIN, version=1)
     return _ending(model, quantized, parts)
@@ -199,13 +202,40 @@ def to_lookup(quantized: Quantized) -> ModelProto:
 
     model = copy.deepcopy(quantized.split.prologue)
     net, source = quantized.net, quantized.split.source
-    parts = lookup.nodes(net, source, quantized.output, opset=_opset(model))
-    shape: list[str | int | None] = ["batch", *net.shapes[0]]
+    parts = lookup.nodes(net, source, quantized.split.result, opset=_opset(model))
+    shape = _sizes(net.shapes[0])
     if all(value.name != source for value in model.graph.input):
         known = helper.make_tensor_value_info(source, TensorProto.FLOAT, shape)
         model.graph.value_info.append(known)
     model.opset_import.add(domain=DOMAIN, version=1)
     return fuse(_ending(model, quantized, [parts]))
+
+
+def _dtype(given: ValueInfoProto) -> np.dtype[Any]:
+    """What a model's input is of: tokens are integers."""
+    from onnx import helper
+
+    return np.dtype(helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type))
+
+
+def _sizes(shape: Shape) -> list[str | int | None]:
+    return ["batch", *("length" if size == FREE else size for size in shape)]
+
+
+def _raised(model: ModelProto, net: IntNet) -> int:
+    """Let a model name an opset that knows 16-bit levels, where it needs one; return its opset.
+
+    From 18 to 21 no operator that a float prologue has changed what it computes.
+    """
+    opset = _opset(model)
+    wide = any(each is not None and each.bits == 16 for each in net.levels)
+    if not wide or not _SAME_SINCE <= opset < qdq.UINT16:
+        return opset
+    for each in model.opset_import:
+        if each.domain in ("", "ai.onnx"):
+            each.version = qdq.UINT16
+    model.ir_version = max(model.ir_version, _IR_OF_UINT16)
+    return qdq.UINT16
 
 
 def _opset(model: ModelProto) -> int:
@@ -218,11 +248,11 @@ def _ending(model: ModelProto, quantized: Quantized, parts: list[qdq.Parts]) -> 
     from onnx import TensorProto, helper
 
     graph = model.graph
-    for nodes, tensors in parts:
+    for nodes, tensors in [*parts, quantized.split.epilogue]:
         graph.node.extend(nodes)
         graph.initializer.extend(tensors)
     del graph.output[:]
     net = quantized.split.net
-    shape: list[str | int | None] = ["batch", *net.shapes[net.output]]
+    shape = _sizes(net.shapes[net.output])
     graph.output.append(helper.make_tensor_value_info(quantized.output, TensorProto.FLOAT, shape))
     return model

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_kernels.integer.net import IntNet, Levels, Product
+from edge_kernels.integer.net import IntNet, Levels, Product, Table
 from edge_kernels.integer.qdq import Writer, write
 from edge_kernels.quantize.calibrate import quantized_values, tied
 from edge_kernels.quantize.floats import FloatNet
@@ -94,6 +94,12 @@ class _Floats(Writer):
     def read(self, value: int) -> str:
         """Return the name of a value."""
         return self.floats[value]
+
+    def table(self, at: int, step: Table) -> str:
+        """Refuse a function of one number: it is known as a table of integers alone."""
+        raise ValueError(
+            f"step {at}: a function of one number, which devices' ranges are not served with"
+        )
 
     def product(self, at: int, step: Product) -> str:
         """Append a layer; return its output's name."""

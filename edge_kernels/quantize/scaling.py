@@ -2,8 +2,10 @@
 
 A product's row may be divided by s > 0 where all that read it multiply their columns by s. What
 lies between must keep a channel's factor: ReLU, pooling, reduction, concatenation, sums, reshapes
-and transpositions do. So every element of every value gets a class; elements that must share a
-factor are joined; the classes of the network's input and output are held at 1.
+and transpositions do, and attention its values' (not its queries' and keys'); functions do not.
+A norm takes a factor in its own factors and terms, and its input keeps all channels alike. So every
+element of every value gets a class; elements that must share a factor are joined; the classes of
+the network's input and output are held at 1. A free axis is 1 long here: its elements share theirs.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels.integer.net import (
+    FREE,
     Add,
     Affine,
+    Attention,
     Concat,
+    Norm,
     Pool,
     Product,
     Reduce,
     Reshape,
+    Shape,
     Step,
     Transpose,
 )
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.functions import Function
 
 Classes = NDArray[np.int64]
 SMALLEST: Final = 1e-2
@@ -43,7 +50,7 @@ class Scaling:
         Of classes; class 0 is held at 1.
     rows, columns : list of (rows,) and (channels,), or None
         Of each step: the class of each channel that it makes, and that it reads. None: the step
-        has no constants.
+        has no constants; a norm has rows alone.
     values : list of int64, of a value's shape
     """
 
@@ -86,11 +93,11 @@ class _Union:
 def classes(net: FloatNet) -> Scaling:
     """Return the classes of a network's channels."""
     union = _Union()
-    made: list[Classes] = [np.zeros(net.shapes[0], np.int64)]
+    made: list[Classes] = [np.zeros(_sizes(net.shapes[0]), np.int64)]
     rows: list[Classes | None] = []
     columns: list[Classes | None] = []
     for at, step in enumerate(net.steps):
-        read, write, value = _through(union, step, made, net.shapes[at + 1])
+        read, write, value = _through(union, step, made, _sizes(net.shapes[at + 1]))
         made.append(value)
         rows.append(write)
         columns.append(read)
@@ -104,6 +111,10 @@ def classes(net: FloatNet) -> Scaling:
     return Scaling(
         len(kept), [final(x) for x in rows], [final(x) for x in columns], [compact[x] for x in made]
     )
+
+
+def _sizes(shape: Shape) -> Shape:
+    return tuple(1 if size == FREE else size for size in shape)
 
 
 _Through = tuple[Classes | None, Classes | None, Classes]
@@ -124,6 +135,10 @@ def _through(union: _Union, step: Step, made: list[Classes], shape: tuple[int, .
         write = union.new(shape[0])
         spread = write if len(shape) == 1 else write[:, None]
         return read, write, np.broadcast_to(spread, shape)
+    if isinstance(step, Norm):
+        union.join(made[step.x], 0)
+        write = union.new(shape[-1])
+        return None, write, np.broadcast_to(write, shape)
     return None, None, _kept(union, step, made, shape)
 
 
@@ -131,6 +146,13 @@ def _kept(union: _Union, step: Step, made: list[Classes], shape: tuple[int, ...]
     if isinstance(step, Add):
         union.join(made[step.x], made[step.y])
         return made[step.x]
+    if isinstance(step, Attention):
+        union.join(made[step.x], 0)
+        union.join(made[step.k], 0)
+        return np.broadcast_to(union.along(made[step.v], 0), shape)
+    if isinstance(step, Function):
+        union.join(made[step.x], 0)
+        return np.zeros(shape, np.int64)
     if isinstance(step, Pool):
         return np.broadcast_to(union.along(made[step.x], 1)[:, None], shape)
     if isinstance(step, Reduce):
@@ -157,6 +179,10 @@ def scaled(net: FloatNet, scaling: Scaling, factors: NDArray[Any]) -> FloatNet:
         raise ValueError(f"factors must be {scaling.count} positive numbers, the first of them 1")
     steps: list[Step] = []
     for step, rows, columns in zip(net.steps, scaling.rows, scaling.columns, strict=True):
+        if isinstance(step, Norm) and rows is not None:
+            down = factors[rows]
+            steps.append(replace(step, factor=step.factor / down, term=step.term / down))
+            continue
         if rows is None or columns is None:
             steps.append(step)
             continue

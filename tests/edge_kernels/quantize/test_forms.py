@@ -1,0 +1,164 @@
+"""Transformers read from their nodes alone, in every form that exporters write."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from edge_kernels.integer.net import Attention, Norm, Rescale
+from edge_kernels.quantize import evaluate
+from edge_kernels.quantize.functions import Function
+from edge_kernels.quantize.reader import read
+from edge_kernels.quantize.widths import wide
+from tests.edge_kernels.quantize.blocks import (
+    LENGTH,
+    WIDTH,
+    Builder,
+    activation,
+    attention,
+    block,
+    norm,
+    weights,
+)
+
+
+def windows(count=5, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, LENGTH, WIDTH)).astype(np.float32)
+
+
+def agree(model, x=None):
+    """Read a model, and compare with ONNX Runtime; return the network."""
+    x = windows() if x is None else x
+    before = model.SerializeToString()
+    split = read(model)
+    assert model.SerializeToString() == before
+    session = onnxruntime.InferenceSession(before, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(
+        evaluate.run(split.net, x), session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5
+    )
+    return split.net
+
+
+def kinds(net, kind):
+    return [step for step in net.steps if isinstance(step, kind)]
+
+
+@pytest.mark.parametrize("norms", ["node", "decomposed", "reciprocal", "rms"])
+@pytest.mark.parametrize("pre", [True, False])
+def test_every_form_of_a_norm(norms, pre):
+    net = agree(block(pre=pre, norms=norms))
+    found = kinds(net, Norm)
+    assert {step.rms for step in found} == {norms == "rms"}
+    assert len({step.x for step in found}) == (3 if pre else 2)
+    assert all(step.epsilon == pytest.approx(1e-5) for step in found)
+
+
+@pytest.mark.parametrize("acts", ["node", "tanh node", "erf", "tanh", "silu", "plain tanh"])
+def test_every_form_of_a_function(acts):
+    assert len(kinds(agree(block(acts=acts)), Function)) == 1
+
+
+@pytest.mark.parametrize("heads", ["plain", "scaled", "folded"])
+@pytest.mark.parametrize("positions", [True, False])
+def test_every_form_of_attention(heads, positions):
+    (found,) = kinds(agree(block(heads=heads, positions=positions)), Attention)
+    assert found.heads == 2
+    assert found.scale == pytest.approx(0.5)
+
+
+def test_what_is_summed_along_the_way_has_16_bits():
+    net = read(block(pre=True)).net
+    broad = wide(net)
+    for at, step in enumerate(net.steps):
+        if isinstance(step, Norm):
+            assert step.x in broad
+        if isinstance(step, Attention):
+            assert not broad & {step.x, step.k, step.v, at + 1}
+    assert not kinds(net, Rescale)
+
+
+def test_after_a_post_norm_its_result_has_16_bits_for_sums_and_8_for_layers():
+    net = read(block(pre=False)).net
+    twice = [step for step in kinds(net, Norm) if step.x == kinds(net, Norm)[0].x]
+    assert len(twice) == 2
+    values = [net.steps.index(step) + 1 for step in twice]
+    values[1] = net.steps.index(twice[1], values[0]) + 1
+    assert [value in wide(net) for value in values] == [True, False]
+    assert len(kinds(net, Rescale)) == 1  # what the first layer gives has no norm
+
+
+def test_a_network_without_norms_keeps_8_bits():
+    b = Builder()
+    x = b.linear("x", WIDTH, WIDTH, seed=1)
+    b.add("Add", x, b.linear(x, WIDTH, WIDTH, seed=2))
+    assert wide(read(b.model(3)).net) == set()
+
+
+def sentence_like() -> ModelProto:
+    """A norm first, a free length, and unit length at the end."""
+    b = Builder()
+    x = norm(b, "x")
+    x = b.add("Add", x, b.linear(x, WIDTH, WIDTH, seed=3))
+    mean = b.add("ReduceMean", norm(b, x), np.array([1]), keepdims=0)
+    length = b.add("Sqrt", b.add("ReduceSum", b.add("Pow", mean, b.scalar(2)), np.array([1])))
+    b.add("Div", mean, length)
+    return b.model(2, ("length", WIDTH))
+
+
+def test_a_free_length_and_an_epilogue():
+    split = read(sentence_like())
+    assert [node.op_type for node in split.epilogue[0]] == ["Pow", "ReduceSum", "Sqrt", "Div"]
+    assert split.net.shapes[0] == (-1, WIDTH)
+    assert split.source == "x"  # the norm is in the network
+    session = onnxruntime.InferenceSession(sentence_like().SerializeToString())
+    for length in (1, 4, 9):
+        x = np.random.default_rng(length).standard_normal((2, length, WIDTH)).astype(np.float32)
+        out = evaluate.run(split.net, x)
+        right = session.run(None, {"x": x})[0]
+        found = out / np.linalg.norm(out, axis=1, keepdims=True)
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+def masked() -> ModelProto:
+    b = Builder()
+    attention(b, b.linear("x", WIDTH, WIDTH, seed=1))
+    model = b.model(3)
+    (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
+    node = helper.make_node("Add", [softmax.input[0], "mask"], ["masked"], name="masking")
+    model.graph.node.insert(list(model.graph.node).index(softmax), node)
+    softmax.input[0] = "masked"
+    model.graph.initializer.append(numpy_helper.from_array(weights(LENGTH, LENGTH, seed=9), "mask"))
+    return model
+
+
+def over_axis(op, **given):
+    b = Builder()
+    x = b.linear("x", WIDTH, WIDTH, seed=1)
+    more = [np.ones((LENGTH, WIDTH), np.float32)] if op == "LayerNormalization" else []
+    b.linear(b.add(op, x, *more, **given), WIDTH, WIDTH, seed=2)
+    return b.model(3)
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    [
+        (masked(), r"node 'Reshape\d+' \(Reshape\).*\(Softmax\).*a mask is not served"),
+        (
+            over_axis("Softmax", axis=1),
+            r"node 'Softmax\d+' \(Softmax\).*another axis than the last",
+        ),
+        (over_axis("LayerNormalization", axis=1), r"\(LayerNormalization\).*it norms from axis 1"),
+        (over_axis("Round"), r"\(Round\).*no instruction"),
+    ],
+)
+def test_a_form_that_is_not_served_is_named_with_node_and_operator(model, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        read(model)
+
+
+def test_a_function_is_computed_in_the_middle_of_others():
+    b = Builder()
+    x = b.linear("x", WIDTH, WIDTH, seed=1)
+    both = b.add("Add", activation(b, x, "silu"), b.add("Relu", b.linear(x, WIDTH, WIDTH, seed=5)))
+    b.linear(both, WIDTH, WIDTH, seed=9)
+    assert len(kinds(agree(b.model(3)), Function)) == 1
