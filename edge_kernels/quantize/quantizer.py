@@ -249,8 +249,9 @@ def _ending(model: ModelProto, quantized: Quantized, parts: list[qdq.Parts]) -> 
 
     graph = model.graph
     for nodes, tensors in [*parts, quantized.split.epilogue]:
+        known = {each.name for each in graph.initializer}
         graph.node.extend(nodes)
-        graph.initializer.extend(tensors)
+        graph.initializer.extend(each for each in tensors if each.name not in known)
     del graph.output[:]
     net = quantized.split.net
     shape = _sizes(net.shapes[net.output])

@@ -4,13 +4,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import edge_kernels
 from edge_kernels.integer import oracle
 from edge_kernels.integer.net import Attention, Norm, Product, Table
 from edge_kernels.quantize import evaluate
 from edge_kernels.quantize.calibrate import largest
 from edge_kernels.quantize.learner import Learner
 from edge_kernels.quantize.mobilequant import MobileQuant
-from edge_kernels.quantize.quantizer import inputs, quantize, to_qdq
+from edge_kernels.quantize.quantizer import inputs, quantize, to_edge, to_qdq
 from edge_kernels.quantize.reader import read
 from edge_kernels.quantize.scaling import classes, scaled, smoothing
 from tests.edge_kernels.quantize.blocks import LENGTH, WIDTH, block
@@ -57,6 +58,8 @@ def test_every_quantizer_runs_and_both_exports_agree(name, pre):
     right = run(model, x)
     ours = by_oracle(made, x)
     plain = run(to_qdq(made), x)
+    edge = edge_kernels.session(to_edge(made).SerializeToString(), threads=1)
+    np.testing.assert_allclose(edge.run(None, {"x": x})[0], ours, rtol=1e-5, atol=1e-6)
     assert difference(ours, right) < 0.04
     assert difference(plain, ours) < 0.02  # a level here and there
 
@@ -82,6 +85,8 @@ def test_a_free_length_runs_at_any_length_and_keeps_the_epilogue():
         x = windows(3, length, length)
         ours, plain, right = by_oracle(made, x), run(to_qdq(made), x), run(model, x)
         ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
+        edge = edge_kernels.session(to_edge(made).SerializeToString(), threads=1)
+        np.testing.assert_allclose(edge.run(None, {"x": x})[0], ours, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, rtol=1e-5)
         assert difference(ours, right) < 0.02
         assert difference(plain, ours) < 0.01
