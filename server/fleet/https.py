@@ -28,6 +28,7 @@ from server.fleet.errors import STATUS, Denied
 from server.fleet.limits import Limiter
 
 S = TypeVar("S", bound=Sent)
+_LINGER: Final = 1.0  # seconds after an answer, for the peer to take it
 LIFE: Final = 30.0  # seconds of a connection, whatever it does
 _log = logging.getLogger("flwr_edge.fleet")
 _PAGE: Final = """This is a fleet's enrolment server. On the device, run
@@ -43,6 +44,11 @@ class ShortLived(H11Protocol):
         """Begin to count."""
         super().connection_made(transport)
         self._end_of_life = self.loop.call_later(LIFE, transport.abort)
+
+    def on_response_complete(self) -> None:
+        """Hear no more of a request that has its answer: the rest of it may be endless."""
+        super().on_response_complete()
+        self.loop.call_later(_LINGER, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count no longer."""

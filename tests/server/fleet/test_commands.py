@@ -1,0 +1,223 @@
+"""The operator's commands, end to end on a fleet's folder."""
+
+import csv
+import io
+import json
+import os
+import shutil
+
+import pytest
+
+from server.cli import main
+from server.fleet.registry import Registry
+from tests.server.fleet.requests import new_key
+
+
+@pytest.fixture
+def fleet(made, migrated, tmp_path, monkeypatch):
+    """A fleet's folder, which commands find by the environment."""
+    root = tmp_path / "fleet"
+    shutil.copytree(made, root)
+    shutil.copy(migrated, root / "registry.sqlite")
+    monkeypatch.setenv("FLWR_FLEET", str(root))
+    return root
+
+
+@pytest.fixture
+def run(fleet, capsys):
+    """Run a command line; its exit code, output and errors."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def enrolled(fleet, run):
+    """Enrol a device by a claim of the command line."""
+    from schemas.enrolment import EnrolRequest
+    from schemas.fleet import FleetFolder
+    from server.fleet import secret
+    from server.fleet.authority import Authority
+    from server.fleet.enrolment import Registrar
+    from tests.server.fleet.requests import csr
+
+    folder = FleetFolder(fleet)
+    config = folder.config()
+    authority = Authority(folder, config.lifetimes, secret.load(folder, config))
+
+    def enrol(name, *options, key=None):
+        code, out, _ = run("claim", "create", "--format", "json", *options)
+        assert code == 0
+        token = json.loads(out)[0]["claim"].rpartition(".")[0]
+        with Registry(folder.database(config)) as registry:
+            registrar = Registrar(registry, authority, config, "ab" * 32)
+            asked = EnrolRequest(claim=token, csr=csr(name, key or new_key()))
+            return registrar.enrol(asked, "10.0.0.1")
+
+    return enrol
+
+
+def listed(run, *options):
+    code, out, _ = run("device", "list", "--format", "json", *options)
+    assert code == 0
+    return {row["device"]: row["state"] for row in json.loads(out)}
+
+
+def test_from_a_claim_to_removal(run, enrolled):
+    enrolled("a", "--tag", "pilot")
+    enrolled("b", "--approval")
+    assert listed(run) == {"a": "accepted", "b": "pending"}
+    assert listed(run, "--state", "pending") == {"b": "pending"}
+    assert listed(run, "--tag", "pilot") == {"a": "accepted"}
+    assert run("device", "approve", "b", "--dry-run")[0] == 0
+    assert listed(run)["b"] == "pending"
+    assert run("device", "approve", "b")[0] == 4  # nobody to ask
+    assert run("device", "approve", "b", "--yes")[0] == 0
+    assert run("device", "tag", "b", "--add", "left", "--add", "pilot", "--drop", "none")[0] == 0
+    assert set(listed(run, "--tag", "pilot")) == {"a", "b"}
+    _, _, err = run("device", "revoke", "--tag", "pilot", "--dry-run")
+    assert "would revoke: 2 devices (a, b); nothing was changed" in err
+    assert run("device", "revoke", "a", "--reason", "lost", "--yes")[0] == 0
+    _, out, _ = run("device", "show", "a", "--format", "json")
+    card = json.loads(out)
+    assert (card["state"], card["reason"], card["keys"][0]["state"]) == (
+        "revoked",
+        "lost",
+        "revoked",
+    )
+    assert run("device", "show", "a")[1].startswith("device ")
+    assert run("device", "remove", "a", "--yes")[0] == 0
+    assert set(listed(run)) == {"b"}
+    assert listed(run, "--state", "removed") == {"a": "removed"}
+    assert run("audit", "verify")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("device", "show", "none"), 3, "no device none"),
+        (("device", "revoke", "--yes"), 3, "no such device"),
+        (("device", "tag", "x"), 1, "name a tag"),
+        (("claim", "revoke", "000000000000", "--yes"), 3, "no claim"),
+        (("claim", "create", "--device", "../x"), 1, "expected 1 to 63"),
+        (("claim", "create", "--tag", "A b"), 1, "tag 'A b'"),
+        (("claim", "create", "--device", "a", "--uses", "2"), 1, "leave uses at 1"),
+        (("device", "rotate", "none"), 1, "none is not accepted yet"),
+        (("device", "list", "--fleet", "/nowhere"), 2, "no fleet here"),
+        (("device", "nonsense"), 2, ""),
+    ],
+)
+def test_what_is_wrong_is_said(run, words, code, says):
+    got, _, err = run(*words)
+    assert got == code
+    assert says in err
+
+
+def test_claims_are_listed_without_their_secrets(run, tmp_path):
+    code, out, err = run(
+        "claim", "create", "--device", "a", "--qr", "--qr-folder", str(tmp_path / "qr")
+    )
+    assert code == 0
+    claim = out.split("--claim ")[1].split()[0]
+    assert "█" in err
+    assert (tmp_path / "qr" / "a.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run("claim", "list")
+    assert claim[:12] in out
+    assert claim.split(".")[1] not in out
+    assert run("claim", "revoke", claim[:12], "--yes")[0] == 0
+    assert json.loads(run("claim", "list", "--format", "json")[1])[0]["state"] == "revoked"
+
+
+def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
+    file, out = tmp_path / "in.csv", tmp_path / "claims.csv"
+    file.write_text("device,tags\na,pilot left\nb,\n")
+    assert run("device", "import", str(file), "--dry-run")[0] == 0
+    assert listed(run) == {}
+    assert run("device", "import", str(file), "--claims", str(out))[0] == 0
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [row["device"] for row in rows] == ["a", "b"]
+    assert out.stat().st_mode & 0o77 == 0
+    assert listed(run) == {"a": "expected", "b": "expected"}
+    assert enrolled("b", "--approval").state == "accepted"
+    exported = run("device", "export")[1]
+    assert exported.splitlines()[:2] == [
+        "device,state,tags,certificate_until",
+        "a,expected,left pilot,",
+    ]
+    for bad in ("name\na\n", "device\na\na\n", "device,key\na,short\n", "device\n../a\n"):
+        file.write_text(bad)
+        assert run("device", "import", str(file))[0] in (1, 2)
+    assert listed(run) == {"a": "expected", "b": "accepted"}
+
+
+def test_an_operator_rotates_a_key(run, enrolled):
+    first = enrolled("a", "--device", "a")
+    code, out, _ = run("device", "rotate", "a", "--format", "json")
+    assert code == 0
+    assert json.loads(out)[0]["device"] == "a"
+    assert first.state == "accepted"
+
+
+def test_a_tampered_log_is_found_by_the_command(run, enrolled, fleet):
+    enrolled("a")
+    assert run("audit", "show", "--subject", "a")[1].count("device.enrol") == 1
+    with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+        db.exec_driver_sql("DELETE FROM audit WHERE number = (SELECT max(number) FROM audit)")
+    code, out, _ = run("audit", "verify")
+    assert code in (0, 5)  # the claim's row was noted, the enrolment's own may not have been
+    with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+        db.exec_driver_sql("UPDATE audit SET actor = 'operator:eve' WHERE number = 1")
+    code, out, _ = run("audit", "verify", "--format", "json")
+    assert code == 5
+    assert "row 1" in json.loads(out)["faults"][0]
+
+
+def test_init_completes_and_changes_nothing(tmp_path, capsys, monkeypatch):
+    root = tmp_path / "new"
+    words = ["init", str(root), "--name", "wearables", "--host", "fleet.example"]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        kept = {path: path.read_bytes() for path in root.rglob("*.key")}
+        (root / "crl.pem").unlink()
+    assert {path: path.read_bytes() for path in root.rglob("*.key")} == kept
+    assert 'name = "wearables"' in (root / "fleet.toml").read_text()
+    for bad in ([str(tmp_path)], [str(tmp_path / "b"), "--name", "A b"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["init", *bad])
+        assert ended.value.code == 2
+    capsys.readouterr()
+
+
+def test_keys_lie_encrypted_under_a_passphrase(tmp_path, monkeypatch, capsys):
+    root = tmp_path / "new"
+    monkeypatch.setenv("FLWR_FLEET_PASSPHRASE", "a long passphrase")
+    with pytest.raises(SystemExit):
+        main(["init", str(root), "--passphrase"])
+    assert not (root / "secret.key").exists()
+    for path in (root / "ca" / "1.key", root / "signing.key"):
+        assert b"ENCRYPTED" in path.read_bytes()
+        assert path.stat().st_mode & 0o77 == 0
+    monkeypatch.setenv("FLWR_FLEET_PASSPHRASE", "another passphrase")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["claim", "create", "--fleet", str(root)])
+    assert ended.value.code == 0  # a claim needs no key of the CA
+    (root / "crl.pem").unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(root)])
+    assert ended.value.code == 2
+    assert "the one it was encrypted with" in capsys.readouterr().err
+
+
+def test_a_key_file_that_others_may_read_is_refused(fleet, run):
+    os.chmod(fleet / "secret.key", 0o644)  # noqa: PTH101
+    code, _, err = run("claim", "create")
+    assert code == 2
+    assert "chmod 600" in err
