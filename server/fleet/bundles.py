@@ -108,7 +108,8 @@ def publish(
     key : Ed25519PrivateKey, optional
         Signs the bundle where it is not signed.
     version, name : str, optional
-        The next whole number, and the manifest's, where they are left out.
+        The next whole number, and the manifest's, where they are left out; of a device's own
+        bundle the number is followed by its name.
     device : str, optional
         Whose own it is; it is rolled out to nobody else.
     note : str
@@ -142,7 +143,7 @@ def publish(
         row = Bundle(
             id=sha,
             name=called[:63],
-            version=version or _next_version(tx.db, called),
+            version=version or _next_version(tx.db, called, device),
             bytes=len(data),
             base=manifest["base"],
             signer=manifest["signer"],
@@ -178,9 +179,12 @@ def shown(row: Bundle) -> dict[str, Any]:
     }
 
 
-def _next_version(db: Session, name: str) -> str:
-    versions = db.scalars(select(Bundle.version).where(Bundle.name == name[:63]))
-    return str(1 + max((int(each) for each in versions if each.isdecimal()), default=0))
+def _next_version(db: Session, name: str, device: str | None) -> str:
+    """The next whole number; of a device's own bundles, with its name behind."""
+    rows = select(Bundle.version).where(Bundle.name == name[:63], Bundle.device == device)
+    numbers = [version.partition("-")[0] for version in db.scalars(rows)]
+    number = 1 + max((int(each) for each in numbers if each.isdecimal()), default=0)
+    return str(number) if device is None else f"{number}-{device}"[:63]
 
 
 def _signed(path: Path, fleet_key: str, key: "Ed25519PrivateKey | None") -> bytes:

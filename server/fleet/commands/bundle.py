@@ -1,6 +1,9 @@
 """``flwr-fleet bundle``: personal models as files, published to be rolled out."""
 
 import datetime as dt
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -47,11 +50,19 @@ Named = Annotated[
 
 @app.command()
 def publish(
-    file: Annotated[Path, typer.Argument(help="A bundle, as flwr-sim export writes it.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A bundle, as flwr-sim export writes it; or a folder of DEVICE.flwb, each of "
+            "them that device's own."
+        ),
+    ],
     sign: Annotated[
         bool, typer.Option("--sign", help="Sign it with the fleet's key, if it is not signed.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Left out: the bundle's own.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Left out: the bundle's own, or the folder's.")
+    ] = None,
     version: Annotated[
         str | None, typer.Option(help="Left out: the next whole number of its name.")
     ] = None,
@@ -73,20 +84,15 @@ def publish(
     from server.fleet import bundles
 
     opened = Fleet(fleet)
-    say(f"verifying {file}")
+    public = opened.folder.signing_public.read_text(encoding="ascii").strip()
+    said: dict[str, Any] = {"key": _key(opened) if sign else None, "version": version, "note": note}
     with opened.registry() as registry:
-        sha, new = bundles.publish(
-            registry,
-            actor(),
-            _files(opened),
-            file,
-            opened.folder.signing_public.read_text(encoding="ascii").strip(),
-            key=_key(opened) if sign else None,
-            name=name,
-            version=version,
-            device=device,
-            note=note,
-        )
+        put = partial(bundles.publish, registry, actor(), _files(opened), fleet_key=public, **said)
+        if file.is_dir():
+            _publish_each(put, file, name or file.resolve().name, format_)
+            return
+        say(f"verifying {file}")
+        sha, new = put(path=file, name=name, device=device)
         row = _shown(registry, sha)
     word = "published" if new else "was published before:"
     next_ = f"next: flwr-fleet rollout create --bundle {row['name']}@{row['version']} --group rest"
@@ -125,6 +131,40 @@ def show(bundle: Named, fleet: FleetOption = None, format_: Formats = Format.tab
         said = shown(row) | {"manifest": row.manifest, "file": str(_files(opened).path(row.id))}
         said["rollouts"] = [each for each in summaries(db) if each["bundle"] == row.id]
     answer(said, format_, lambda: _text(said))
+
+
+def _publish_each(
+    put: Callable[..., tuple[str, bool]], folder: Path, name: str, format_: Format
+) -> None:
+    """Publish a folder, all that is good of it; what was refused is the end's error."""
+    from schemas.base import ConfigError
+    from server.fleet.errors import Refusal
+
+    files = sorted(folder.glob("*.flwb"))
+    if not files:
+        raise ConfigError(str(folder), ["holds no DEVICE.flwb"])
+    found: dict[str, str] = {}
+    refused: list[str] = []
+    for number, file in enumerate(files, 1):
+        progress(f"{number} of {len(files)}: {file.name}; {len(refused)} refused")
+        try:
+            found[file.stem], _ = put(path=file, name=name, device=file.stem)
+        except (ConfigError, Refusal) as error:
+            refused.append(str(error))
+    progress("")
+    lines = "\n".join(f"{device}  {sha}" for device, sha in found.items())
+    answer({"published": found, "refused": refused}, format_, lambda: lines or "none")
+    if refused:
+        few = "\n".join(refused[:10])
+        raise Refusal(f"{few}\n{len(refused)} of {len(files)} were refused; the others are here")
+    say(f"next: flwr-fleet rollout create --bundle {name} --personal --group rest")
+
+
+def progress(line: str) -> None:
+    """Overwrite the last line on a terminal; elsewhere nothing."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{line}")
+        sys.stderr.flush()
 
 
 def _text(said: dict[str, Any]) -> str:

@@ -86,6 +86,10 @@ def create(
         float | None,
         typer.Option(help="Most that a window may take; left out: as long as the window lasts."),
     ] = None,
+    personal: Annotated[
+        bool,
+        typer.Option("--personal", help="Each device its own: the newest of this name for it."),
+    ] = False,
     downgrade: Annotated[
         bool, typer.Option("--downgrade", help="Also where a newer bundle is installed.")
     ] = False,
@@ -120,7 +124,9 @@ def create(
     settings: dict[str, Any] = {
         "success": success,
         "error": errors,
-        "plan": rollouts.Plan(order=order, deadline=days * _DAY, at_once=at_once),
+        "plan": rollouts.Plan(
+            order=order, deadline=days * _DAY, at_once=at_once, personal=personal
+        ),
     }
     specs = [rollouts.GroupSpec.parse(text) for text in group]
     with Fleet(fleet).registry() as registry:

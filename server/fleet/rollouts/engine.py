@@ -20,7 +20,7 @@ from server.fleet.registry import Bundle, Registry, Rollout, RolloutDevice
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.control import stop
 from server.fleet.rollouts.judge import judge
-from server.fleet.rollouts.plan import ACTIVE, Plan
+from server.fleet.rollouts.plan import ACTIVE, Plan, bundles_for
 from server.fleet.rollouts.status import UNDECIDED
 from server.transport.courier import Courier
 from server.transport.ledger import Ledger
@@ -192,9 +192,10 @@ class Engine:
         found = tx.db.execute(waiting).all()
         if not found:
             return []
-        asked = self._asked(tx, row, plan.order)
+        bundles = bundles_for(tx.db, row, plan, [device.device for device, _ in found])
         tasks = []
         for device, node in found:
+            asked = self._asked(_order(plan, bundles[device.device]), bundles[device.device])
             expires = plan.started[device.group] + plan.deadline
             task = _task(row.id, device.device, node, ACTION, asked, tx.now, expires)
             device.state, device.task, device.changed = "offered", task.id, tx.now
@@ -203,11 +204,9 @@ class Engine:
         tx.db.add_all(tasks)
         return [task.id for task in tasks]
 
-    def _asked(self, tx: Write, row: Rollout, order: BundleOrder) -> list[ObjectRef]:
+    def _asked(self, order: BundleOrder, bundle: Bundle) -> list[ObjectRef]:
         """The payload, the bundle and its base, for the courier to serve."""
         body, _ = pack(Payload(config={RECORD: order.model_dump(exclude_none=True)}))
-        bundle = tx.db.get(Bundle, row.bundle)
-        assert bundle is not None, "a foreign key"
         files = [name for name in (bundle.id, bundle.base) if name]
         return [self._courier.put(body), *(self._served(name) for name in files)]
 
@@ -232,9 +231,12 @@ class Engine:
         found = tx.db.execute(rows).all()
         if not found:
             return []
-        body, _ = pack(Payload(config={RECORD: plan.order.model_dump(exclude_none=True)}))
-        payload, tasks = self._courier.put(body), []
+        bundles = bundles_for(tx.db, row, plan, [device.device for device, _ in found])
+        tasks = []
         for device, node in found:
+            order = _order(plan, bundles[device.device])
+            body, _ = pack(Payload(config={RECORD: order.model_dump(exclude_none=True)}))
+            payload = self._courier.put(body)
             expires = tx.now + _BACK_TTL
             task = _task(row.id, device.device, node, BACK, [payload], tx.now, expires)
             device.state, device.task, device.changed = "returning", task.id, tx.now
@@ -242,6 +244,10 @@ class Engine:
             tasks.append(task)
         tx.db.add_all(tasks)
         return [task.id for task in tasks]
+
+
+def _order(plan: Plan, bundle: Bundle) -> BundleOrder:
+    return plan.order.model_copy(update={"bundle": bundle.id, "published": bundle.published})
 
 
 def _task(

@@ -40,6 +40,9 @@ class Plan(Strict):
         For every device; its bundle and date are the roll-out's.
     deadline
         Seconds from the start of a device's group; who was not reached by then is passed over.
+    personal
+        Whether each device gets its own: the newest bundle of the roll-out's bundle's name that
+        was published for it before the roll-out was made.
     at_once
         Most devices that install at the same time.
     roll_back
@@ -50,6 +53,7 @@ class Plan(Strict):
 
     order: BundleOrder
     deadline: float = Field(14 * 86_400.0, gt=0, le=MAX_TTL)
+    personal: bool = False
     at_once: int = Field(200, ge=1, le=10_000)
     roll_back: bool = False
     started: dict[int, float] = Field(default_factory=dict)
@@ -157,7 +161,7 @@ def create(
     with registry.write(actor) as tx:
         db = tx.db
         found = bundle_of(db, bundle)
-        members = _members(db, found, groups)
+        members = _members(db, found, groups, personal=plan.personal)
         _check_free(db, [name for names in members.values() for name in names])
         if dry_run:
             return "", members
@@ -209,9 +213,25 @@ def bundle_of(db: Session, text: str) -> Bundle:
     return newest
 
 
-def _members(db: Session, bundle: Bundle, groups: Iterable[GroupSpec]) -> dict[str, list[str]]:
+def bundles_for(db: Session, row: Rollout, plan: Plan, names: list[str]) -> dict[str, Bundle]:
+    """What each of these devices gets of a roll-out."""
+    bundle = db.get(Bundle, row.bundle)
+    assert bundle is not None, "a foreign key"
+    if not plan.personal:
+        return dict.fromkeys(names, bundle)
+    own = select(Bundle).where(Bundle.name == bundle.name, Bundle.device.in_(names))
+    own = own.where(Bundle.published <= row.created).order_by(Bundle.published)
+    return {str(each.device): each for each in db.scalars(own)}  # the newest is the last
+
+
+def _members(
+    db: Session, bundle: Bundle, groups: Iterable[GroupSpec], *, personal: bool
+) -> dict[str, list[str]]:
     devices = select(Device.id).where(Device.state == "accepted")
-    if bundle.device is not None:  # one person's model
+    if personal:
+        own = select(Bundle.device).where(Bundle.name == bundle.name, Bundle.device.is_not(None))
+        devices = devices.where(Device.id.in_(own))
+    elif bundle.device is not None:  # one person's model
         devices = devices.where(Device.id == bundle.device)
     fleet = set(db.scalars(devices))
     left = sorted(fleet, key=lambda name: _drawn(bundle.id, name))

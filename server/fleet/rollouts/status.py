@@ -49,7 +49,7 @@ class Status:
             "state": row.state,
             "reason": row.reason,
             "bundle": row.bundle,
-            "name": f"{self.bundle.name}@{self.bundle.version}",
+            "name": _name(row, self.bundle),
             "created": row.created,
             "changed": row.changed,
             "success": row.success,
@@ -103,7 +103,7 @@ def summaries(db: Session) -> list[dict[str, Any]]:
             "id": row.id,
             "state": row.state,
             "bundle": bundle.id,
-            "name": f"{bundle.name}@{bundle.version}",
+            "name": _name(row, bundle),
             "created": row.created,
             "devices": counts.get(row.id, Counter()).total(),
             **{state: counts.get(row.id, Counter())[state] for state in STATES},
@@ -134,6 +134,12 @@ def devices_of(db: Session, rollout: str, states: Iterable[str]) -> list[str]:
         .order_by(RolloutDevice.device)
     )
     return list(db.scalars(rows))
+
+
+def _name(row: Rollout, bundle: Bundle) -> str:
+    if row.plan.get("personal"):
+        return f"{bundle.name}, each device its own"
+    return f"{bundle.name}@{bundle.version}"
 
 
 def _failures(db: Session, rollout: str, most: int) -> list[tuple[str, int, str]]:

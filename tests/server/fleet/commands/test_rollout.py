@@ -100,6 +100,31 @@ def test_signed_where_asked_and_a_difference_after_its_base(fleet, run, tmp_path
     assert (code, "publish that first" in err) == (2, True)
 
 
+def test_a_folder_of_everybodys_own(fleet, run, tmp_path):
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    assert run("bundle", "publish", folder)[0] == 2
+    for number, name in enumerate("ab"):
+        orders.made(folder / f"{name}.flwb", number, name=f"person {name}")
+    (folder / "c.flwb").write_bytes(b"x" * 100)
+    orders.made(folder / "zoe.flwb", 2)
+    code, out, err = run("bundle", "publish", folder)
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines()] == ["a", "b"]
+    assert "c.flwb: is no bundle" in err
+    assert "no device zoe" in err
+    assert "2 of 4 were refused; the others are here" in err
+    (folder / "c.flwb").unlink()
+    (folder / "zoe.flwb").unlink()
+    assert "create --bundle walk --personal" in run("bundle", "publish", folder)[2]
+    create = ("rollout", "create", "--bundle", "walk", "--personal", "--group", "rest", "--yes")
+    code, out, err = run(*create)
+    assert (code, "group rest: 2 devices" in err) == (0, True)
+    assert "of walk, each device its own: running" in run("rollout", "show", out.strip())[1]
+    rows = json.loads(run("bundle", "list", "--format", "json")[1])
+    assert sorted(row["version"] for row in rows) == ["1-a", "1-b"]
+
+
 def test_create_asks_shows_and_does(fleet, run, walk):
     groups = ("--group", "tag=beta", "--group", "30%", "--group", "rest")
     code, out, err = run("rollout", "create", "--bundle", "walk", *groups)

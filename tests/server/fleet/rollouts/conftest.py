@@ -19,8 +19,9 @@ from server.transport.courier import Courier
 from server.transport.ledger import Ledger
 from tests.server.transport.fake_device import FakeDevice, will_of
 
-FILES = {sha256(data).hexdigest(): data for data in (b"one" * 100_000, b"two" * 1000)}
-ONE, TWO = FILES
+CONTENTS = (b"one" * 100_000, b"two" * 1000, b"three" * 100)
+FILES = {sha256(data).hexdigest(): data for data in CONTENTS}
+ONE, TWO, THREE = FILES
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
 
 

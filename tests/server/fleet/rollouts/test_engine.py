@@ -5,7 +5,7 @@ from schemas.wire import Failed
 from server.fleet.errors import NotFoundError, Refusal
 from server.fleet.registry import Audit, audit
 from server.fleet.rollouts import abort, pause, resume, summaries
-from tests.server.fleet.rollouts.conftest import BOTH, ONE, TWO
+from tests.server.fleet.rollouts.conftest import BOTH, ONE, THREE, TWO
 
 BETA = ("tag=beta", "30%", "rest")
 
@@ -245,6 +245,29 @@ def test_a_bundle_and_its_base_travel(world):
     assert [one.sha256 for one in task.objects] == [ONE, TWO]
     assert task.action == "bundle"
     assert task.run == f"rollout/{rollout}"
+
+
+def test_each_device_its_own(world):
+    world.enrol(*"abc")
+    world.on(*"abc")
+    world.bundle(TWO, version="1-b", device="b")
+    world.clock.now += 1
+    world.bundle(ONE, version="1-a", device="a")
+    rollout = world.create("rest", personal=True)
+    world.clock.now += 1
+    late = world.bundle(THREE, version="2-a", device="a")
+    world.go()
+    assert world.state(rollout) == "finished"
+    has = {name: device.has for name, device in world.devices.items()}
+    assert has == {"a": [ONE], "b": [TWO], "c": []}
+    assert world.status(rollout)["name"] == "walk, each device its own"
+    abort(world.registry, "operator:test", rollout, roll_back=True)
+    world.go()
+    assert not any(device.has for device in world.devices.values())
+    again = world.create("devices=a", personal=True)
+    world.go()
+    assert world.state(again) == "finished"
+    assert world.devices["a"].has == [late]
 
 
 def test_a_bundle_whose_file_is_gone_stops_it(fleet):
