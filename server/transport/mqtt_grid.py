@@ -3,12 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
 
 from schemas.link import Link
 from schemas.objects import MissingObjectError, ObjectError, ObjectStore
@@ -18,14 +15,12 @@ from schemas.wire import new_id
 from server.flower_private import (
     CLIENT_RAISED,
     NO_REPLY,
-    SERVER_NODE_ID,
-    Run,
     assign_id,
     empty_run,
-    identify,
     metadata_fields,
     rebuild,
 )
+from server.own_grid import OwnGrid
 from server.transport.courier import Courier, default_tell
 from server.transport.ledger import Ledger
 from server.transport.records import payload_of, records_of
@@ -38,7 +33,7 @@ ENDED: Final = ("answered", "failed", "expired")
 _QUERY: Final = "query"
 
 
-class MqttGrid(Grid):
+class MqttGrid(OwnGrid):
     """Carries Flower's messages to devices behind a broker, and their replies back.
 
     All that is under way lies in the ledger and the object store. A grid that is made on the same
@@ -107,17 +102,6 @@ class MqttGrid(Grid):
             self._thread = threading.Thread(target=self._watch, args=(interval,), daemon=True)
             self._thread.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Disconnect; what is under way stays so in the ledger."""
         if not self._end.is_set():
@@ -129,16 +113,6 @@ class MqttGrid(Grid):
     def tick(self) -> None:
         """Do what is due by the clock."""
         self._courier.tick()
-
-    @property
-    def run(self) -> Run:
-        """The run that messages belong to."""
-        return copy(self._run)
-
-    def set_run(self, run: Run) -> None:
-        """Set the run that messages made from now on belong to."""
-        self._run = run
-        identify(run.run_id, SERVER_NODE_ID)
 
     def states(self) -> dict[int, bytes]:
         """Under which name the devices keep their states: those themselves never leave them."""
@@ -164,17 +138,6 @@ class MqttGrid(Grid):
                 f"of {self._base!r}: it is of another run, or of an engine that keeps the states"
             )
         self._name = f"{self._base}/{self._chapter}"
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message to a node; ``Message(...)`` does the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Nodes that are enrolled and online, ascending."""

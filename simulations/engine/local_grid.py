@@ -2,27 +2,19 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from copy import copy
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 
-from server.flower_private import (
-    SERVER_NODE_ID,
-    Run,
-    assign_id,
-    empty_run,
-    identify,
-)
+from server.flower_private import assign_id, empty_run
+from server.own_grid import OwnGrid
 from simulations.engine.codec import check_state
 from simulations.engine.dispatcher import DEPTH, Dispatcher
 from simulations.engine.pool import Pool
 from simulations.engine.worker_process import hello
 
 
-class LocalGrid(Grid):
+class LocalGrid(OwnGrid):
     """Runs a Flower client app for many nodes on a few worker processes.
 
     What a strategy gets does not depend on the number of workers: replies come in the order of
@@ -69,17 +61,6 @@ class LocalGrid(Grid):
         )
         self._dispatcher = Dispatcher(self._pool, self._nodes, timeout)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the workers and free their memory; a second call does nothing."""
         if not self._closed:
@@ -87,30 +68,9 @@ class LocalGrid(Grid):
             self._pool.close()
 
     @property
-    def run(self) -> Run:
-        """The run that messages belong to."""
-        return copy(self._run)
-
-    @property
     def worker_pids(self) -> list[int]:
         """The workers' process ids, to measure them by."""
         return [worker.pid for worker in self._pool.workers]
-
-    def set_run(self, run: Run) -> None:
-        """Set the run that messages made from now on belong to."""
-        self._run = run
-        identify(run.run_id, SERVER_NODE_ID)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message to a node; ``Message(...)`` does the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Return all node ids, ascending."""

@@ -69,7 +69,7 @@ def test_a_worker_sees_its_configs_and_imports_nothing_heavy(make_grid: Make, as
     assert facts["pid"] in grid.worker_pids
     heavy = {"torch", "sqlalchemy", "ray", "hypernet", "pandas", "pydantic", "seglearn"}
     assert not heavy & set(facts["modules"])
-    light = ("simulations.engine", "server.flower_private")
+    light = ("simulations.engine", "server.flower_private", "server.own_grid")
     assert all(name.startswith(light) for name in facts["ours"] if "." in name)
 
 
