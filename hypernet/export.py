@@ -21,7 +21,7 @@ from hypernet.decompositions import INFERENCE, TABLE
 from hypernet.folding import bake
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
-from hypernet.parameters import ParameterSpec, vector_of
+from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
 
 Optimizer = Literal["sgd", "adam"]
 MOMENTUM: Final = 0.9
@@ -41,6 +41,26 @@ class _Call(nn.Module):
     def forward(self, *args: Tensor) -> Tensor:
         result: Tensor = getattr(self.network, self.method)(*args)
         return result
+
+
+class _Held:
+    """A network's constants as one further input of the trace, to be baked in.
+
+    One flat vector, as weights are: an axis as long as the example has windows would be taken for
+    the windows' own.
+    """
+
+    def __init__(self, call: _Call) -> None:
+        frozen = frozen_buffers(call)
+        shapes = tuple(tuple(each.shape) for each in frozen.values())
+        self.spec = ParameterSpec(tuple(frozen), shapes, 0)
+        self.values = (self.spec.flatten(frozen),) if frozen else ()
+
+    def split(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """A trace's inputs: the graph's own, and the constants by name."""
+        if not self.values:
+            return inputs, {}
+        return inputs[:-1], self.spec.unflatten(inputs[-1])
 
 
 def step_graph(
@@ -76,17 +96,19 @@ def step_graph(
     """
     call = _Call(network, loss).train(batch_norm == "batch")
     spec = ParameterSpec.of(call)
+    held = _Held(call)
     names = spec.names[: spec.trainable]
     size = spec.trainable_length
 
     def step(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        *data, rate, proximal, anchor, mask, weights, state = inputs
+        own, frozen = held.split(inputs)
+        *data, rate, proximal, anchor, mask, weights, state = own
         tensors = spec.unflatten(weights)
         learned = {name: tensors[name] for name in names}
         rest = {name: tensor for name, tensor in tensors.items() if name not in learned}
 
         def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            called = {**parameters, **rest}
+            called = {**parameters, **rest, **frozen}
             value = functional_call(call, called, tuple(data))
             return value, {name: called[name] for name in rest}
 
@@ -103,7 +125,7 @@ def step_graph(
     vectors = {"anchor": torch.zeros(size), "mask": torch.ones(size), "weights": vector_of(call)}
     state = {"state": torch.zeros(2 * size + 1 if optimizer == "adam" else size)}
     outputs = ["loss", "new_weights", "new_state"]
-    return _export(step, {**data, **scalars, **vectors, **state}, outputs)
+    return _export(step, {**data, **scalars, **vectors, **state}, outputs, held.values)
 
 
 def forward_graph(network: nn.Module, method: str) -> bytes:
@@ -114,12 +136,15 @@ def forward_graph(network: nn.Module, method: str) -> bytes:
     call = _Call(network, method).eval()
     spec = ParameterSpec.of(call)
 
-    def forward(x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
-        result: Tensor = functional_call(call, spec.unflatten(weights), (x, mean, deviation))
+    held = _Held(call)
+
+    def forward(*inputs: Tensor) -> Tensor:
+        (*data, weights), frozen = held.split(inputs)
+        result: Tensor = functional_call(call, {**spec.unflatten(weights), **frozen}, tuple(data))
         return result
 
     inputs = {**_example(network.spec, labels=False), "weights": vector_of(call)}  # type: ignore[arg-type]
-    return _export(forward, inputs, ["output"])
+    return _export(forward, inputs, ["output"], held.values)
 
 
 def adapt_graph(network: nn.Module, method: str = "encode") -> bytes:
@@ -131,19 +156,22 @@ def adapt_graph(network: nn.Module, method: str = "encode") -> bytes:
     call = _Call(network, method).eval()
     spec = ParameterSpec.of(call)
 
-    def adapt(x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor, mix: Tensor) -> Tensor:
-        tensors = spec.unflatten(weights)
+    held = _Held(call)
+
+    def adapt(*inputs: Tensor) -> Tensor:
+        (*data, weights, mix), frozen = held.split(inputs)
+        called = {**spec.unflatten(weights), **frozen}
         for norm in norms(call):
             norm.adapting = mix
         try:
-            functional_call(call, tensors, (x, mean, deviation))
+            functional_call(call, called, tuple(data))
         finally:
             for norm in norms(call):
                 norm.adapting = None
-        return spec.flatten(tensors)
+        return spec.flatten(called)
 
     inputs = {**_example(network.spec, labels=False), "weights": vector_of(call)}  # type: ignore[arg-type]
-    return _export(adapt, {**inputs, "mix": torch.tensor(0.5)}, ["adapted"])
+    return _export(adapt, {**inputs, "mix": torch.tensor(0.5)}, ["adapted"], held.values)
 
 
 def update_graph(network: nn.Module, method: str) -> bytes:
@@ -218,13 +246,17 @@ def inference_graph(
     spec = ParameterSpec.of(call)
     spec.unflatten(weights)  # says what is wrong with them
 
-    def infer(x: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
-        result: Tensor = functional_call(call, spec.unflatten(weights), (x, mean, deviation))
+    held = _Held(call)
+
+    def infer(*inputs: Tensor) -> Tensor:
+        (x, mean, deviation, weights), frozen = held.split(inputs)
+        called = {**spec.unflatten(weights), **frozen}
+        result: Tensor = functional_call(call, called, (x, mean, deviation))
         return result
 
     windows = {"windows": _windows(network.spec)}  # type: ignore[arg-type]
-    baked = (mean.detach(), deviation.detach(), weights.detach())
-    model = onnx.load_from_string(_export(infer, windows, ["logits"], baked))
+    baked = (mean.detach(), deviation.detach(), weights.detach(), *held.values)
+    model = onnx.load_from_string(_export(infer, windows, ["logits"], baked, INFERENCE))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return bytes(model.SerializeToString(deterministic=True))
@@ -273,6 +305,7 @@ def _export(
     inputs: dict[str, Tensor],
     outputs: list[str],
     baked: tuple[Tensor, ...] = (),
+    table: dict[Any, Callable[..., Any]] = TABLE,
 ) -> bytes:
     """Trace and translate; ``baked`` are further arguments, which become constants."""
     arguments = tuple(inputs.values())
@@ -280,7 +313,6 @@ def _export(
     free = tuple(
         {0: batch} if name in ("windows", "labels", "targets") else None for name in inputs
     )
-    table = INFERENCE if baked else TABLE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet = logging.root.manager.disable

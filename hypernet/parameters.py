@@ -1,7 +1,8 @@
 """One flat vector for all of a network's tensors, and back.
 
 What travels, what generators make and what step graphs update is a vector; names and shapes live
-here only. Parameters come first, then buffers (batch norm's running statistics).
+here only. Parameters come first, then buffers (batch norm's running statistics). A buffer that is
+not persistent is a constant: it is part of no vector, and graphs hold its value.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ class ParameterSpec:
     def of(cls, module: nn.Module) -> "ParameterSpec":
         """Read a module's specification."""
         parameters = list(module.named_parameters())
-        tensors = parameters + list(module.named_buffers())
+        tensors = parameters + list(kept_buffers(module).items())
         return cls(
             names=tuple(name for name, _ in tensors),
             shapes=tuple(tuple(tensor.shape) for _, tensor in tensors),
@@ -105,12 +106,31 @@ class ParameterSpec:
         return tuple(found)
 
 
+def kept_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are part of the vector, by name."""
+    constant = frozen_buffers(module)
+    return {name: each for name, each in module.named_buffers() if name not in constant}
+
+
+def frozen_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are not persistent, by name: constants."""
+    return {
+        f"{name}.{key}".lstrip("."): child._buffers[key]
+        for name, child in module.named_modules()
+        for key in sorted(child._non_persistent_buffers_set)
+        if child._buffers.get(key) is not None
+    }
+
+
 def vector_of(module: nn.Module) -> Tensor:
     """A module's parameters and buffers as one detached vector (length,)."""
-    tensors = [*module.parameters(), *module.buffers()]
+    tensors = [*module.parameters(), *kept_buffers(module).values()]
     return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
 
 
 def load_vector(module: nn.Module, vector: Tensor) -> None:
     """Write a vector (length,) into a module's parameters and buffers."""
-    module.load_state_dict(ParameterSpec.of(module).unflatten(vector), strict=True)
+    places = dict(module.named_parameters()) | kept_buffers(module)
+    with torch.no_grad():
+        for name, tensor in ParameterSpec.of(module).unflatten(vector).items():
+            places[name].copy_(tensor)

@@ -34,14 +34,26 @@ class ConvEncoder(nn.Module):
 
     def pool(self, x: Tensor) -> Tensor:
         """(windows, features, time) → (windows, 4 · width): mean and maximum over time."""
-        x = relu(self.norm1(self.conv1(x)))
-        x = relu(self.norm2(self.conv2(x)))
-        x = relu(self.norm3(self.conv3(x))).transpose(1, 2)  # as exported convolutions have it
-        return torch.cat([x.mean(1), x.amax(1)], dim=1)
+        return _pooled(self._convolved(x)[-1])
 
     def project(self, pooled: Tensor) -> Tensor:
         """(windows, 4 · width) → (windows, latent), not negative."""
         return relu(self.norm4(self.linear(pooled)))
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """Hidden states of each layer, (windows, channels, time), and at last the latent."""
+        layers = self._convolved(x)
+        return [*layers, self.project(_pooled(layers[-1]))]
+
+    def _convolved(self, x: Tensor) -> list[Tensor]:
+        one = relu(self.norm1(self.conv1(x)))
+        two = relu(self.norm2(self.conv2(one)))
+        return [one, two, relu(self.norm3(self.conv3(two)))]
+
+
+def _pooled(x: Tensor) -> Tensor:
+    steps = x.transpose(1, 2)  # as exported convolutions have it
+    return torch.cat([steps.mean(1), steps.amax(1)], dim=1)
 
 
 class MlpEncoder(nn.Module):

@@ -14,7 +14,7 @@ class BatchNorm(nn.Module):
 
     Modes: ``eval()`` uses the running statistics; ``train()`` those of the batch, and moves the
     running ones by ``momentum``; with ``adapting`` set, a mix of both that becomes the new
-    running statistics.
+    running statistics, if ``keeps``. By groups, a mix is each group's own and is not kept.
     """
 
     weight: nn.Parameter
@@ -31,11 +31,12 @@ class BatchNorm(nn.Module):
         self.momentum = momentum
         self.eps = eps
         self.groups = 1
-        self.adapting: Tensor | None = None
+        self.adapting: Tensor | float | None = None
+        self.keeps = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (windows, channels) or (windows, channels, time)."""
-        if self.training and self.groups > 1:
+        if self.groups > 1 and (self.training or self.adapting is not None):
             return self._by_group(x)
         mean, var = self.mean, self.var
         if self.training or self.adapting is not None:
@@ -50,6 +51,8 @@ class BatchNorm(nn.Module):
         return x * _spread(scale, x.ndim) + _spread(self.bias - mean * scale, x.ndim)
 
     def _keep(self, mean: Tensor, var: Tensor) -> None:
+        if not self.keeps:
+            return
         if self.adapting is not None:
             self.mean, self.var = mean, var
         else:
@@ -61,7 +64,11 @@ class BatchNorm(nn.Module):
         axes = (1, 3) if x.ndim == 3 else (1,)
         mean = grouped.mean(axes, keepdim=True)
         var = (grouped - mean).square().mean(axes, keepdim=True)
-        self._keep(mean.mean(0).flatten(), var.mean(0).flatten())
+        if self.adapting is None:
+            self._keep(mean.mean(0).flatten(), var.mean(0).flatten())
+        else:
+            mean = torch.lerp(_spread(self.mean, x.ndim), mean, self.adapting)
+            var = torch.lerp(_spread(self.var, x.ndim), var, self.adapting)
         normal = ((grouped - mean) * torch.rsqrt(var + self.eps)).reshape(x.shape)
         return normal * _spread(self.weight, x.ndim) + _spread(self.bias, x.ndim)
 
