@@ -1,6 +1,16 @@
 """Generators of personal weights: one file each behind ``WeightGenerator``."""
 
 from hypernet.generators.base import WeightGenerator
+from hypernet.generators.conditioned import ConditionedGenerator, ConditionError
+from hypernet.generators.functional_memory import FunctionalMemory
 from hypernet.generators.hypernetwork import Hypernetwork
+from hypernet.generators.pefll import PeFLL
 
-__all__ = ["Hypernetwork", "WeightGenerator"]
+__all__ = [
+    "ConditionError",
+    "ConditionedGenerator",
+    "FunctionalMemory",
+    "Hypernetwork",
+    "PeFLL",
+    "WeightGenerator",
+]
