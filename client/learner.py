@@ -247,6 +247,9 @@ class Learner:
         }
         inputs |= self.statistics(plan)
         output: Floats = self.graphs.session(digest).run(None, inputs)[0]
+        if plan.noise:
+            noise = np.random.default_rng().normal(0, plan.noise, output.shape)
+            output = (output + noise).astype(np.float32)
         return output
 
     def _part(self, stage: Train) -> NDArray[np.intp]:

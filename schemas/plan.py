@@ -111,6 +111,16 @@ class Plan(Strict):
     predict: Digest | None = None
     predict_own: bool = Field(False, description="Evaluate the device's second vector.")
     report: dict[str, Digest] = Field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Shape of a report, by name; another one is refused at the server.",
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        description="Deviation of Gaussian noise that the device adds to its reports, drawn from "
+        "its own entropy: no seed of the plan's gives it away.",
+    )
     encoding: Encoding = "float32"
     topk: Share = Field(TOPK, description="Share of the entries that top-k sends.")
     seed: int = Field(0, ge=0, description="With the round and the node's id: the batches' order.")

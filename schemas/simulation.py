@@ -60,6 +60,12 @@ class Data(Strict):
     source_persons: int = Field(
         3, ge=1, le=100_000, description="Volunteers whose labelled windows the server holds."
     )
+    source_days: int | None = Field(
+        None, ge=1, le=100_000, description="Kind days: so many first days are the sources'."
+    )
+    client_days: int | None = Field(
+        None, ge=1, le=100_000, description="Kind days: so many days after these are clients."
+    )
     unseen_persons: int = Field(
         0,
         ge=0,

@@ -101,7 +101,7 @@ def _update(request: Message, reply: Message, max_norm: float) -> Message:
     weights = keep_variances(request, sent + delta, sent)
     content = RecordDict({"arrays": weights_record(weights), "metrics": metrics})
     if plan.report:
-        content["report"] = _report(reply.content.array_records["report"], plan.report)
+        content["report"] = _report(reply.content.array_records["report"], plan)
     return Message(content, reply_to=request)
 
 
@@ -142,14 +142,17 @@ def _metrics(metrics: MetricRecord) -> MetricRecord:
     return MetricRecord({name: metrics[name] for name in METRICS})
 
 
-def _report(report: ArrayRecord, names: Iterable[str]) -> ArrayRecord:
-    for name in names:
+def _report(report: ArrayRecord, plan: Plan) -> ArrayRecord:
+    for name in plan.report:
         array = report[name].numpy()
         if array.dtype != np.float32:
             raise DeltaError(f"report {name!r} is {array.dtype}; expected float32")
+        expected = plan.shapes.get(name, array.shape)
+        if array.shape != expected:
+            raise DeltaError(f"report {name!r} has shape {array.shape}; expected {expected}")
         if not np.isfinite(array).all():
             raise DeltaError(f"report {name!r} holds NaN or infinity")
-    return ArrayRecord({name: report[name] for name in names})
+    return ArrayRecord({name: report[name] for name in plan.report})
 
 
 def _said(error: BaseException) -> str:

@@ -1,0 +1,171 @@
+"""The functional memory's training at the server, before the first round; kept by what made it."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from hypernet.condition import CONDITIONERS, Conditioner, ConditionKind
+from hypernet.episodes import Course, Episodes, train_memory
+from hypernet.generators.functional_memory import FunctionalMemory
+from hypernet.networks.adapted import AdaptedClassifier
+from hypernet.parameters import ParameterSpec, vector_of
+from hypernet.virtual_users import STILL, Turning, VirtualUsers
+from schemas.base import Strict
+from server.federation import Federation
+from server.graphs import code_digest
+
+FAR = Turning(flip=0.7, rotate=0.8, degrees=90.0, stretch=0.3, warp=0.2, noise=0.1)
+"""Virtual persons of virtual persons: worn as no backbone saw it in training."""
+
+
+class MemorySettings(Strict):
+    """Adapter, condition, generator, and how it is trained on the sources."""
+
+    adapter: str = Field("lora", description="lora, bone, compacter, scale-shift, or an installed.")
+    rank: int = Field(4, ge=1, le=64, description="The adapter's.")
+    adapter_scale: float = Field(1.0, gt=0, le=100, description="s of W + s·BA.")
+    condition: ConditionKind = Field("prototypes", description="How windows are summed up.")
+    token_limit: float = Field(
+        0.0, ge=0, le=1e6, description="Largest length of a condition's token; 0: no limit."
+    )
+    width: int = Field(64, ge=8, le=4096, description="Of the generator's tokens.")
+    blocks: int = Field(2, ge=1, le=64, description="Of its attention.")
+    patch: int = Field(64, ge=1, le=65_536, description="Entries of a factor that a token makes.")
+    scale: float = Field(0.1, gt=0, le=10, description="Unit of what is generated.")
+    memory_steps: int = Field(
+        600, ge=0, le=1_000_000, description="Episodes' optimizer steps at the server."
+    )
+    memory_persons: int = Field(8, ge=1, le=256, description="Virtual persons in a step.")
+    memory_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's in them, cosine to 0.")
+    l2: float = Field(1e-3, ge=0, le=10, description="Of generated weights.")
+    collapse: float = Field(
+        0.1, ge=0, le=10, description="Penalty of cos² between a source's updates."
+    )
+    far: bool = Field(
+        False, description="Virtual persons worn further off than those of the backbone's training."
+    )
+
+
+def trained_memory(
+    federation: Federation, settings: MemorySettings, steps: int, *, conditions: bool
+) -> tuple[AdaptedClassifier, FunctionalMemory]:
+    """Train a memory, or read the one that the same training made before.
+
+    Parameters
+    ----------
+    federation : Federation
+    settings : MemorySettings
+    steps : int
+        Of training; 0 leaves a memory whose adapters change nothing.
+    conditions : bool
+        See ``Course``.
+    """
+    seed = federation.config.seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        widths = [state.shape[1] for state in _states(federation)]
+        conditioner = CONDITIONERS[settings.condition](
+            widths, federation.classes, settings.token_limit
+        )
+        network = _network(federation, settings, conditioner)
+        spec = ParameterSpec.of(network)
+        memory = FunctionalMemory(
+            vector_of(network)[: spec.trainable_length],
+            spec,
+            conditioner.tokens,
+            conditioner.channels,
+            network.version,
+            width=settings.width,
+            blocks=settings.blocks,
+            patch=settings.patch,
+            scale=settings.scale,
+        )
+    if steps:
+        course = Course(
+            steps=steps,
+            persons=settings.memory_persons,
+            rate=settings.memory_rate,
+            l2=settings.l2,
+            collapse=settings.collapse,
+            conditions=conditions,
+        )
+        path = _path(federation, settings, course, backbone_version=network.version)
+        if path is None or not _read(path, memory, conditioner):
+            turning = Turning() if federation.config.source.virtual_users else STILL
+            turning = FAR if settings.far else turning
+            generator = torch.Generator().manual_seed(seed * 1009 + 5)
+            users = VirtualUsers(federation.sources, turning, generator)
+            train_memory(memory, Episodes(network, users), conditioner, course)
+            _write(path, memory, conditioner)
+    return _network(federation, settings, conditioner), memory
+
+
+def _network(
+    federation: Federation, settings: MemorySettings, conditioner: Conditioner
+) -> AdaptedClassifier:
+    return AdaptedClassifier(
+        federation.source_model(),
+        settings.adapter,
+        settings.rank,
+        settings.adapter_scale,
+        conditioner,
+        federation.config.seed,
+    ).eval()
+
+
+@torch.no_grad()
+def _states(federation: Federation) -> list[Tensor]:
+    spec = federation.spec
+    states: list[Tensor] = federation.source_model().encoder.states(
+        torch.zeros(2, spec.features, spec.time)
+    )
+    return states
+
+
+def _path(
+    federation: Federation, settings: MemorySettings, course: Course, backbone_version: str
+) -> Path | None:
+    cache = federation.graphs.cache
+    if cache is None:
+        return None
+    made_from = MemorySettings(
+        **{name: getattr(settings, name) for name in MemorySettings.model_fields}
+    )
+    config = federation.config
+    text = f"{code_digest()} {backbone_version} {made_from!r} {course!r} {config.seed}"
+    text += f" {config.source!r}"
+    return cache / f"memory-{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+
+
+def _read(path: Path, memory: FunctionalMemory, conditioner: Conditioner) -> bool:
+    """Whether there was one that could be read."""
+    if not path.is_file():
+        return False
+    try:
+        state = load_file(path)
+        memory.load_state_dict(_under(state, "memory/"))
+        conditioner.load_state_dict(_under(state, "conditioner/"))
+    except (OSError, SafetensorError, RuntimeError):
+        path.unlink(missing_ok=True)  # half-written by a crash, or foreign: train again
+        return False
+    return True
+
+
+def _write(path: Path | None, memory: FunctionalMemory, conditioner: Conditioner) -> None:
+    if path is None:
+        return
+    state = {f"memory/{k}": v.contiguous() for k, v in memory.state_dict().items()}
+    state |= {f"conditioner/{k}": v.contiguous() for k, v in conditioner.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{hashlib.sha256(str(id(memory)).encode()).hexdigest()[:8]}.part")
+    part.write_bytes(save(state))
+    part.replace(path)
+
+
+def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
