@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from schemas.base import ConfigError
-from simulations import model_commands
+from simulations import memory_commands, model_commands
 from simulations.options import Format, Formats
 
 app = typer.Typer(
@@ -192,6 +192,7 @@ def bench(
 app.command()(model_commands.export)
 app.command()(model_commands.quantized)
 app.command()(model_commands.sentences)
+app.command()(memory_commands.personalize)
 
 
 def guarded(command: Callable[[], Any]) -> int:

@@ -184,7 +184,7 @@ class Models:
 
     def personal(self, person: str) -> Personal:
         """Rebuild a person's model and check that it predicts as in the run."""
-        node = self._node(person)
+        node = self.node(person)
         plan, learner, weights = self._personalised(node)
         confusion = learner.evaluate(plan, weights)
         found = (self.outcome.confusion | self.outcome.unseen).get(person)
@@ -251,7 +251,8 @@ class Models:
         fitted = learner.fit(adapting, mean)
         return self._baked(plan, (fitted.weights, *_statistics(learner, plan)))
 
-    def _node(self, person: str) -> int:
+    def node(self, person: str) -> int:
+        """A person's node; says whom there is where there is none of that name."""
         for node, name in (self.world.persons | self.world.unseen).items():
             if name == person:
                 return node
@@ -277,9 +278,18 @@ class Models:
         requests = self.strategy.configure_evaluate(rounds, self._arrays, told, view)
         return {int(request.metadata.dst_node_id): request for request in requests}
 
-    def _personalised(self, node: int) -> tuple[Plan, Learner, Floats]:
+    def judged(self, node: int, request: Message) -> NDArray[np.int64]:
+        """Confusion counts of a person whose device is asked so."""
+        plan, learner, weights = self._personalised(node, request)
+        return learner.evaluate(plan, weights)
+
+    def _personalised(
+        self, node: int, request: Message | None = None
+    ) -> tuple[Plan, Learner, Floats]:
         """The person's weights, by the code that the device runs."""
-        requests = self._requests if node in self.world.persons else self._unseen_requests
+        if request is None:
+            known = node in self.world.persons
+            request = (self._requests if known else self._unseen_requests)[node]
         settings = self.world.nodes[node]
         store = GraphStore(default_folder())
         windows = PersonWindows.open(Path(str(settings["windows"])))
@@ -289,7 +299,7 @@ class Models:
             int(settings["partition-id"]),
             kept_in(_state(self.grid.states().get(node, b""))),
         )
-        plan, learner, fitted = device.personalised(payload_of(requests[node].content))
+        plan, learner, fitted = device.personalised(payload_of(request.content))
         return plan, learner, fitted.weights
 
     def _baked(self, plan: Plan, arrays: Weights) -> ModelProto:

@@ -40,6 +40,8 @@ class Recordings:
         rotation-free length to the input, and virtual users turn each as one.
     notes : tuple[str, ...]
         What a reader of results must know of the set.
+    roles : tuple[str, ...]
+        "source", "client" or "unseen" by person, where the set itself says so; else they are drawn.
     """
 
     x: NDArray[np.floating]
@@ -53,6 +55,7 @@ class Recordings:
     hz: float
     magnitudes: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    roles: tuple[str, ...] = ()
 
 
 class DataSource(ABC):

@@ -37,7 +37,8 @@ def split(recordings: Recordings, config: Data, seed: int) -> Split:
     """Draw the persons' parts, and part each person's windows by time.
 
     Persons are put in a random order: the first ``source_persons`` are sources, the last
-    ``unseen_persons`` unseen, and those between are clients.
+    ``unseen_persons`` unseen, and those between are clients. Where the recordings have roles, those
+    hold in place of both numbers.
 
     Parameters
     ----------
@@ -56,10 +57,7 @@ def split(recordings: Recordings, config: Data, seed: int) -> Split:
         Where there is one person only, a person has no windows, or a class too few.
     """
     _check_persons(recordings, config)
-    order = np.random.default_rng(seed).permutation(len(recordings.persons)).tolist()
-    last = len(order) - config.unseen_persons
-    sources = tuple(order[: config.source_persons])
-    clients, unseen = tuple(order[config.source_persons : last]), tuple(order[last:])
+    sources, clients, unseen = _roles(recordings, config, seed)
     for person in sources:
         source_rows(recordings, person)
     parts = {
@@ -68,6 +66,25 @@ def split(recordings: Recordings, config: Data, seed: int) -> Split:
     }
     parts |= {p: part_person(recordings, p, config, labelled=False) for p in unseen}
     return Split(sources, clients, unseen, parts)
+
+
+def _roles(
+    recordings: Recordings, config: Data, seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Sources, clients and unseen persons."""
+    if recordings.roles:
+        sides = [
+            tuple(p for p, own in enumerate(recordings.roles) if own == role)
+            for role in ("source", "client", "unseen")
+        ]
+        return sides[0], sides[1], sides[2]
+    order = np.random.default_rng(seed).permutation(len(recordings.persons)).tolist()
+    last = len(order) - config.unseen_persons
+    return (
+        tuple(order[: config.source_persons]),
+        tuple(order[config.source_persons : last]),
+        tuple(order[last:]),
+    )
 
 
 def source_rows(recordings: Recordings, person: int) -> Rows:
@@ -92,7 +109,7 @@ def _check_persons(recordings: Recordings, config: Data) -> None:
     count = len(recordings.persons)
     if count < 2:
         raise DataError(f"the recordings are of {count} person; a source and a client are needed")
-    if config.source_persons + config.unseen_persons >= count:
+    if not recordings.roles and config.source_persons + config.unseen_persons >= count:
         raise ConfigError(
             "[data]",
             [

@@ -1,0 +1,96 @@
+"""Recordings over many days: every day of a person is a device of its own."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulations.data.arrays import read_arrays
+from simulations.data.base import DataError, DataSource, Recordings
+from simulations.data.fields import Fields
+from simulations.data.npz import KEYS, NpzSource
+from simulations.data.order import numbered, positions
+from simulations.data.paths import configured
+
+MAX_DAY = 100_000
+
+
+class DaysSource(DataSource):
+    """As ``npz``, with ``day`` (windows,), whole, from 1: what was learned is met by later days.
+
+    The first ``data.source_days`` days of every person are the sources', the next
+    ``data.client_days`` are clients, and all later ones unseen: they meet only the result, without
+    labels. A day is named ``PERSON day DAY``. Without ``stream``, the windows of one day, class and
+    ``trial`` (whole, optional) are one stream, in file order, none overlapping another unless
+    ``data.overlap`` says so.
+    """
+
+    max_bytes = NpzSource.max_bytes
+
+    def load(self) -> Recordings:
+        """Return all windows, by person and day."""
+        path = configured(self.config, self.folder)
+        if path is None:
+            raise DataError("data.path: missing; data.kind = 'days' needs the path of an .npz file")
+        keys = (*KEYS, "day", "trial")
+        file = Fields(path, read_arrays(path, keys, self.max_bytes))
+        x = file.windows()
+        owner, owners = file.persons(len(x))
+        file.check_finite(x, owner, owners)
+        y, classes = file.labels(len(x))
+        day = self._days(file, len(x))
+        person = numbered(owner, day)
+        first = np.unique(person, return_index=True)[1]
+        names = tuple(f"{owners[owner[row]]} day {day[row]}" for row in first)
+        stream, start = self._times(file, x, person, y)
+        return Recordings(
+            x=x,
+            y=y,
+            person=person,
+            stream=stream,
+            start=start,
+            persons=names,
+            classes=classes,
+            channels=file.channels(x.shape[2]),
+            hz=file.number("hz"),
+            magnitudes=file.magnitudes(x.shape[2]),
+            notes=(*file.notes(owners), "a device is one day of one person"),
+            roles=tuple(self._role(int(day[row])) for row in first),
+        )
+
+    def _role(self, day: int) -> str:
+        sources = self.config.source_days or 0
+        if day <= sources:
+            return "source"
+        return "client" if day <= sources + (self.config.client_days or 0) else "unseen"
+
+    def _days(self, file: Fields, windows: int) -> NDArray[np.int64]:
+        if not self.config.source_days or not self.config.client_days:
+            raise DataError(
+                "data.source_days and data.client_days: data.kind = 'days' needs both, 1 or more"
+            )
+        day = file.whole("day", windows)
+        wrong = (day < 1) | (day > MAX_DAY)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise file.error("day", f"entry {at} is {day[at]}; expected a day from 1")
+        last = self.config.source_days + self.config.client_days
+        if (
+            not (day <= self.config.source_days).any()
+            or not ((day > self.config.source_days) & (day <= last)).any()
+        ):
+            raise file.error(
+                "day",
+                f"{day.min()} to {day.max()}: no window of a source's day (1 to "
+                f"{self.config.source_days}) or of a client's (to {last})",
+            )
+        return day
+
+    def _times(
+        self, file: Fields, x: NDArray[np.floating], person: NDArray[np.int64], y: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if "stream" in file.arrays or "run" in file.arrays:
+            return file.times(x, person, y, self.config.overlap)
+        trials = "trial" in file.arrays
+        trial = file.whole("trial", len(x)) if trials else np.zeros(len(x), np.int64)
+        stream = numbered(person, y, trial)
+        step = max(1, round(x.shape[1] * (1 - self.config.overlap)))
+        return stream, positions(stream) * step

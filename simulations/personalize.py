@@ -1,0 +1,76 @@
+"""``flwr-sim personalize``: what one exchange is worth to one person of a finished run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.border import payload
+from server.strategies.functional_memory import FunctionalMemoryStrategy
+from server.view import GridView
+from simulations.personal_model import Models, open_models
+from simulations.report.files import RunError
+from simulations.report.metrics import macro_f1
+
+
+def personalize(
+    run: Path,
+    person: str,
+    strategy: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Ask a person's device for its condition, send the adapter made for it, and judge both.
+
+    Before: the backbone with AdaBN and an adapter that changes nothing. After: the same with the
+    generated one. The device has no label and was perhaps never seen.
+
+    Raises
+    ------
+    RunError, ConfigError, CheckpointError, DataError
+        See ``open_models``; and where the run's strategy generates no adapters.
+    """
+    tell(f"{run}: taking the run up where it ended")
+    with open_models(run, strategy, tell) as models:
+        memory = models.strategy
+        if not isinstance(memory, FunctionalMemoryStrategy):
+            raise RunError(
+                f"{run}: strategy {models.outcome.strategy} makes no adapters from conditions; "
+                "run functional-memory, or name it with --strategy"
+            )
+        node = models.node(person)
+        return _exchanged(models, memory, node, person)
+
+
+def _exchanged(
+    models: Models, memory: FunctionalMemoryStrategy, node: int, person: str
+) -> dict[str, Any]:
+    before = models.judged(node, memory.unadapted(node))
+    memory.embeddings.pop(node, None)  # as if never seen
+    view = GridView(models.grid, {node})
+    memory.join([node], view)
+    if node not in memory.embeddings:
+        raise RunError(f"{models.run}: {person} told no condition: its device did not answer")
+    (request,) = memory.configure_evaluate(0, memory.initial(), memory.evaluate_config(), view)
+    after = models.judged(node, request)
+    adapter = memory.spec.trainable_length
+    return {
+        "run": str(models.run),
+        "person": person,
+        "unseen": person in models.world.unseen.values(),
+        "backbone": memory.network.version,
+        "before": _score(before),
+        "after": _score(after),
+        "distance": float(
+            memory.generator.distance(memory.embeddings[node], memory.generator.center)
+        ),
+        "bytes_up": 4 * memory.embeddings[node].numel(),
+        "bytes_down": payload(request.content),
+        "adapter_numbers": adapter,
+    }
+
+
+def _score(confusion: NDArray[np.int64]) -> dict[str, float]:
+    right, all_ = int(np.trace(confusion)), int(confusion.sum())
+    return {"accuracy": right / all_, "macro_f1": macro_f1(confusion), "windows": all_}
