@@ -74,7 +74,9 @@ class Layer:
         if weight.ndim == 2 + len(self.taps):
             if self.kernel:
                 return conv1d(x, weight, bias, self.stride, self.padding, self.dilation)
-            return linear(x, weight, bias)
+            # Two axes: with three and a bias an exported step fixes the number of windows.
+            flat = linear(x.reshape(-1, x.shape[-1]), weight, bias)
+            return flat.reshape(*x.shape[:-1], len(weight))
         if bias is not None and bias.ndim == 1:
             bias = bias.expand(len(weight), -1)
         if self.kernel:

@@ -139,5 +139,10 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows, features, time) → (windows, latent), not negative."""
-        pooled = self.last_norm(self.hidden(x)[-1]).mean(1)
-        return relu(self.norm(self.linear(pooled)))
+        return self.states(x)[-1]
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """States of each layer, (windows, width, positions), and at last the latent."""
+        hidden = self.hidden(x)
+        pooled = self.last_norm(hidden[-1]).mean(1)
+        return [*(each.transpose(1, 2) for each in hidden), relu(self.norm(self.linear(pooled)))]

@@ -13,6 +13,8 @@ from hypernet.condition import CONDITIONERS, Conditioner, ConditionKind
 from hypernet.episodes import Course, Episodes, train_memory
 from hypernet.generators.functional_memory import FunctionalMemory
 from hypernet.networks.adapted import AdaptedClassifier
+from hypernet.networks.classifier import Classifier
+from hypernet.networks.inputs import InputSpec
 from hypernet.parameters import ParameterSpec, vector_of
 from hypernet.virtual_users import STILL, Turning, VirtualUsers
 from schemas.base import Strict
@@ -65,10 +67,10 @@ def trained_memory(
     conditions : bool
         See ``Course``.
     """
-    seed = federation.config.seed
+    seed, backbone = federation.config.seed, federation.source_model()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        widths = [state.shape[1] for state in _states(federation)]
+        widths = [state.shape[1] for state in _states(backbone, federation.spec)]
         conditioner = CONDITIONERS[settings.condition](
             widths, federation.classes, settings.token_limit
         )
@@ -119,11 +121,8 @@ def _network(
 
 
 @torch.no_grad()
-def _states(federation: Federation) -> list[Tensor]:
-    spec = federation.spec
-    states: list[Tensor] = federation.source_model().encoder.states(
-        torch.zeros(2, spec.features, spec.time)
-    )
+def _states(backbone: Classifier, spec: InputSpec) -> list[Tensor]:
+    states: list[Tensor] = backbone.encoder.states(torch.zeros(2, spec.features, spec.time))
     return states
 
 

@@ -9,6 +9,7 @@ from hypernet import export
 from hypernet.condition import CONDITIONERS
 from hypernet.networks.adapted import AdaptedClassifier, version_of
 from hypernet.networks.norm import norms
+from hypernet.networks.transformer import TransformerEncoder
 from hypernet.parameters import ParameterSpec, frozen_buffers, load_vector, vector_of
 
 WIDTHS, CLASSES = [4, 8, 8, 6], 3  # of the tests' small classifier
@@ -50,6 +51,28 @@ def test_it_starts_as_its_backbone_and_only_the_adapter_travels(adapter, adapted
     assert torch.equal(vector_of(made), vector)
     assert not torch.allclose(made(*person), backbone(*person))
     assert torch.equal(backbone.head.weight, made.body.head.weight)
+
+
+def test_a_transformer_is_a_backbone_too(network, person, run):
+    backbone = network("classifier")
+    backbone.encoder = TransformerEncoder(backbone.spec, 4, 6, layers=1, heads=2)
+    backbone.eval()
+    made = AdaptedClassifier(backbone, "lora", 2, 0.5, CONDITIONERS["prototypes"]([4, 4, 6], 3, 0))
+    torch.testing.assert_close(made(*person), backbone(*person))
+    told = made.condition(*person)
+    assert told.shape == (3, 15)
+    spec, vector = moved(made)
+    wanted = functional_call(made, spec.unflatten(vector), person).detach()
+    assert not torch.allclose(wanted, backbone(*person))
+    x, mean, deviation = person
+    (logits,) = run(
+        export.forward_graph(made, "forward"),
+        windows=x,
+        input_mean=mean,
+        input_deviation=deviation,
+        weights=vector,
+    )
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_of_devices_equals_one_by_one(adapted, person):
