@@ -27,7 +27,7 @@ from edge_kernels.integer.net import (
     Transpose,
 )
 from edge_kernels.quantize.floats import FloatNet
-from edge_kernels.quantize.functions import Function
+from edge_kernels.quantize.functions import Function, Remainder
 
 Constants = tuple[Tensor, ...]
 """Of a Product: weight as `functional` wants it, bias; of an Affine or Norm: factor and term."""
@@ -154,6 +154,7 @@ _RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
     Transpose: lambda step, made, _: made[step.x].transpose(1, 2),
     Rescale: lambda step, made, _: made[step.x],
     Function: lambda step, made, _: step.of(made[step.x]),
+    Remainder: lambda step, made, _: step.of(made[step.x]) - made[step.whole],
     Norm: _norm,
     Attention: _attention,
 }

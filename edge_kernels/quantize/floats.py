@@ -24,7 +24,7 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
-from edge_kernels.quantize.functions import Function
+from edge_kernels.quantize.functions import Function, Remainder
 
 Floats = NDArray[np.float64]
 _TAKES_RELU = (Product, Add, Affine)
@@ -167,6 +167,8 @@ def reading(step: Step, number: Callable[[int], int]) -> Step:
         return replace(step, x=number(step.x), y=number(step.y))
     if isinstance(step, Attention):
         return replace(step, x=number(step.x), k=number(step.k), v=number(step.v))
+    if isinstance(step, Remainder):
+        return replace(step, x=number(step.x), whole=number(step.whole))
     return replace(step, x=number(step.x))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edge_kernels.integer.net import Table
+from edge_kernels.integer.net import Levels, Table
 from edge_kernels.quantize.graph import Graph, attributes
 
 if TYPE_CHECKING:
@@ -80,6 +80,26 @@ class Function(Table):
         with torch.no_grad():
             out: NDArray[np.float64] = self.of(torch.from_numpy(x)).numpy()
         return out
+
+
+@dataclass(frozen=True)
+class Remainder(Function):
+    """What rounding a function's result to its levels leaves off; in float that is nothing.
+
+    Attributes
+    ----------
+    whole : int
+        The value that holds the result.
+    """
+
+    whole: int
+
+    def left(self, x: NDArray[np.float64], levels: Levels) -> NDArray[np.float64]:
+        """Return what is left of the function of numbers where the whole has such levels."""
+        exact = self.reals(x)
+        q = np.clip(np.rint(exact / levels.scale) + levels.zero, 0, levels.top)
+        left: NDArray[np.float64] = exact - levels.scale * (q - levels.zero)
+        return left
 
 
 def operation(graph: Graph, node: NodeProto) -> Operation | None:

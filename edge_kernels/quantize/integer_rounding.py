@@ -20,8 +20,9 @@ from edge_kernels.quantize.calibrate import (
     tied,
 )
 from edge_kernels.quantize.floats import FloatNet
-from edge_kernels.quantize.functions import Function
+from edge_kernels.quantize.functions import Function, Remainder
 from edge_kernels.quantize.histogram import Method, Range
+from edge_kernels.quantize.parts import rest_range
 from edge_kernels.quantize.scaling import classes, scaled, smoothing
 from edge_kernels.quantize.widths import wide
 
@@ -120,6 +121,10 @@ def _in_integers(choice: Choice, at: int, levels: list[Levels | None]) -> Step:
         x, y = levels[step.x], levels[at + 1]
         assert x is not None
         assert y is not None
+        if isinstance(step, Remainder):
+            whole = levels[step.whole]
+            assert whole is not None
+            return Table(step.x, table_of(lambda real: step.left(real, whole), x, y))
         return Table(step.x, table_of(step.reals, x, y))
     return _rounded(choice, at, step, levels) if isinstance(step, Product) else step
 
@@ -239,13 +244,13 @@ def nearest(net: FloatNet, found: Sequence[Range], bits: int) -> Choice:
     wanted = quantized_values(net)
     _check_count(found, len(wanted))
     broad = wide(net)
-    levels = {
-        value: levels_of(each, 16 if value in broad else 8)
-        for value, each in zip(wanted, found, strict=True)
-    }
-    own = layer_bits(net, bits)
-    rows = {at: weight_scale(most, own[at]) for at, most in largest_weights(net).items()}
-    return Choice(net, levels, rows, own)
+    levels: dict[int, Levels] = {}
+    for value, each in zip(wanted, found, strict=True):
+        own = rest_range(net, value, levels) or each
+        levels[value] = levels_of(own, 16 if value in broad else 8)
+    each_bits = layer_bits(net, bits)
+    rows = {at: weight_scale(most, each_bits[at]) for at, most in largest_weights(net).items()}
+    return Choice(net, levels, rows, each_bits)
 
 
 def _check_count(found: Sequence[Range], count: int) -> None:

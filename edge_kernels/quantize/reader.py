@@ -10,6 +10,7 @@ from edge_kernels.integer.net import FREE, Norm, Product, Shape
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, read_layer, reads
+from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.walk import called, needed, walk
 from edge_kernels.quantize.widths import widened
 from edge_kernels.sequential import fold
@@ -76,7 +77,7 @@ def read(model: ModelProto) -> Split:
     result, tail = _epilogue(graph, outputs[0])
     forms = find(model, graph, frozenset(tail))
     source, shape = _source(model, graph, forms)
-    net = widened(simplified(walk(graph, forms, (source, shape), result)))
+    net = parted(widened(simplified(walk(graph, forms, (source, shape), result))))
     if not any(isinstance(step, Product) for step in net.steps):
         raise ValueError("the output depends on no layer; there is nothing to quantize")
     return Split(_prologue(model, source, shape), source, net, result, _held(model, tail))

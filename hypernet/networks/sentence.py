@@ -100,6 +100,7 @@ def load_sentence_encoder(folder: Path) -> SentenceEncoder:
     """
     given = _config(folder / "config.json")
     tensors = _tensors(folder / "model.safetensors")
+    state = _state(tensors, given["num_hidden_layers"], folder)
     with torch.device("meta"):  # nothing is allocated before the shapes agree
         made = SentenceEncoder(
             given["hidden_size"],
@@ -110,7 +111,6 @@ def load_sentence_encoder(folder: Path) -> SentenceEncoder:
             longest=given["max_position_embeddings"],
             eps=given["layer_norm_eps"],
         )
-    state = _state(tensors, given["num_hidden_layers"], folder)
     for name, wanted in made.state_dict().items():
         if state[name].shape != wanted.shape:
             raise ValueError(
