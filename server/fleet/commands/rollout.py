@@ -76,7 +76,8 @@ def create(
         float, typer.Option(min=0.001, max=365, help="Who is not online for so long is left out.")
     ] = 14.0,
     at_once: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Devices that install at the same time.")
+        int,
+        typer.Option(min=1, max=10_000, help="Devices that install or are on probation at a time."),
     ] = 200,
     predictions: Annotated[int, typer.Option(min=0, help="Of a device's probation, or …")] = 100,
     minutes: Annotated[

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from server.fleet.rollouts.control import abort, pause, resume
-from server.fleet.rollouts.plan import GroupSpec, Plan, create
+from server.fleet.rollouts.groups import GroupSpec
+from server.fleet.rollouts.plan import Plan, create
 from server.fleet.rollouts.status import Status, status, summaries
 
 if TYPE_CHECKING:

@@ -14,20 +14,19 @@ from schemas.objects import MissingObjectError, ObjectStore
 from schemas.payload import Payload, PayloadError
 from schemas.payload_object import pack, unpack
 from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
-from schemas.wire import ObjectRef, new_id
+from schemas.wire import ObjectRef
 from server.fleet.errors import Refusal
 from server.fleet.registry import Bundle, Registry, Rollout, RolloutDevice
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.control import stop
-from server.fleet.rollouts.judge import judge
+from server.fleet.rollouts.judge import judge, pass_over, recall
 from server.fleet.rollouts.plan import ACTIVE, Plan, bundles_for
-from server.fleet.rollouts.status import UNDECIDED
+from server.fleet.rollouts.tasks import order_of, task_of
 from server.transport.courier import Courier
 from server.transport.ledger import Ledger
 from server.transport.tables import OPEN, DeviceRow, TaskRow
 
 ACTOR: Final = "server"
-RUN: Final = "rollout/"
 _AT_ONCE: Final = 500  # answers taken in one transaction
 _ATTEMPTS: Final = 5  # at a device, an order to go back counted
 _BACK_TTL: Final = 14 * 86_400.0
@@ -92,7 +91,7 @@ class Engine:
         """Judge a roll-out, and go on with it or end it; tasks that are new."""
         plan = Plan.model_validate(row.plan)
         if row.state == "running":
-            _pass_over(tx, row, plan)
+            pass_over(tx, row, plan)
             if problem := judge(tx, row, plan):
                 _stop(tx, row, problem)
         if row.state == "running":
@@ -102,7 +101,7 @@ class Engine:
                 _stop(tx, row, str(error))
         if row.state in ACTIVE:
             return []
-        _recall(tx, row)
+        recall(tx, row)
         return self._send_back(tx, row, plan) if plan.roll_back else []
 
     def _withdraw(self, rollout: str) -> None:
@@ -195,9 +194,9 @@ class Engine:
         bundles = bundles_for(tx.db, row, plan, [device.device for device, _ in found])
         tasks = []
         for device, node in found:
-            asked = self._asked(_order(plan, bundles[device.device]), bundles[device.device])
+            asked = self._asked(order_of(plan, bundles[device.device]), bundles[device.device])
             expires = plan.started[device.group] + plan.deadline
-            task = _task(row.id, device.device, node, ACTION, asked, tx.now, expires)
+            task = task_of(row.id, device.device, node, ACTION, asked, tx.now, expires)
             device.state, device.task, device.changed = "offered", task.id, tx.now
             device.attempts += 1
             tasks.append(task)
@@ -234,11 +233,11 @@ class Engine:
         bundles = bundles_for(tx.db, row, plan, [device.device for device, _ in found])
         tasks = []
         for device, node in found:
-            order = _order(plan, bundles[device.device])
+            order = order_of(plan, bundles[device.device])
             body, _ = pack(Payload(config={RECORD: order.model_dump(exclude_none=True)}))
             payload = self._courier.put(body)
             expires = tx.now + _BACK_TTL
-            task = _task(row.id, device.device, node, BACK, [payload], tx.now, expires)
+            task = task_of(row.id, device.device, node, BACK, [payload], tx.now, expires)
             device.state, device.task, device.changed = "returning", task.id, tx.now
             device.attempts += 1
             tasks.append(task)
@@ -246,63 +245,9 @@ class Engine:
         return [task.id for task in tasks]
 
 
-def _order(plan: Plan, bundle: Bundle) -> BundleOrder:
-    return plan.order.model_copy(update={"bundle": bundle.id, "published": bundle.published})
-
-
-def _task(
-    rollout: str,
-    device: str,
-    node: int,
-    action: str,
-    asked: list[ObjectRef],
-    now: float,
-    expires: float,
-) -> TaskRow:
-    payload, *objects = asked
-    return TaskRow(
-        id=new_id(),
-        run=f"{RUN}{rollout}",
-        device=device,
-        node=node,
-        action=action,
-        created=now,
-        expires=expires,
-        payload_sha=payload.sha256,
-        payload_bytes=payload.bytes,
-        objects=[[ref.sha256, ref.bytes] for ref in objects],
-        session=RUN,
-    )
-
-
-def _pass_over(tx: Write, row: Rollout, plan: Plan) -> None:
-    """Give up devices that were not reached in time, or are of the fleet no more."""
-    mine = (RolloutDevice.rollout == row.id) & (RolloutDevice.state == "waiting")
-    for group, began in plan.started.items():
-        if began + plan.deadline <= tx.now:
-            days = plan.deadline / 86_400
-            reason = f"was not online within {days:g} days of its group's start"
-            late = update(RolloutDevice).where(mine, RolloutDevice.group == group)
-            tx.db.execute(late.values(state="skipped", reason=reason, changed=tx.now))
-    gone = select(DeviceRow.id).where(~DeviceRow.enrolled)
-    left = update(RolloutDevice).where(
-        RolloutDevice.rollout == row.id,
-        RolloutDevice.state.in_(UNDECIDED),
-        RolloutDevice.device.in_(gone),
-    )
-    reason = "is of the fleet no more"
-    tx.db.execute(left.values(state="skipped", reason=reason, changed=tx.now))
-
-
 def _stop(tx: Write, row: Rollout, problem: str) -> None:
     stop(tx, row, "failed", problem)
     tx.audit("rollout.stop", row.id, reason=problem)
-
-
-def _recall(tx: Write, row: Rollout) -> None:
-    """Note that devices which have not finished are recalled."""
-    mine = (RolloutDevice.rollout == row.id) & RolloutDevice.state.in_(("offered", "testing"))
-    tx.db.execute(update(RolloutDevice).where(mine).values(state="aborted", changed=tx.now))
 
 
 def _plain(value: object) -> bool:

@@ -3,10 +3,13 @@
 from collections import Counter
 from typing import Final
 
-from server.fleet.registry import Rollout, RolloutGroup
+from sqlalchemy import select, update
+
+from server.fleet.registry import Rollout, RolloutDevice, RolloutGroup
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.plan import Plan
 from server.fleet.rollouts.status import UNDECIDED, by_group
+from server.transport.tables import DeviceRow
 
 _ROUNDING: Final = 1e-9  # of a share times a count
 
@@ -73,3 +76,28 @@ def _too_bad(row: Rollout, group: RolloutGroup, by: Counter[str]) -> str | None:
     return (
         f"group {group.name}: {by['failed']} of {reached} devices failed; {100 * row.error:g} % may"
     )
+
+
+def pass_over(tx: Write, row: Rollout, plan: Plan) -> None:
+    """Give up devices that were not reached in time, or are of the fleet no more."""
+    mine = (RolloutDevice.rollout == row.id) & (RolloutDevice.state == "waiting")
+    for group, began in plan.started.items():
+        if began + plan.deadline <= tx.now:
+            days = plan.deadline / 86_400
+            reason = f"was not online within {days:g} days of its group's start"
+            late = update(RolloutDevice).where(mine, RolloutDevice.group == group)
+            tx.db.execute(late.values(state="skipped", reason=reason, changed=tx.now))
+    gone = select(DeviceRow.id).where(~DeviceRow.enrolled)
+    left = update(RolloutDevice).where(
+        RolloutDevice.rollout == row.id,
+        RolloutDevice.state.in_(UNDECIDED),
+        RolloutDevice.device.in_(gone),
+    )
+    reason = "is of the fleet no more"
+    tx.db.execute(left.values(state="skipped", reason=reason, changed=tx.now))
+
+
+def recall(tx: Write, row: Rollout) -> None:
+    """Note that devices which have not finished are recalled."""
+    mine = (RolloutDevice.rollout == row.id) & RolloutDevice.state.in_(("offered", "testing"))
+    tx.db.execute(update(RolloutDevice).where(mine).values(state="aborted", changed=tx.now))
