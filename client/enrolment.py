@@ -32,6 +32,7 @@ from schemas.enrolment import (
 
 PORT: Final = 8443
 _PATIENCE: Final = 20.0  # seconds for one answer
+_UP: Final = 30.0  # seconds to wait for a server that is not there yet
 _LEAST: Final = 1.0  # seconds between two questions
 
 
@@ -97,7 +98,7 @@ def enrol(
     OSError
         Where the server cannot be reached.
     """
-    pinned = authority(server, claim.ca)
+    pinned = _reached(server, claim.ca, say)
     pending = identity.pending(device)
     say(f"fingerprint {fingerprint(pending.sha256)}")
     request = EnrolRequest(claim=claim.sent, csr=pending.csr)
@@ -168,6 +169,21 @@ def authority(server: str, pin: str) -> str:
 def fingerprint(sha256: str) -> str:
     """In groups of four, as the operator's command shows it."""
     return " ".join(sha256[start : start + 4] for start in range(0, len(sha256), 4))
+
+
+def _reached(server: str, pin: str, say: Callable[[str], None]) -> str:
+    """The authority; a server or a network that is not up yet is waited for, a while."""
+    end, told = time.monotonic() + _UP, False
+    while True:
+        try:
+            return authority(server, pin)
+        except EnrolmentError as error:
+            if error.word != "unreachable" or time.monotonic() > end:
+                raise
+            if not told:
+                say(f"{error}; trying again for {_UP:g} s")
+            told = True
+            time.sleep(_LEAST)
 
 
 def _signed(identity: Identity, pending: Pending) -> bytes:

@@ -136,6 +136,11 @@ class Authority:
         write(folder.ca / f"{number}.pem", made.public_bytes(Encoding.PEM))
         return cls(folder, lifetimes, secret, clock)
 
+    def roll_over(self, name: str) -> None:
+        """Make the next CA; both are trusted for ``overlap_days``."""
+        self.create(self.folder, self.lifetimes, self._secret, name, self.clock)
+        self.reload()
+
     def reload(self) -> None:
         """Read the CAs' certificates again: another process may have rolled over."""
         paths = sorted(self.folder.ca.glob("*.pem"), key=lambda path: int(path.stem))

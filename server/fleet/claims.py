@@ -172,7 +172,8 @@ def _check(write: Write, terms: Terms, device: str | None) -> None:
     check_names([device])
     if terms.uses != 1:
         raise Refusal(f"claim for {device}: a name is enrolled once; leave uses at 1")
-    row = write.db.get(Device, device)
+    with write.db.no_autoflush:
+        row = write.db.get(Device, device)
     if row is not None and row.state == "revoked":
         raise Refusal(f"{device} is revoked; remove it first, then its name may be used again")
     if terms.replaces != (row is not None and row.state == "accepted"):

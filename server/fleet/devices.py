@@ -51,7 +51,8 @@ def expect(write: Write, name: str, tags: Iterable[str] = (), key: str | None = 
         Where the name is none, or there is such a device and it is not merely expected.
     """
     check_names([name])
-    row = write.db.get(Device, name)
+    with write.db.no_autoflush:
+        row = write.db.get(Device, name)
     if row is None or row.state == "removed":
         row = row or Device(id=name, created=write.now)
         row.state, row.changed, row.reason = "expected", write.now, None

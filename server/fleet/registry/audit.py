@@ -60,13 +60,14 @@ class Head(Strict):
     hash: str
 
 
-def append(db: Session, at: float, actor: str, action: str, subject: str, **detail: Any) -> Audit:
-    """Add a row, in a transaction of ``Registry.write``: only those take turns.
+def append(
+    db: Session, last: Head, at: float, actor: str, action: str, subject: str, **detail: Any
+) -> Head:
+    """Add a row after the last, in a transaction of ``Registry.write``: only those take turns.
 
     What comes from outside is cut to its column, and written so that no line of a log can be
     forged with it: JSON escapes what is not printable ASCII.
     """
-    last = head(db)
     row = Audit(
         number=last.number + 1,
         at=at,
@@ -78,8 +79,7 @@ def append(db: Session, at: float, actor: str, action: str, subject: str, **deta
     )
     row.hash = row.computed()
     db.add(row)
-    db.flush()
-    return row
+    return Head(number=row.number, hash=row.hash)
 
 
 def head(db: Session) -> Head:

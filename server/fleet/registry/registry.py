@@ -27,10 +27,12 @@ class Write:
 
     def __init__(self, db: Session, now: float, actor: str) -> None:
         self.db, self.now, self.actor = db, now, actor
+        self._head: audit.Head | None = None  # it is this transaction's turn: nobody else adds
 
     def audit(self, action: str, subject: str, **detail: Any) -> None:
         """Note what is done, in the same transaction."""
-        audit.append(self.db, self.now, self.actor, action, subject, **detail)
+        last = self._head or audit.head(self.db)
+        self._head = audit.append(self.db, last, self.now, self.actor, action, subject, **detail)
 
 
 class Registry:

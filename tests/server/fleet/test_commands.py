@@ -221,3 +221,16 @@ def test_a_key_file_that_others_may_read_is_refused(fleet, run):
     code, _, err = run("claim", "create")
     assert code == 2
     assert "chmod 600" in err
+
+
+def test_the_authority_rolls_over_once_at_a_time(run, fleet):
+    assert run("ca", "rollover", "--dry-run")[0] == 0
+    assert run("ca", "rollover", "--yes")[0] == 0
+    code, out, _ = run("ca", "list", "--format", "json")
+    first, second = json.loads(out)
+    assert (code, first["trusted"], first["devices"], first["server"]) == (0, True, False, True)
+    assert (second["trusted"], second["devices"], second["server"]) == (True, True, False)
+    assert (fleet / "ca.pem").read_text().count("BEGIN CERTIFICATE") == 2
+    code, _, err = run("ca", "rollover", "--yes")
+    assert code == 1
+    assert "under way" in err

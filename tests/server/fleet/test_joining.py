@@ -191,13 +191,10 @@ def test_a_certificate_that_is_not_ours_is_not_taken(site, identity, registrar):
 
 
 def test_a_roll_over_reaches_devices_before_the_server_changes(site, identity, clock):
-    from server.fleet.authority import Authority
-
     keeper = site.keeper
     enrol(identity, site.name, text(keeper), "watch-1", print)
     first = keeper.authority.newest
-    Authority.create(keeper.folder, keeper.config.lifetimes, keeper.authority._secret, "x", clock)
-    keeper.authority.reload()
+    keeper.authority.roll_over("x")
     assert keeper.authority.serving.id == first.id
     assert len(keeper.authority.trusted) == 2
     rotate(identity)
