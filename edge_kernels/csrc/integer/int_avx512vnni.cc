@@ -54,6 +54,8 @@ __m512i requantized(__m512i acc, const BlockScale& by) {
   return _mm512_max_epi32(q, by.low);
 }
 
+constexpr int64_t kAhead = 1024;  // bytes of weights that are fetched before they are needed
+
 // R blocks of rows from `block` on by P rows of activations from `first` on.
 template <int R, int P>
 void tile(const Job& job, int64_t block, int64_t first, __mmask16 last) {
@@ -73,6 +75,7 @@ void tile(const Job& job, int64_t block, int64_t first, __mmask16 last) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       w[r] = load(values + r * value_stride);
+      _mm_prefetch(values + r * value_stride + kAhead, _MM_HINT_T0);
       asm("" : "+v"(w[r]));  // or it is loaded again for each of P
     }
 #pragma GCC unroll 12
@@ -141,8 +144,9 @@ void sweep(const Job& job, int64_t block, __mmask16 last) {
 
 void product(const Job& job) {
   const Layer& layer = *job.layer;
-  for (int64_t block = 0; block < layer.blocks; block += 4) {
-    const int64_t count = layer.blocks - block < 4 ? layer.blocks - block : 4;
+  const int64_t most = job.count > 6 && job.count <= 12 ? 2 : 4;  // weights are read once
+  for (int64_t block = 0; block < layer.blocks; block += most) {
+    const int64_t count = layer.blocks - block < most ? layer.blocks - block : most;
     const int64_t tail = layer.rows - (block + count - 1) * kBlock;
     const __mmask16 last = tail >= kBlock ? 0xffff : __mmask16((1 << tail) - 1);
     switch (count) {
