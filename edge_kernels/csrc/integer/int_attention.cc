@@ -20,10 +20,11 @@ struct Packed {
   Layer layer;
   int8_t* values;
   int32_t *start, *start_signed;
+  int16_t* words;
 
   static size_t bytes(int64_t rows, int64_t inputs) {
-    const int64_t blocks = groups(rows, kBlock);
-    return lines(blocks * groups(inputs, kStep) * kBlock * kStep) + 2 * lines(blocks * kBlock * 4);
+    const int64_t blocks = groups(rows, kBlock), count = blocks * groups(inputs, kStep) * 64;
+    return lines(count) + 2 * lines(blocks * kBlock * 4) + lines(count * 2);
   }
 
   Packed(int64_t rows, int64_t inputs, uint8_t* room) {
@@ -32,10 +33,16 @@ struct Packed {
     room += lines(blocks * steps * kBlock * kStep);
     start = reinterpret_cast<int32_t*>(room);
     start_signed = reinterpret_cast<int32_t*>(room + lines(blocks * kBlock * 4));
-    layer = {rows, blocks, steps, values, start, start_signed, nullptr, nullptr, nullptr, nullptr};
+    words = reinterpret_cast<int16_t*>(room + 2 * lines(blocks * kBlock * 4));
+    layer = {rows,    blocks,  steps,   values,  start, start_signed,
+             nullptr, nullptr, nullptr, nullptr, words};
     std::memset(values, 0, size_t(blocks * steps * kBlock * kStep));
     std::fill_n(start, blocks * kBlock, 0);
     std::fill_n(start_signed, blocks * kBlock, 0);
+  }
+
+  void widen() {
+    std::copy_n(values, layer.blocks * layer.steps * kBlock * kStep, words);
   }
 };
 
@@ -111,7 +118,13 @@ struct Room {
   int64_t padded() const { return groups(seen, kStep) * kStep; }
   size_t weights() const { return lines(2 * kRows * padded()); }
   size_t sums() const { return lines(2 * kRows * value_width * 4); }
-  size_t all() const { return keys() + values() + query() + scores() + weights() + sums(); }
+  size_t words() const {
+    return std::max(product_room(groups(width, kStep) * kStep, kRows, groups(width, kStep)),
+                    product_room(padded(), 2 * kRows, groups(seen, kStep)));
+  }
+  size_t all() const {
+    return keys() + values() + query() + scores() + weights() + sums() + words();
+  }
 };
 
 Room room_of(const Instruction& i, const Value& x, const Value& k, const Value& v) {
@@ -128,11 +141,15 @@ class Head {
         query_(room + sizes.keys() + sizes.values()),
         scores_(reinterpret_cast<int32_t*>(query_ + sizes.query())),
         weights_(query_ + sizes.query() + sizes.scores()),
-        sums_(reinterpret_cast<int32_t*>(weights_ + sizes.weights())) {
+        sums_(reinterpret_cast<int32_t*>(weights_ + sizes.weights())),
+        room_(weights_ + sizes.weights() + sizes.sums()) {
     pack_keys(heads.k_data + head * sizes.width, heads.k.d1, sizes.width, int32_t(heads.x.zero),
               int32_t(heads.k.zero), keys_);
     pack_values(heads.v_data + head * sizes.value_width, heads.v.d1, sizes.seen, values_);
     std::memset(weights_, 0, sizes.weights());
+    if (!kernels.words) return;
+    keys_.widen();
+    values_.widen();
   }
 
   // Queries first .. first + count - 1.
@@ -143,7 +160,7 @@ class Head {
       std::memcpy(query_ + row * stride, from, size_t(sizes_.width));
       std::memset(query_ + row * stride + sizes_.width, 0, size_t(stride - sizes_.width));
     }
-    kernels_.product({&keys_.layer, query_, stride, count, 0, 0, nullptr, nullptr, scores_});
+    kernels_.product({&keys_.layer, query_, stride, count, 0, 0, nullptr, nullptr, scores_, room_});
     int64_t totals[kRows];
     const int64_t padded = sizes_.padded();
     for (int64_t row = 0; row < count; ++row) {
@@ -151,7 +168,8 @@ class Head {
                                           {i_.m_x, int(i_.shift)}, limit, weights_ + row * padded,
                                           weights_ + (count + row) * padded);
     }
-    kernels_.product({&values_.layer, weights_, padded, 2 * count, 0, 0, nullptr, nullptr, sums_});
+    kernels_.product({&values_.layer, weights_, padded, 2 * count, 0, 0, nullptr, nullptr, sums_,
+                      room_});
     for (int64_t row = 0; row < count; ++row) finish(first + row, row, count, totals[row], y);
   }
 
@@ -176,6 +194,7 @@ class Head {
   int32_t* scores_;
   uint8_t* weights_;
   int32_t* sums_;
+  uint8_t* room_;
 };
 
 }  // namespace

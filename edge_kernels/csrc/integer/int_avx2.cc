@@ -1,5 +1,5 @@
-// IntSequential's kernels for AVX2: both sides are widened to 16 bits, so that no product of two
-// saturates.
+// IntSequential's kernels for AVX2: both sides are widened to 16 bits beforehand, so that no product
+// of two saturates and the loop has nothing but products and sums.
 #include "int_rows.h"
 
 #include <cstring>
@@ -8,20 +8,24 @@
 namespace flwr_edge::integer {
 namespace {
 
-constexpr int64_t kBlockBytes = kBlock * kStep;
+constexpr int64_t kAhead = 1024;  // bytes of weights that are fetched before they are needed
 constexpr int kQuarters = 4;  // of a block: four rows of four inputs are a vector
 
 __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 
-// Four activations as int16, four times.
-__m256i broadcast_step(const uint8_t* a) {
-  int32_t four;
-  std::memcpy(&four, a, 4);
-  return _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+// Four activations, four times.
+__m256i broadcast_step(const int16_t* a) {
+  int64_t four;
+  std::memcpy(&four, a, 8);
+  return _mm256_set1_epi64x(four);
 }
 
-__m256i widened(const int8_t* values) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+// Weights from memory: with twelve sums and three activations, one register is left.
+void add_products(__m256i* dot, __m256i x, const int16_t* w) {
+  __m256i products;
+  asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0"
+      : "+x"(*dot), "=&x"(products)
+      : "m"(*reinterpret_cast<const __m256i_u*>(w)), "x"(x));
 }
 
 // Eight rows of one activation, as words. Shifts are 32 or more: of a product only the upper half
@@ -76,12 +80,12 @@ void store(const Job& job, __m256i sums, int64_t block, int64_t half, int64_t i,
   std::memcpy(job.q + at, out, size_t(count));
 }
 
-// A block of rows by P rows of activations from `first` on.
+// A block of rows by P rows of activations from `first` on; `words`: all activations as int16.
 template <int P>
-void tile(const Job& job, int64_t block, int64_t first) {
+void tile(const Job& job, const int16_t* words, int64_t block, int64_t first) {
   const Layer& layer = *job.layer;
-  const uint8_t* a = job.a + first * job.a_stride;
-  const int8_t* values = layer.values + block * layer.steps * kBlockBytes;
+  const int16_t* a = words + first * job.a_stride;
+  const int16_t* values = layer.words + block * layer.steps * kBlock * kStep;
   __m256i dot[kQuarters][P];  // in registers, if every loop over them is unrolled early
 #pragma GCC unroll 4
   for (int r = 0; r < kQuarters; ++r) {
@@ -94,13 +98,14 @@ void tile(const Job& job, int64_t block, int64_t first) {
     for (int p = 0; p < P; ++p) x[p] = broadcast_step(a + p * job.a_stride);
 #pragma GCC unroll 4
     for (int r = 0; r < kQuarters; ++r) {
-      const __m256i w = widened(values + r * 16);
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        dot[r][p] = _mm256_add_epi32(dot[r][p], _mm256_madd_epi16(x[p], w));
+        add_products(&dot[r][p], x[p], values + r * 16);
       }
     }
-    values += kBlockBytes;
+    _mm_prefetch(reinterpret_cast<const char*>(values) + kAhead, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(values) + kAhead + 64, _MM_HINT_T0);
+    values += kBlock * kStep;
     a += kStep;
   }
   const int64_t left = layer.rows - block * kBlock;
@@ -113,18 +118,28 @@ void tile(const Job& job, int64_t block, int64_t first) {
   }
 }
 
+// Rows of activations may overlap: they are widened as they lie.
+const int16_t* widened(const Job& job) {
+  auto* words = static_cast<int16_t*>(job.room);
+  const int64_t count = (job.count - 1) * job.a_stride + job.layer->steps * kStep;
+  for (int64_t i = 0; i < count; ++i) words[i] = job.a[i];
+  return words;
+}
+
 void product(const Job& job) {
+  const int16_t* words = widened(job);
   for (int64_t block = 0; block < job.layer->blocks; ++block) {
     int64_t i = 0;
-    for (; i + 2 <= job.count; i += 2) tile<2>(job, block, i);  // three would spill
-    if (i < job.count) tile<1>(job, block, i);
+    for (; job.count - i >= 3 && job.count - i != 4; i += 3) tile<3>(job, words, block, i);
+    for (; job.count - i >= 2; i += 2) tile<2>(job, words, block, i);
+    if (i < job.count) tile<1>(job, words, block, i);
   }
 }
 
 }  // namespace
 
 const Kernels* avx2() {
-  static const Kernels kernels{product,      scalar()->transpose, table_rows,       add_rows,
+  static const Kernels kernels{true,         product,   scalar()->transpose, table_rows,       add_rows,
                                rescale_rows, norm_rows,           exponential_rows, weighted_rows};
   return &kernels;
 }

@@ -218,7 +218,7 @@ void table(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* y) {
 }  // namespace
 
 const Kernels* avx512vnni() {
-  static const Kernels kernels{product,      transpose, table,            add_rows,
+  static const Kernels kernels{false,        product,   transpose, table,            add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows};
   return &kernels;
 }

@@ -3,6 +3,7 @@
 // row by row. All give the same bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace flwr_edge::integer {
@@ -20,6 +21,7 @@ struct Layer {
   const int32_t* shift;    // [blocks][16]
   const int64_t* half;     // [blocks][2][8]: 2^(shift - 1) of even rows, then of odd rows
   const int32_t* left;     // [blocks][16], or null: sums are shifted up first, within 32 bits
+  const int16_t* words;    // values as int16, where the kernels read these
 };
 
 struct Job {
@@ -30,8 +32,14 @@ struct Job {
   uint8_t* q;              // row i at q + i * rows; all shifts are 32 or more
   uint16_t* q16;           // where q is null: the same with 16 bits
   int32_t* acc;            // where both are null: row i at acc + i * rows
+  void* room;              // `product_room` bytes
   int32_t top() const { return q ? 255 : 65535; }
 };
+
+// For activations as int16.
+static inline size_t product_room(int64_t a_stride, int64_t count, int64_t steps) {
+  return size_t((count - 1) * a_stride + steps * kStep) * 2 + 64;
+}
 
 // Values that are read: uint8_t, or uint16_t where wide.
 struct Source {
@@ -78,6 +86,7 @@ static inline int64_t rounded(int64_t numerator, int shift, int64_t zero, int64_
 }
 
 struct Kernels {
+  bool words;  // product reads a layer's words, and writes a job's room
   void (*product)(const Job& job);
   // x [d0][d1] -> y [d1][d0].
   void (*transpose)(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y);

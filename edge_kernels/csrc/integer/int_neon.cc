@@ -3,7 +3,7 @@
 namespace flwr_edge::integer {
 
 const Kernels* neon() {
-  static const Kernels kernels{product<false, 2>, scalar()->transpose, table_rows,
+  static const Kernels kernels{false, product<false, 2>, scalar()->transpose, table_rows,
                                add_rows,          rescale_rows,        norm_rows,
                                exponential_rows,  weighted_rows};
   return &kernels;

@@ -48,7 +48,12 @@ size_t Product::field_bytes(const Value& x, int64_t positions) const {
 
 size_t Product::scratch(const Value& x, const Value& y) const {
   const int64_t positions = conv() ? y.d1 : y.d0;
-  return field_bytes(x, positions) + (slow_ ? lines(positions * layer_.rows * 4) : 0);
+  return field_bytes(x, positions) + sums_bytes(positions) +
+         (kernels_->words ? product_room(a_stride_, positions, layer_.steps) : 0);
+}
+
+size_t Product::sums_bytes(int64_t positions) const {
+  return slow_ ? lines(positions * layer_.rows * 4) : 0;
 }
 
 // Whatever the input, a row's sum fits int32; then it may be made modulo 2^32.
@@ -90,7 +95,11 @@ void Product::pack(const ProductConstants& constants) {
     start_signed_[size_t(r)] = int32_t(uint32_t(uint64_t(start + 128 * sum)));
   }
   layer_ = {rows, blocks, steps, values_.data(), start_.data(), start_signed_.data(),
-            nullptr, nullptr, nullptr, nullptr};
+            nullptr, nullptr, nullptr, nullptr, nullptr};
+  if (!kernels_->words) return;
+  words_.assign(values_.begin(), values_.end());
+  values_ = {};
+  layer_.words = words_.data();
 }
 
 void Product::pack_scales(const ProductConstants& constants) {
@@ -123,7 +132,8 @@ void Product::run(const Value& x_value, const uint8_t* x, bool readable, const V
                         i.pad_end == 0 && (readable || inputs_ % kStep == 0);
   const uint8_t* a = in_place ? x : field(x_value, x, positions, room);
   Job job{&layer_, a, a_stride_, positions, int32_t(i.zero), i.relu ? int32_t(i.zero) : 0,
-          nullptr, nullptr, nullptr};
+          nullptr, nullptr, nullptr,
+          room + field_bytes(x_value, positions) + sums_bytes(positions)};
   if (layer_.m && !slow_) {
     if (y_value.wide) job.q16 = static_cast<uint16_t*>(y);
     else job.q = static_cast<uint8_t*>(y);

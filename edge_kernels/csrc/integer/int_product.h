@@ -37,6 +37,7 @@ class Product {
   size_t field_bytes(const Value& x, int64_t positions) const;
   const uint8_t* field(const Value& from, const uint8_t* x, int64_t positions, uint8_t* room) const;
   void gather(const uint8_t* padded, int64_t positions, uint8_t* to) const;
+  size_t sums_bytes(int64_t positions) const;
   void finish(const Value& y_value, int64_t positions, int32_t* acc, void* y) const;
 
   const Kernels* kernels_ = nullptr;
@@ -46,6 +47,7 @@ class Product {
   Layer layer_{};
   bool slow_ = false;  // a shift is below 32, and sums have no room to be shifted up
   std::vector<int8_t> values_;
+  std::vector<int16_t> words_;  // or these
   std::vector<int32_t> start_, start_signed_, m_, shift_, left_;
   std::vector<int64_t> half_, most_;  // most_: the largest |sum| of each row
 };

@@ -47,7 +47,7 @@ void transpose(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y) {
 }  // namespace
 
 const Kernels* scalar() {
-  static const Kernels kernels{product,      transpose, table_rows,       add_rows,
+  static const Kernels kernels{false,        product,   transpose, table_rows,       add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows};
   return &kernels;
 }
