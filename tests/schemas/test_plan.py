@@ -16,7 +16,7 @@ BOUNDS = [
     (Train, TRAIN, "learning_rate", [1e-9, 10], [0, -1, 10.1, float("nan")]),
     (Train, TRAIN, "proximal", [0, 1e3], [-1e-9, float("inf")]),
     (Train, TRAIN, "trainable", [None, (), [(0, 1)]], [[(-1, 2)], [(1,)], [(0, 1, 2)], [0, 1]]),
-    (Train, TRAIN, "at_least", [1, 10**9], [0, -1]),
+    (Train, TRAIN, "at_least", [0, 1, 10**9], [-1]),
     (Train, TRAIN, "at_most", [None, 1], [0]),
     (Adapt, {"graph": A}, "graph", [A], ["../../etc/passwd", "g" * 64]),
     (Adapt, {"graph": A}, "mix", [0, 1], [-0.1, 1.1, float("nan")]),

@@ -19,6 +19,8 @@ BOUNDS = [
     (Data, "overlap", [0, 0.99], [-0.1, 1]),
     (Data, "train_fraction", [0.01, 0.99], [0, 1]),
     (Data, "label_fraction", [0, 1], [-0.01, 1.01]),
+    (Data, "pool", ["full", "absent", "thinned"], ["half", "", None]),
+    (Data, "bout_windows", [None, 1, 100_000], [0, 100_001, 1.5]),
     (Data, "source_persons", [1, 100_000], [0, 100_001, 1.5]),
     (Data, "unseen_persons", [0, 100_000], [-1, 100_001]),
     (Model, "width", [4, 256], [3, 257]),
