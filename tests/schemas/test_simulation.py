@@ -22,6 +22,8 @@ BOUNDS = [
     (Data, "pool", ["full", "absent", "thinned"], ["half", "", None]),
     (Data, "bout_windows", [None, 1, 100_000], [0, 100_001, 1.5]),
     (Data, "source_persons", [1, 100_000], [0, 100_001, 1.5]),
+    (Data, "source_days", [None, 1, 100_000], [0, 100_001, 1.5]),
+    (Data, "client_days", [None, 1, 100_000], [0, 100_001, 1.5]),
     (Data, "unseen_persons", [0, 100_000], [-1, 100_001]),
     (Model, "width", [4, 256], [3, 257]),
     (Model, "latent", [4, 512], [3, 513]),
