@@ -78,5 +78,5 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 def test_minilm_in_integers_keeps_its_embeddings_and_is_faster():
     pytest.importorskip("tokenizers", reason=NEEDED)
     report = sentences.study(sentences.model_folder(), bits=[8], lengths=[32])
-    assert report.fidelity[0].mean >= 0.99
+    assert report.fidelity[0].least >= 0.99
     assert report.speed[0].speedup > 1
