@@ -33,6 +33,11 @@ class BrokerPlace(Strict):
     server: str = Field(
         "server", pattern=r"^[a-z0-9-]{1,63}$", description="The server's own name there."
     )
+    control: Port = Field(8884, description="On loopback: there the server throws sessions out.")
+    connections: int = Field(20_000, ge=1, le=1_000_000, description="At once, at most.")
+    reload: tuple[str, ...] = Field(
+        (), description="A command that has the broker read its lists; empty: SIGHUP to it."
+    )
 
 
 class Lifetimes(Strict):

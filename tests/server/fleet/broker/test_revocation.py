@@ -1,0 +1,89 @@
+"""On a real Mosquitto: a revoked device is out, its session, and all that it left behind."""
+
+from tests.server.fleet.broker.conftest import other_ca, wait
+
+
+def test_a_device_says_and_hears_what_is_its_own_and_no_more(place):
+    server = place.server()
+    server.client.subscribe([("flwr/v1/+/evt", 1), ("flwr/v1/+/state", 1)])
+    one, two = (place.connect(place.enrol(name), name) for name in ("watch-1", "watch-2"))
+    two.client.subscribe(
+        [(each, 1) for each in ("flwr/v1/watch-1/cmd", "flwr/v1/#", "#", "$SYS/#")]
+    )
+    one.client.subscribe("flwr/v1/watch-1/cmd", 1)
+    assert one.say("flwr/v1/watch-1/evt", b"mine") == "Success"
+    wait(lambda: server.heard)
+    for topic in (
+        "flwr/v1/watch-1/evt",
+        "flwr/v1/watch-2/cmd",
+        "flwr/v1/watch-2/evt/more",
+        "flwr/fleet/list/0",
+        "$SYS/broker/load",
+        "$CONTROL/dynamic-security/v1",
+    ):
+        assert two.say(topic, b"forged") == "Not authorized", topic
+    assert server.say("flwr/v1/watch-1/cmd", b"do") == "Success"
+    assert wait(lambda: one.heard == [("flwr/v1/watch-1/cmd", b"do")])
+    assert server.heard == [("flwr/v1/watch-1/evt", b"mine")]
+    assert two.heard == []
+
+
+def test_another_client_id_takes_over_nobodys_session(place):
+    one = place.connect(place.enrol("watch-1"), "watch-1")
+    one.client.subscribe("flwr/v1/watch-1/cmd", 1)
+    thief = place.connect(place.enrol("watch-2"), "watch-1")
+    assert thief.up
+    assert place.server().say("flwr/v1/watch-1/cmd", b"do") == "Success"
+    assert wait(lambda: one.heard)
+    assert one.up
+    assert thief.heard == []
+
+
+def test_a_revoked_device_is_thrown_out_and_stays_out(place):
+    server = place.server()
+    server.client.subscribe([("flwr/v1/+/evt", 1), ("flwr/v1/+/state", 1)])
+    will = ("flwr/v1/watch-1/state", b"last will", 1, True)
+    files = place.enrol("watch-1")
+    gone = place.connect(files, "watch-1", will=will)
+    other = place.connect(place.enrol("watch-2"), "watch-2")
+    gone.client.subscribe("flwr/v1/watch-1/cmd", 1)
+    assert gone.say("flwr/v1/watch-1/state", b"online", retain=True) == "Success"
+    wait(lambda: server.heard)
+    assert place.revoke("watch-1") == []
+    assert wait(lambda: gone.ended)
+    server.say("flwr/v1/watch-1/cmd", b"to nobody")
+    assert place.refused(files, "watch-1")
+    assert other.say("flwr/v1/watch-2/evt") == "Success"
+    assert wait(lambda: ("flwr/v1/watch-2/evt", b"x") in server.heard)
+    states = [said for topic, said in server.heard if topic == "flwr/v1/watch-1/state"]
+    assert states == [b"online", b""]  # what it retained is cleared; its last will says nothing
+    assert gone.heard == []
+
+
+def test_a_batch_is_thrown_out_together(place):
+    names = [f"watch-{number}" for number in range(8)]
+    peers = [place.connect(place.enrol(name), name) for name in names]
+    assert all(peer.up for peer in peers)
+    assert place.revoke(*names[1:]) == []
+    assert wait(lambda: all(peer.ended for peer in peers[1:]))
+    assert peers[0].up
+
+
+def test_a_broker_that_is_down_is_named_and_the_lists_hold_when_it_starts(place):
+    files = place.enrol("watch-1")
+    place.stop()
+    (line,) = place.revoke("watch-1")
+    assert "no broker runs" in line
+    place.start()
+    assert place.refused(files, "watch-1")
+    assert "topic deny #" in (place.folder.broker / "access.acl").read_text()
+
+
+def test_certificates_that_the_broker_refuses(place):
+    good = place.enrol("watch-1")
+    issuer = other_ca()
+    assert place.refused(place.forged("watch-1", issuer), "watch-1")
+    assert place.refused(place.forged("watch-1", start=-2, end=-1), "watch-1")
+    assert place.refused(place.forged("watch-1", start=1, end=2), "watch-1")
+    assert place.refused((good[0], None, None), "watch-1")
+    assert place.connect(good, "watch-1").up
