@@ -1,6 +1,7 @@
 """What lists and status commands show, read in a few queries however many devices there are."""
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,28 +21,34 @@ def device_rows(
 ) -> list[dict[str, Any]]:
     """Devices by name, as lists show them; removed ones only where they are asked for."""
     rows = (
-        select(Device, DeviceRow.online, DeviceRow.seen)
+        select(Device.id, Device.state, DeviceRow.online, DeviceRow.seen)
         .outerjoin(DeviceRow, DeviceRow.id == Device.id)
         .order_by(Device.id)
     )
+    ends, tags = _ends(), select(Tag.device, Tag.tag).order_by(Tag.device, Tag.tag)
     rows = rows.where(Device.state == state if state else Device.state != "removed")
     if tag is not None:
         rows = rows.where(Device.id.in_(select(Tag.device).where(Tag.tag == tag)))
     if names is not None:
-        rows = rows.where(Device.id.in_(list(names)))
-    ends = _ends(db)
+        some = list(names)
+        rows, tags = rows.where(Device.id.in_(some)), tags.where(Tag.device.in_(some))
+        ends = ends.where(Certificate.device.in_(some))
+    until: dict[str, float] = {row[0]: row[1] for row in db.execute(ends)}
+    tagged = defaultdict[str, list[str]](list)
+    for device, word in db.execute(tags):
+        tagged[device].append(word)
     held = set(db.scalars(select(Quarantine.device).where(Quarantine.lifted.is_(None))))
     return [
         {
-            "device": device.id,
-            "state": device.state,
-            "quarantined": device.id in held,
+            "device": device,
+            "state": now,
+            "quarantined": device in held,
             "online": bool(online),
             "seen": when(seen),
-            "certificate_until": when(ends.get(device.id)),
-            "tags": [tag.tag for tag in device.tags],
+            "certificate_until": when(until.get(device)),
+            "tags": tagged.get(device, []),
         }
-        for device, online, seen in db.execute(rows)
+        for device, now, online, seen in db.execute(rows)
     ]
 
 
@@ -97,10 +104,10 @@ def fingerprint(sha256: str) -> str:
     return " ".join(sha256[start : start + 4] for start in range(0, len(sha256), 4))
 
 
-def _ends(db: Session) -> dict[str, float]:
-    rows = (
+def _ends() -> Any:
+    """When the last good certificate of each device ends."""
+    return (
         select(Certificate.device, func.max(Certificate.not_after))
         .where(Certificate.device.is_not(None), Certificate.revoked.is_(None))
         .group_by(Certificate.device)
     )
-    return {str(device): float(end) for device, end in db.execute(rows)}
