@@ -27,6 +27,7 @@ from simulations.report.metrics import macro_f1
 
 Form = Literal["edge", "lookup", "qdq"]
 FLOAT: Final = 32  # bits
+LOOKUP_MOST: Final = 4
 
 
 def usual_form(bits: int) -> Form:
@@ -148,7 +149,9 @@ def quantized(
     """
     if wanted.bits == FLOAT:
         return _bytes(model)
-    given = {} if ranges is None else {"ranges": ranges}
+    given: dict[str, Any] = {} if ranges is None else {"ranges": ranges}
+    if wanted.form == "lookup" and wanted.bits == LOOKUP_MOST:
+        given["ends"] = LOOKUP_MOST
     try:
         made = quantize(
             model,

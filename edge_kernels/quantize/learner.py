@@ -55,20 +55,20 @@ class Learner(nn.Module):
     net : FloatNet
     start : sequence of (low, high)
         Of `quantized_values`.
-    bits : int
-        Of weights.
+    bits, ends : int
+        Of weights; see `layer_bits`.
     """
 
-    def __init__(self, net: FloatNet, start: Sequence[Range], bits: int) -> None:
+    def __init__(self, net: FloatNet, start: Sequence[Range], bits: int, ends: int = 8) -> None:
         super().__init__()
-        self.net, self._bits = net, layer_bits(net, bits)
+        self.net, self._bits = net, layer_bits(net, bits, ends)
         self.scaling: Scaling = classes(net)
         self._given = constants(net)
         self._wanted = quantized_values(net)
         self._place = [
             self._wanted.index(root) if root in self._wanted else -1 for root in tied(net)
         ]
-        levels = nearest(net, start, bits).levels
+        levels = nearest(net, start, bits, ends).levels
         self._first = torch.tensor([levels[v].scale for v in self._wanted])
         self.widths = nn.Parameter(torch.ones(len(self._wanted)))
         self._tops = [levels[v].top for v in self._wanted]

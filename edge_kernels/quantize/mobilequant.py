@@ -57,6 +57,8 @@ class MobileQuant:
         How activations' ranges start.
     ranges : sequence of (low, high), optional
         As `RoundToNearest`'s: where the ranges start.
+    ends : int
+        As `RoundToNearest`'s.
     """
 
     bits: int = 8
@@ -70,6 +72,7 @@ class MobileQuant:
     bias_rate: float = 3e-3
     method: Method = "minmax"
     ranges: Sequence[Range] | None = None
+    ends: int = 8
 
     def quantize(self, net: FloatNet, calibration: NDArray[np.float32]) -> IntNet:
         """Return the network in integers; ``calibration`` is what it reads (windows, *shape).
@@ -115,8 +118,8 @@ class MobileQuant:
         found, seen = ranges(smooth, x, self.method), ranges(net, x, self.method)
         if self.ranges is not None:
             found, seen = carried(self.ranges, ranges(net, x), found), list(self.ranges)
-        yield Learner(smooth, found, self.bits)
-        yield Learner(net, seen, self.bits)
+        yield Learner(smooth, found, self.bits, self.ends)
+        yield Learner(net, seen, self.bits, self.ends)
 
     def rates(self, learner: Learner) -> list[dict[str, Any]]:
         """Return what is learned, and how fast."""

@@ -47,7 +47,8 @@ def test_the_float_model_and_the_windows_give_the_run_s_score(sim, finished_run,
 
 
 @pytest.mark.parametrize(
-    ("bits", "form"), [("8", "edge"), ("8", "qdq"), ("2", "lookup"), ("32", "edge")]
+    ("bits", "form"),
+    [("8", "edge"), ("8", "qdq"), ("4", "lookup"), ("2", "lookup"), ("32", "edge")],
 )
 def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits, form):
     path = tmp_path / "a.flwb"

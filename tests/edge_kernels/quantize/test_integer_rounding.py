@@ -46,7 +46,7 @@ def test_codes_and_scales(bits):
     x = inputs(split, windows(50, 5)[0])
     net = RoundToNearest(bits=bits).quantize(split.net, x)
     products = [step for step in net.steps if isinstance(step, Product)]
-    ends = max(bits, 4)
+    ends = min(2 * bits, 8)
     assert [step.weight_bits for step in products] == [ends, bits, bits, ends]
     for step, right in zip(
         products, [s for s in split.net.steps if isinstance(s, Product)], strict=True

@@ -78,7 +78,8 @@ def test_the_plain_export_is_valid_and_has_integer_weights(quantized):
 
 @pytest.mark.parametrize("bits", [4, 2])
 def test_lookup_kernels_have_the_same_weights(bits):
-    made = quantize(classifier(), windows(300, 5)[0], quantizer="rtn", bits=bits)
+    settings = {"ends": 4}  # kernels have no more
+    made = quantize(classifier(), windows(300, 5)[0], quantizer="rtn", bits=bits, settings=settings)
     x, _ = windows(200, 6)
     model = to_lookup(made)
     assert [node.op_type for node in model.graph.node] == ["LutSequential"]  # prologue and all
