@@ -42,8 +42,10 @@ def test_eight_bits_are_close_to_float(split, calibration):
     [(MobileQuant, 4, 0.6), (MobileQuant, 2, 1.0), (Distilled, 4, 0.5), (Distilled, 2, 0.5)],
 )
 def test_low_bits_lose_less_than_rounding_to_nearest(split, calibration, quantizer, bits, gain):
-    plain, plain_lost = relative(RoundToNearest(bits).quantize(split.net, calibration), split)
-    found, lost = relative(quantizer(bits).quantize(split.net, calibration), split)
+    plain, plain_lost = relative(
+        RoundToNearest(bits, ends=4).quantize(split.net, calibration), split
+    )
+    found, lost = relative(quantizer(bits, ends=4).quantize(split.net, calibration), split)
     assert found < gain * plain
     assert lost >= plain_lost - 0.01 - 1e-9
 
@@ -54,9 +56,15 @@ def test_learning_the_weights_too_helps_at_two_bits(split, calibration):
     assert weights < scales
 
 
+def test_eight_bits_at_the_ends_are_closer_than_four(split, calibration):
+    four, _ = relative(RoundToNearest(4, ends=4).quantize(split.net, calibration), split)
+    eight, _ = relative(RoundToNearest(4).quantize(split.net, calibration), split)
+    assert eight < 0.8 * four
+
+
 def test_block_by_block(split, calibration):
-    plain, _ = relative(RoundToNearest(4).quantize(split.net, calibration), split)
-    found, _ = relative(BlockWise(4).quantize(split.net, calibration), split)
+    plain, _ = relative(RoundToNearest(4, ends=4).quantize(split.net, calibration), split)
+    found, _ = relative(BlockWise(4, ends=4).quantize(split.net, calibration), split)
     assert found < 0.8 * plain
 
 
