@@ -137,9 +137,9 @@ def test_a_side_path_can_be_learned():
     def error(made):
         return float(np.square(small.integer_output(made, x) - right).mean())
 
-    learned = Distilled(bits=4, steps=40).quantize(net, calibration)
+    learned = Distilled(bits=4, ends=4, steps=40).quantize(net, calibration)
     assert kinds(learned) == [Product, Product, Product, Add]
-    assert error(learned) < error(RoundToNearest(bits=4).quantize(net, calibration))
+    assert error(learned) < error(RoundToNearest(bits=4, ends=4).quantize(net, calibration))
 
 
 @pytest.mark.parametrize("changed", [{"relu": True}, {"dilation": 2, "pad_begin": 2, "pad_end": 2}])
