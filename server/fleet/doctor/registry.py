@@ -1,0 +1,133 @@
+"""Checks of the database, of the audit log, of the signing key, and of the files that rows name."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from schemas.base import ConfigError
+from schemas.signing import public_hex
+from server.database import open_engine, pending
+from server.fleet.anchor import anchors
+from server.fleet.create import signing_key
+from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok
+from server.fleet.registry import Bundle, TaskRow, audit
+from server.transport.tables import OPEN
+
+_RESTORE: Final = "bring it back from a backup: flwr-fleet restore"
+_SHOWN: Final = 3  # files and rows that a finding names
+
+
+def database(it: Deployment) -> Iterator[Finding]:
+    """It can be reached, is of this release, and whole."""
+    where = it.folder.database(it.config)
+    if isinstance(where, Path) and not where.is_file():
+        yield fault("database", f"{where}: no such file", _RESTORE)
+        return
+    if isinstance(where, Path) and (wrong := _broken(where)):
+        yield fault("database", f"{where}: {wrong}", f"stop serve, keep a copy, and {_RESTORE}")
+        return
+    engine = open_engine(where)
+    try:
+        old = pending(engine)
+    except SQLAlchemyError as error:
+        advice = f"is it started, and is its URL in {it.folder.file} right?"
+        yield fault("database", f"cannot be used: {str(error).splitlines()[0]}", advice)
+        return
+    finally:
+        engine.dispose()
+    if old:
+        seen, advice = "not of this release", "run flwr-fleet init or serve, which migrate it"
+        yield fault("database", seen, advice)
+    else:
+        yield ok("database", f"{engine.url.render_as_string(hide_password=True)}: up to date")
+
+
+def log(it: Deployment) -> Iterator[Finding]:
+    """The audit log was not touched, and its heads are noted outside of the database."""
+    look = "run flwr-fleet audit verify, and compare with a backup: somebody wrote to the database"
+    try:
+        noted = anchors(it.folder.anchor)
+    except ConfigError as error:
+        yield fault("audit-log", str(error), f"{it.folder.anchor} was changed; {_RESTORE}")
+        return
+    with it.read() as db:
+        head, wrong = audit.head(db), list(audit.faults(db, noted))
+    if wrong:
+        yield fault("audit-log", _some(wrong, "; "), look)
+    elif head.number and not noted:
+        seen = f"{it.folder.anchor} is gone: a log that was cut off would not be found"
+        yield fault("audit-log", seen, f"{_RESTORE}, and compare the log with it")
+    else:
+        yield ok("audit-log", f"{head.number} rows, none was touched")
+
+
+def signing(it: Deployment) -> Iterator[Finding]:
+    """The fleet's signing key is there, and the one that devices know."""
+    if it.locked:
+        yield locked("signing-key")
+        return
+    try:
+        key = signing_key(it.folder, it.secret)
+        mine = public_hex(key) if isinstance(key, Ed25519PrivateKey) else ""
+        public = it.folder.signing_public.read_text().strip()
+    except (OSError, ValueError) as error:
+        yield fault("signing-key", str(error), f"nothing can be signed; {_RESTORE}")
+        return
+    if mine != public:
+        seen = f"{it.folder.signing_key} is not the key of {it.folder.signing_public.name}"
+        yield fault("signing-key", seen, f"devices would refuse what it signs; {_RESTORE}")
+    else:
+        yield ok("signing-key", f"public half {public[:16]}…")
+
+
+def files(it: Deployment) -> Iterator[Finding]:
+    """Bundles, and objects of tasks under way, are there in full length."""
+    with it.read() as db:
+        bundles = [(row.id, row.bytes) for row in db.scalars(select(Bundle))]
+        tasks = list(db.scalars(select(TaskRow).where(TaskRow.state.in_(OPEN))))
+    named = {(it.folder.bundles / f"{sha}.flwb", size) for sha, size in bundles}
+    yield _there("bundles", named, "publish them again (flwr-fleet bundle publish)")
+    asked = {(it.folder.objects / ref.sha256, ref.bytes) for row in tasks for ref in row.asked}
+    yield _there("objects", asked, "their tasks will fail; abort and begin again what sent them")
+
+
+def _there(name: str, named: set[tuple[Path, int]], advice: str) -> Finding:
+    lost = sorted(str(path) for path, size in named if _size(path) != size)
+    if lost:
+        seen = f"{len(lost)} of {len(named)} missing or of another length: {_some(lost, ', ')}"
+        return fault(name, seen, advice)
+    return ok(name, f"{len(named)}, all there")
+
+
+def _size(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return None
+
+
+def _broken(file: Path) -> str:
+    """What SQLite's own check says against a file; "" where nothing."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+            found = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return str(error)
+    return "" if found == "ok" else found
+
+
+def _some(lines: list[str], between: str) -> str:
+    return between.join(lines[:_SHOWN]) + (f"{between}…" if len(lines) > _SHOWN else "")
+
+
+CHECKS: Final[dict[str, Check]] = {
+    "database": database,
+    "audit-log": log,
+    "signing-key": signing,
+    "files": files,
+}
