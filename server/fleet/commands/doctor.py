@@ -3,10 +3,7 @@
 from dataclasses import asdict
 
 from server.fleet.commands.options import Fleet, FleetOption, Format, Formats, answer, columns
-
-
-class FaultsError(RuntimeError):
-    """Something is wrong with the deployment; it was printed."""
+from server.fleet.errors import FoundError
 
 
 def doctor(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
@@ -15,7 +12,7 @@ def doctor(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
     Looks at certificates, keys, revocation lists, database, audit log, signing key, bundles,
     broker, ports, clock and disk. Run it where `flwr-fleet serve` runs, as its account.
 
-    Exit codes: 0 all is well, warnings aside; 1 something is wrong, and what, is printed;
+    Exit codes: 0 all is well, warnings aside; 5 something is wrong, and what, is printed;
     2 fleet.toml itself is wrong.
 
     Example: flwr-fleet doctor --format json
@@ -30,4 +27,4 @@ def doctor(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
     answer([asdict(one) for one in found], format_, lambda: "\n".join([table, "", *advice]).strip())
     faults = sum(one.state == "fault" for one in found)
     if faults:
-        raise FaultsError(f"{faults} fault{'s' * (faults != 1)}")
+        raise FoundError(f"{faults} fault{'s' * (faults != 1)}")

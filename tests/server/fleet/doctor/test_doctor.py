@@ -376,7 +376,7 @@ def test_the_command_says_it_to_people_and_to_programs(folder, capsys):
     assert "run flwr-fleet serve" in out
     crl_gone(folder)
     code, out, err = run("--format", "json")
-    assert code == 1
+    assert code == 5
     [lost] = [one for one in json.loads(out) if one["state"] == "fault" and one["name"] == "crl"]
     assert set(lost) == {"name", "state", "seen", "advice"}
     assert "fault" in err
