@@ -56,8 +56,9 @@ def test_every_kind_is_found(installed: Path, kind: str, name: str) -> None:
 def test_an_unknown_kind_lists_what_is_installed(installed: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         source(Data(kind="wach"), installed)
-    assert "data.kind = 'wach': no such data source; installed: days, gone, none, npz, own, uci-har" in (
-        str(caught.value)
+    assert (
+        "data.kind = 'wach': no such data source; installed: days, gone, none, npz, own, uci-har"
+        in (str(caught.value))
     )
 
 
