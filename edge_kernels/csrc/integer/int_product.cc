@@ -151,7 +151,7 @@ void Product::finish(const Value& y_value, int64_t positions, int32_t* acc, void
   for (int64_t e = 0; e < positions * rows; ++e) {
     const auto r = size_t(e % rows);
     if (layer_.m) {
-      const int64_t numerator = (int64_t(acc[e]) << left_[r]) * m_[r];
+      const int64_t numerator = int64_t(acc[e]) * (int64_t(1) << left_[r]) * m_[r];
       const int64_t q = rounded(numerator, shift_[r], zero, low, y_value.top());
       if (y_value.wide) static_cast<uint16_t*>(y)[e] = uint16_t(q);
       else static_cast<uint8_t*>(y)[e] = uint8_t(q);

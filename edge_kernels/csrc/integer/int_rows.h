@@ -14,7 +14,7 @@ namespace {
 inline int64_t shifted(int64_t numerator, int shift) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   constexpr uint64_t kSign = uint64_t(1) << 63;
-  return int64_t((uint64_t(numerator) + kSign) >> shift) - int64_t(kSign >> shift);
+  return int64_t(((uint64_t(numerator) + kSign) >> shift) - (kSign >> shift));
 #else
   return numerator >> shift;
 #endif

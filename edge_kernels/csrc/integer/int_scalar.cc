@@ -30,8 +30,8 @@ void product(const Job& job) {
         continue;
       }
       const int left = layer.left ? layer.left[row] : 0;
-      const int64_t q = rounded((int64_t(acc) << left) * layer.m[row], layer.shift[row], job.zero,
-                                job.low, job.top());
+      const int64_t numerator = int64_t(acc) * (int64_t(1) << left) * layer.m[row];
+      const int64_t q = rounded(numerator, layer.shift[row], job.zero, job.low, job.top());
       if (job.q) job.q[at] = uint8_t(q);
       else job.q16[at] = uint16_t(q);
     }
