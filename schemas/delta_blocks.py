@@ -11,7 +11,18 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class DeltaError(ValueError):
-    """A change that is not what the plan asked for."""
+    """A change that is not what the plan asked for.
+
+    Parameters
+    ----------
+    text : str
+    reason : {"schema", "size", "finite", "norm", "replayed"}
+        One word, to count by.
+    """
+
+    def __init__(self, text: str, reason: str = "schema") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 def quantize(values: Floats) -> tuple[NDArray[np.int8], Floats]:
@@ -48,7 +59,7 @@ def finite(values: Floats) -> Floats:
         Where one is not.
     """
     if not np.isfinite(values).all():
-        raise DeltaError("the change holds NaN or infinity")
+        raise DeltaError("the change holds NaN or infinity", "finite")
     return values
 
 
@@ -61,7 +72,8 @@ def check(name: str, array: NDArray[Any], dtype: type[np.generic], length: int) 
     """
     if array.dtype != dtype or array.shape != (length,):
         raise DeltaError(
-            f"{name} is {array.dtype}{list(array.shape)}; expected {np.dtype(dtype)}[{length}]"
+            f"{name} is {array.dtype}{list(array.shape)}; expected {np.dtype(dtype)}[{length}]",
+            "schema" if array.dtype != dtype else "size",
         )
 
 

@@ -38,16 +38,17 @@ class TopK:
         """A change of ``length`` entries; DeltaError where it is none, or more than was asked."""
         gaps, count = arrays["gaps"], arrays["codes"].size
         if count > self.entries(length):
-            raise DeltaError(f"{count} entries of {length}; at most {self.entries(length)} asked")
+            most = self.entries(length)
+            raise DeltaError(f"{count} entries of {length}; at most {most} asked", "size")
         if gaps.size > count + length // _ESCAPE:
-            raise DeltaError(f"{gaps.size} gaps for {count} entries of {length}")
+            raise DeltaError(f"{gaps.size} gaps for {count} entries of {length}", "size")
         check("gaps", gaps, np.uint8, gaps.size)
         positions = _positions(gaps)
         values = dequantize(arrays, positions.size)
         if gaps.size and gaps[-1] == _ESCAPE:
             raise DeltaError("the gaps end with an escape that leads nowhere")
         if positions.size and positions[-1] >= length:
-            raise DeltaError(f"an entry at {positions[-1]}; the change has {length}")
+            raise DeltaError(f"an entry at {positions[-1]}; the change has {length}", "size")
         delta = np.zeros(length, np.float32)
         delta[positions] = values
         return delta

@@ -65,9 +65,16 @@ class Enrolling(Strict):
 class Validation(Strict):
     """When a device whose updates are refused is quarantined."""
 
-    failures: int = Field(3, ge=1, le=1000, description="Refused updates in a row.")
-    hours: float | None = Field(24, gt=0, description="Until it counts again; null: until lifted.")
-    per_minute: int = Field(60, ge=1, description="Most updates of a device.")
+    failures: int = Field(3, ge=1, le=1000, description="Refused updates within window_hours.")
+    window_hours: float = Field(24, gt=0, le=87_600)
+    hours: float = Field(
+        24, ge=0, le=87_600, description="Until it counts again by itself; 0: until it is released."
+    )
+    max_norm: float = Field(1e4, gt=0, description="Largest L2 norm of a change.")
+    max_bytes: int = Field(256 << 20, ge=1024, description="Of one answer.")
+    per_minute: int = Field(
+        1200, ge=10, description="Messages of a device; more is a flood. Chunks asked for are none."
+    )
 
 
 class Secrets(Strict):

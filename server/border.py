@@ -87,22 +87,59 @@ def payload(content: RecordDict) -> int:
     return arrays + texts
 
 
-def _update(request: Message, reply: Message, max_norm: float) -> Message:
-    sent = request.content.array_records["arrays"]["weights"].numpy()
-    coded = {name: array.numpy() for name, array in reply.content.array_records["delta"].items()}
-    plan = _plan(str(request.content.config_records["config"]["plan"]))
-    delta = decode(coded, sent.size, plan.encoding, plan.topk)
+def judge(asked: RecordDict, answer: RecordDict, max_norm: float) -> float:
+    """Check a device's answer to a training as ``admit`` does.
+
+    Returns
+    -------
+    float
+        The change's L2 norm.
+
+    Raises
+    ------
+    DeltaError
+        Where it would be left out; ``reason`` is one word.
+    """
+    try:
+        return _checked(asked, answer, max_norm).norm
+    except DeltaError:
+        raise
+    except WRONG as error:
+        raise DeltaError(_said(error)) from error
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What an answer holds, checked."""
+
+    delta: NDArray[np.float32]
+    norm: float
+    content: RecordDict
+
+
+def _checked(asked: RecordDict, answer: RecordDict, max_norm: float) -> _Checked:
+    length = asked.array_records["arrays"]["weights"].numpy().size
+    coded = {name: array.numpy() for name, array in answer.array_records["delta"].items()}
+    plan = _plan(str(asked.config_records["config"]["plan"]))
+    delta = decode(coded, length, plan.encoding, plan.topk)
     for start, stop in plan.personal:
         delta[start:stop] = 0
     norm = float(np.linalg.norm(delta.astype(np.float64)))  # whose squares do not overflow
     if norm > max_norm:
-        raise DeltaError(f"the change's norm is {norm:.3g}; at most {max_norm:g} is allowed")
-    metrics = _metrics(reply.content.metric_records["metrics"])
-    weights = keep_variances(request, sent + delta, sent)
-    content = RecordDict({"arrays": weights_record(weights), "metrics": metrics})
+        text = f"the change's norm is {norm:.3g}; at most {max_norm:g} is allowed"
+        raise DeltaError(text, "norm")
+    content = RecordDict({"metrics": _metrics(answer.metric_records["metrics"])})
     if plan.report:
-        content["report"] = _report(reply.content.array_records["report"], plan)
-    return Message(content, reply_to=request)
+        content["report"] = _report(answer.array_records["report"], plan)
+    return _Checked(delta, norm, content)
+
+
+def _update(request: Message, reply: Message, max_norm: float) -> Message:
+    checked = _checked(request.content, reply.content, max_norm)
+    sent = weights_of(request)
+    weights = keep_variances(request, sent + checked.delta, sent)
+    checked.content["arrays"] = weights_record(weights)
+    return Message(checked.content, reply_to=request)
 
 
 def keep_variances(
@@ -138,7 +175,8 @@ def _metrics(metrics: MetricRecord) -> MetricRecord:
     for name in METRICS:
         value = metrics[name]
         if isinstance(value, list) or not np.isfinite(value) or value < 0:
-            raise DeltaError(f"metric {name} = {value!r}; expected a finite number, 0 or more")
+            text = f"metric {name} = {value!r}; expected a finite number, 0 or more"
+            raise DeltaError(text, "finite")
     return MetricRecord({name: metrics[name] for name in METRICS})
 
 
@@ -149,9 +187,10 @@ def _report(report: ArrayRecord, plan: Plan) -> ArrayRecord:
             raise DeltaError(f"report {name!r} is {array.dtype}; expected float32")
         expected = plan.shapes.get(name, array.shape)
         if array.shape != expected:
-            raise DeltaError(f"report {name!r} has shape {array.shape}; expected {expected}")
+            text = f"report {name!r} has shape {array.shape}; expected {expected}"
+            raise DeltaError(text, "size")
         if not np.isfinite(array).all():
-            raise DeltaError(f"report {name!r} holds NaN or infinity")
+            raise DeltaError(f"report {name!r} holds NaN or infinity", "finite")
     return ArrayRecord({name: report[name] for name in plan.report})
 
 

@@ -19,14 +19,19 @@ _log = logging.getLogger("flwr_edge.fleet")
 
 @dataclass(frozen=True)
 class Changes:
-    """Devices that were accepted, revoked, or removed."""
+    """Devices that were accepted, revoked, or removed; quarantined, or released from that.
+
+    Hooks are told of the first three by name; of the others only that something changed.
+    """
 
     accepted: Sequence[str] = ()
     revoked: Sequence[str] = ()
     gone: Sequence[str] = ()
+    held: Sequence[str] = ()
+    released: Sequence[str] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.accepted or self.revoked or self.gone)
+        return any((self.accepted, self.revoked, self.gone, self.held, self.released))
 
 
 def changed(folder: FleetFolder, config: FleetConfig, changes: Changes) -> list[str]:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from schemas.fleet import FleetConfig, FleetFolder
-from server.fleet import anchor, devices, hooks
+from server.fleet import anchor, devices, hooks, quarantine
 from server.fleet.authority import Authority
 from server.fleet.hooks import Changes
 from server.fleet.registry import Registry, audit
@@ -87,6 +87,7 @@ class Keeper:
         self.authority.reload()
         with self.registry.write("server") as transaction:
             retired = devices.retire_old(transaction, self.registry.clock() - _GRACE)
+            quarantine.lift_those_over(transaction)
         changed = self.renew_services()
         if retired or changed or self._stale():
             self.publish()

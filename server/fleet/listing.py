@@ -1,6 +1,7 @@
 """What lists and status commands show, read in a few queries however many devices there are."""
 
 import datetime as dt
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -8,8 +9,20 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from server.fleet.registry import Certificate, Claim, Device, Enrolment, Key, Quarantine, Tag
+from server.fleet import quarantine
+from server.fleet.registry import (
+    Certificate,
+    Claim,
+    Device,
+    Enrolment,
+    Key,
+    Quarantine,
+    Tag,
+    Update,
+)
 from server.transport.tables import DeviceRow
+
+_LAST = 5  # refused updates that a device's card shows
 
 
 def device_rows(
@@ -37,12 +50,13 @@ def device_rows(
     tagged = defaultdict[str, list[str]](list)
     for device, word in db.execute(tags):
         tagged[device].append(word)
-    held = set(db.scalars(select(Quarantine.device).where(Quarantine.lifted.is_(None))))
+    held = quarantine.held(db, time.time())
     return [
         {
             "device": device,
             "state": now,
             "quarantined": device in held,
+            "quarantine": held[device].reason if device in held else None,
             "online": bool(online),
             "seen": when(seen),
             "certificate_until": when(until.get(device)),
@@ -58,21 +72,45 @@ def device_card(db: Session, device: Device) -> dict[str, Any]:
     keys = select(Key).where(Key.device == device.id).order_by(Key.created)
     issued = select(Certificate).where(Certificate.device == device.id)
     asked = select(Enrolment).where(Enrolment.device == device.id).order_by(Enrolment.id)
-    return row | {
-        "reason": device.reason,
-        "created": when(device.created),
-        "changed": when(device.changed),
-        "claim": device.claim,
-        "keys": [
-            {"sha256": key.id, "state": key.state, "kind": key.kind} for key in db.scalars(keys)
+    return (
+        row
+        | {
+            "reason": device.reason,
+            "created": when(device.created),
+            "changed": when(device.changed),
+            "claim": device.claim,
+            "keys": [
+                {"sha256": key.id, "state": key.state, "kind": key.kind} for key in db.scalars(keys)
+            ],
+            "certificates": [
+                {"serial": one.serial, "until": when(one.not_after), "revoked": when(one.revoked)}
+                for one in db.scalars(issued.order_by(Certificate.not_before))
+            ],
+            "requests": [
+                {"at": when(one.asked), "csr_sha256": one.csr_sha256, "address": one.address}
+                for one in db.scalars(asked)
+            ],
+        }
+        | _updates(db, device.id)
+    )
+
+
+def _updates(db: Session, device: str) -> dict[str, Any]:
+    """What was said of its updates: how many were good, the last refused, its quarantines."""
+    mine = select(func.count()).where(Update.device == device)
+    bad = select(Update).where(Update.device == device, Update.verdict == "refused")
+    times = select(Quarantine).where(Quarantine.device == device).order_by(Quarantine.id)
+    return {
+        "updates_accepted": db.scalar(mine.where(Update.verdict == "accepted")),
+        "updates_refused": db.scalar(mine.where(Update.verdict == "refused")),
+        "refused": [
+            {"at": when(one.at), "task": one.task, "reason": one.reason, "detail": one.detail}
+            for one in list(db.scalars(bad.order_by(Update.id.desc()).limit(_LAST)))[::-1]
         ],
-        "certificates": [
-            {"serial": one.serial, "until": when(one.not_after), "revoked": when(one.revoked)}
-            for one in db.scalars(issued.order_by(Certificate.not_before))
-        ],
-        "requests": [
-            {"at": when(one.asked), "csr_sha256": one.csr_sha256, "address": one.address}
-            for one in db.scalars(asked)
+        "quarantines": [
+            {"since": when(one.since), "until": when(one.until), "lifted": when(one.lifted)}
+            | {"failures": one.failures, "reason": one.reason}
+            for one in db.scalars(times)
         ],
     }
 

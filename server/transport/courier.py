@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +29,7 @@ from schemas.wire import (
     frame,
     topic,
 )
-from server.transport.inbox import LISTENS, DroppedError, Inbox, Part
+from server.transport.inbox import LISTENS, DroppedError, Guard, Inbox, Open, Part
 from server.transport.ledger import Ledger
 from server.transport.tables import TaskRow
 from server.transport.uploads import Fetch, Told, Uploads
@@ -43,6 +44,7 @@ SAY_AGAIN: Final = (
 )
 SAY_AGAIN_AT_MOST: Final = 300.0
 AT_ONCE: Final = 16  # chunks served for one request
+AGAIN: Final = (4, 64)  # chunks served for a task: so many times what it has, and so many more
 _WANT_TTL: Final = 60.0
 _RECEIVED_TTL: Final = 86_400.0
 
@@ -64,6 +66,8 @@ class Courier:
         Bytes of one object of an answer.
     clock : callable() -> float
         Unix time.
+    guard : Guard, optional
+        Asked before a message is read, and told of what is dropped.
 
     Attributes
     ----------
@@ -83,18 +87,21 @@ class Courier:
         tell: Callable[[str], None],
         max_upload: int,
         clock: Callable[[], float],
+        guard: Guard | None = None,
     ) -> None:
         self.changed = threading.Condition(threading.RLock())
         self._link, self._objects, self._ledger = link, objects, ledger
         self._key, self._tell, self._clock = key, tell, clock
         self._max_upload = max_upload
-        self._inbox = Inbox(ledger)
+        self._guard = guard or Open()
+        self._inbox = Inbox(ledger, self._guard)
         told = Told(self._ask, self._answered, self._give_up, self._make_room, self._trouble)
         self._uploads = Uploads(objects, told, clock)
         self.pinned: set[str] = set()
         self._online: set[str] = set()  # who stated so since the last connection
         self._unheard = False  # the broker kept no session: what devices said meanwhile is lost
         self._said: dict[str, tuple[float, float]] = {}  # by task: when to say it again, the wait
+        self._served: Counter[str] = Counter()  # chunks, by task
         self._dropped: set[tuple[str, str]] = set()
         link.on_message, link.on_connected, link.on_lost = self._take, self._connected, self._lost
 
@@ -148,14 +155,15 @@ class Courier:
             expired = self._ledger.expire(now)
             self._end(expired, "expired", None)
             if self._link.connected:
-                self._guard("", lambda: self._uploads.tick(self._online.__contains__))
+                self._guarded("", lambda: self._uploads.tick(self._online.__contains__))
                 due = [task for task in self._ledger.open_tasks() if self._due(task, now)]
                 self.publish(due)
         self._ledger.flush()
 
-    def refuse(self, device: str, reason: str, detail: str) -> None:
+    def refuse(self, device: str, reason: str, detail: str, task: TaskRow | None = None) -> None:
         """Count something that was dropped; tell it, the first time of its kind."""
         self._ledger.count_drop(device, reason)
+        self._guard.refused(device, reason, detail, task)
         if (device, reason) not in self._dropped:
             self._dropped.add((device, reason))
             self._tell(f"{device}: dropped ({reason}): {detail}; more of the kind are counted only")
@@ -164,7 +172,7 @@ class Courier:
 
     def _take(self, message: Message) -> None:
         with self.changed:
-            self._guard(message.topic, lambda: self._handle(message))
+            self._guarded(message.topic, lambda: self._handle(message))
 
     def _connected(self, session_present: bool) -> None:  # noqa: FBT001 - the link's callback
         with self.changed:
@@ -178,11 +186,11 @@ class Courier:
     def _lost(self, reason: str) -> None:
         self._tell(f"connection to the broker lost: {reason}")
 
-    def _guard(self, what: str, act: Callable[[], None]) -> None:
+    def _guarded(self, what: str, act: Callable[[], None]) -> None:
         try:
             act()
         except DroppedError as error:
-            self.refuse(error.device, error.reason, str(error))
+            self.refuse(error.device, error.reason, str(error), error.task)
         except OSError as error:
             self._tell(f"{what}: {error}")
 
@@ -238,7 +246,7 @@ class Courier:
         if (size := sum(ref.bytes for ref in answer)) > self._max_upload:
             text = f"an answer of {size} bytes; at most {self._max_upload} are taken"
             self.withdraw([row.id], text)
-            raise DroppedError(row.device, "oversized", text)
+            raise DroppedError(row.device, "oversized", text, row)
         if row.answer and row.answer != list(answer):
             self._uploads.forget(row.id)  # it was done again, after the device lost its own
         self._ledger.announce(row.id, answer)
@@ -250,13 +258,24 @@ class Courier:
         if not tasks:
             text = f"object {named.sha256[:12]} is of no open task of this device"
             raise DroppedError(device, "foreign", text)
-        for number in want.numbers()[:AT_ONCE]:
+        numbers = want.numbers()[:AT_ONCE]
+        self._count_served(tasks[0], len(numbers))
+        for number in numbers:
             try:
                 data = self._objects.chunk(named.sha256, number)
             except MissingObjectError as error:
                 self.withdraw([task.id for task in tasks], f"the server lost an object: {error}")
                 return
             self._post(device, "obj/data", frame(named.sha256, number, data), qos=0)
+
+    def _count_served(self, task: TaskRow, chunks: int) -> None:
+        """A small question for many chunks, said again and again, costs us and not who asks."""
+        times, more = AGAIN
+        most = times * sum(ref.chunks for ref in task.asked) + more
+        self._served[task.id] += chunks
+        if self._served[task.id] > most:
+            text = f"task {task.id} was served {most} chunks, and more are asked for"
+            raise DroppedError(task.device, "flood", text)
 
     # What goes to the link.
 
@@ -317,7 +336,7 @@ class Courier:
         for task in tasks:
             if task.answer:
                 begin = partial(self._uploads.begin, task.id, task.device, task.answer)
-                self._guard(task.device, begin)
+                self._guarded(task.device, begin)
 
     def _answered(self, task: str) -> None:
         row = self._ledger.task(task)
@@ -332,6 +351,7 @@ class Courier:
         for task in ids:
             self._uploads.forget(task)
             self._said.pop(task, None)
+            self._served.pop(task, None)
         self.changed.notify_all()
         return moved
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from schemas.link import Message
 from schemas.wire import (
@@ -36,10 +36,12 @@ class DroppedError(ValueError):
     reason : str
         One word, to count by.
     detail : str
+    task : TaskRow, optional
+        Where it was an answer to one.
     """
 
-    def __init__(self, device: str, reason: str, detail: str) -> None:
-        self.device, self.reason = device, reason
+    def __init__(self, device: str, reason: str, detail: str, task: TaskRow | None = None) -> None:
+        self.device, self.reason, self.task = device, reason, task
         super().__init__(detail)
 
 
@@ -52,16 +54,41 @@ class Part:
     data: bytes
 
 
+class Guard(Protocol):
+    """Who is asked before a message is read, and told of what was refused.
+
+    Both are called under the courier's lock.
+    """
+
+    def bars(self, device: str, kind: str) -> str | None:
+        """Why a device's message of a kind is dropped unread, in one word; None: it is not."""
+
+    def refused(self, device: str, reason: str, detail: str, task: TaskRow | None) -> None:
+        """Something of a device was refused; where it is an answer, that of ``task``."""
+
+
+class Open:
+    """A guard that lets everything in."""
+
+    def bars(self, device: str, kind: str) -> str | None:
+        """Nothing is."""
+        return None
+
+    def refused(self, device: str, reason: str, detail: str, task: TaskRow | None) -> None:
+        """It is counted, and that is all."""
+
+
 class Inbox:
     """Reads messages, and tells which task they are of.
 
     Parameters
     ----------
     ledger : Ledger
+    guard : Guard, optional
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, guard: Guard | None = None) -> None:
+        self._ledger, self._guard = ledger, guard or Open()
         self._seen: dict[str, OrderedDict[str, None]] = {}
 
     def read(self, message: Message) -> tuple[str, Envelope | Part]:
@@ -119,6 +146,8 @@ class Inbox:
             raise DroppedError(STRANGER, "malformed", str(error)) from error
         if kind not in LISTENS:
             raise DroppedError(STRANGER, "malformed", f"{message.topic} is not for the server")
+        if reason := self._guard.bars(device, kind):
+            raise DroppedError(device, reason, f"its messages on {kind} are not read")
         if self._ledger.device(device) is None and not self._admit(device, kind):
             raise DroppedError(STRANGER, "stranger", f"device {device} is not enrolled")
         return device, kind

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from flwr.app import Error, Message, RecordDict
 
+from schemas.delta import DeltaError
 from schemas.link import Link
 from schemas.objects import MissingObjectError, ObjectError, ObjectStore
 from schemas.payload import PayloadError
@@ -22,6 +23,7 @@ from server.flower_private import (
 )
 from server.own_grid import OwnGrid
 from server.transport.courier import Courier, default_tell
+from server.transport.inbox import Guard
 from server.transport.ledger import Ledger
 from server.transport.records import payload_of, records_of
 from server.transport.tables import TaskRow
@@ -62,6 +64,8 @@ class MqttGrid(OwnGrid):
         Unix time.
     interval : float, default 0.5
         Seconds between looks at what is due; 0 leaves it to whoever calls ``tick``.
+    guard : Guard, optional
+        Of the courier: who is asked before a message is read.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class MqttGrid(OwnGrid):
         max_upload: int = 256 * 2**20,
         clock: Callable[[], float] = time.time,
         interval: float = 0.5,
+        guard: Guard | None = None,
     ) -> None:
         self._objects, self._ledger, self._clock = objects, ledger, clock
         self._log, self._timeout = log or default_tell, timeout
@@ -93,6 +98,7 @@ class MqttGrid(OwnGrid):
             tell=self._log,
             max_upload=max_upload,
             clock=clock,
+            guard=guard,
         )
         self._forget_questions()
         self._end = threading.Event()
@@ -222,7 +228,7 @@ class MqttGrid(OwnGrid):
     def _watch(self, interval: float) -> None:
         while not self._end.wait(interval):
             try:
-                self._courier.tick()
+                self.tick()
             except Exception as error:  # noqa: BLE001 - a full disk must not end the watch
                 self._log(f"the grid's watch: {type(error).__name__}: {error}")
 
@@ -272,18 +278,26 @@ class MqttGrid(OwnGrid):
             return Message(Error(CLIENT_RAISED, text), reply_to=request)
         try:
             return Message(self._unpacked(row), reply_to=request)
-        except (MissingObjectError, ObjectError, PayloadError, OSError) as error:
-            self._courier.refuse(row.device, "malformed", f"answer to task {row.id}: {error}")
+        except (MissingObjectError, ObjectError, PayloadError, DeltaError, OSError) as error:
+            self._blame(row, error)
             text = f"device {row.device}: refused: {error}"
             return Message(Error(CLIENT_RAISED, text), reply_to=request)
 
+    def _blame(self, row: TaskRow, error: Exception) -> None:
+        """Whose fault it was that an answer is not to be had: ours, where the disk lost it."""
+        reason = error.reason if isinstance(error, DeltaError) else "malformed"
+        ours = isinstance(error, OSError)
+        text = f"answer to task {row.id}: {error}"
+        self._courier.refuse(row.device, "lost" if ours else reason, text, None if ours else row)
+
     def _unpacked(self, row: TaskRow) -> RecordDict:
+        """What a device answered; a subclass may judge it, and raise DeltaError."""
         payload, *others = row.answer
         named = {ref.sha256 for ref in others}  # a device's answer holds what it sent, no more
 
         def fetch(sha: str) -> bytes:
             if sha not in named:
-                raise MissingObjectError(f"object {sha[:12]} is not of this answer")
+                raise PayloadError(f"object {sha[:12]} is not of this answer")
             return self._objects.get(sha)
 
         data = self._objects.get(payload.sha256)

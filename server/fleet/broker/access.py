@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from schemas.wire import PREFIX
 from server.fleet.broker.settings import CONTROL
+from server.fleet.quarantine import is_open
 from server.fleet.registry import Certificate, Device, Quarantine
 
 LISTS: Final = "flwr/fleet/list/"  # who may write below, the control user alone, proves a list
@@ -51,9 +52,7 @@ def barred(db: Session, now: float) -> Barred:
         .join(Device, Device.id == Certificate.device)
         .where(Certificate.not_after > now, Device.state != "accepted")
     )
-    held = select(Quarantine.device).where(
-        Quarantine.lifted.is_(None), or_(Quarantine.until.is_(None), Quarantine.until > now)
-    )
+    held = select(Quarantine.device).where(is_open(now))
     away = {name for name in db.scalars(out.distinct()) if name}
     return Barred(tuple(sorted(away)), tuple(sorted(set(db.scalars(held)) - away)))
 

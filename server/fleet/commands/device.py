@@ -25,8 +25,6 @@ from server.fleet.commands.options import (
 from server.fleet.errors import NotFoundError, Refusal
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from server.fleet.keeper import Keeper
     from server.fleet.registry import Write
 
@@ -34,7 +32,7 @@ app = typer.Typer(help="Devices: who waits, who is in, who is out.")
 Names = Annotated[list[str] | None, typer.Argument(help="Names of devices.")]
 TagOption = Annotated[str | None, typer.Option("--tag", help="All devices with this tag.")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
-_HEAD: Final = ("device", "state", "online", "seen", "certificate_until", "tags")
+_HEAD: Final = ("device", "state", "online", "seen", "certificate_until", "tags", "quarantine")
 _COLUMNS: Final = ("device", "tags", "key")
 
 
@@ -46,6 +44,9 @@ def list_devices(
         typer.Option(help="expected, pending, accepted, rejected, revoked or removed."),
     ] = None,
     tag: TagOption = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Those alone whose updates count for nothing.")
+    ] = False,
     format_: Formats = Format.table,
 ) -> None:
     """List devices.
@@ -56,6 +57,7 @@ def list_devices(
 
     with Fleet(fleet).registry() as registry, registry.read() as db:
         rows = device_rows(db, state=state, tag=tag)
+    rows = [row for row in rows if row["quarantined"] or not quarantined]
     answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no devices"))
 
 
@@ -73,6 +75,13 @@ def show(
         card = device_card(db, find(db, [name])[0])
     lines = [(key, value) for key, value in card.items() if not isinstance(value, list)]
     lines.append(("tags", " ".join(card["tags"])))
+    lines += [
+        ("quarantine", f"{one['since']} to {one['lifted'] or one['until'] or 'release'}")
+        for one in card["quarantines"]
+    ]
+    lines += [
+        ("refused", f"{one['at']} {one['reason']}: {one['detail']}") for one in card["refused"]
+    ]
     lines += [("key", f"{key['sha256']} {key['state']} {key['kind']}") for key in card["keys"]]
     lines += [
         ("certificate", f"{one['serial']} until {one['until']}{_revoked(one)}")
@@ -98,11 +107,11 @@ def approve(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        chosen = _chosen(keeper, names, tag, ("pending",))
-        if confirm("approve", chosen, yes=yes, dry_run=dry_run):
+        them = chosen(keeper, names, tag, ("pending",))
+        if confirm("approve", them, yes=yes, dry_run=dry_run):
             authority = keeper.authority
-            done = _do(keeper, lambda write: devices.approve(write, authority, chosen))
-            _tell(keeper.apply(Changes(accepted=done)))
+            done = _do(keeper, lambda write: devices.approve(write, authority, them))
+            tell(keeper.apply(Changes(accepted=done)))
             say(f"approved {len(done)}")
 
 
@@ -119,9 +128,9 @@ def reject(
     from server.fleet import devices
 
     with Fleet(fleet).keeper() as keeper:
-        chosen = _chosen(keeper, names, tag, ("pending", "expected"))
-        if confirm("reject", chosen, yes=yes, dry_run=dry_run):
-            say(f"rejected {len(_do(keeper, lambda write: devices.reject(write, chosen, reason)))}")
+        them = chosen(keeper, names, tag, ("pending", "expected"))
+        if confirm("reject", them, yes=yes, dry_run=dry_run):
+            say(f"rejected {len(_do(keeper, lambda write: devices.reject(write, them, reason)))}")
 
 
 @app.command()
@@ -147,11 +156,11 @@ def revoke(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        chosen = _chosen(keeper, names, tag, ("accepted", "pending", "expected", "rejected"))
-        if confirm("revoke", chosen, yes=yes, dry_run=dry_run):
+        them = chosen(keeper, names, tag, ("accepted", "pending", "expected", "rejected"))
+        if confirm("revoke", them, yes=yes, dry_run=dry_run):
             claims = not keep_claims
-            done = _do(keeper, lambda write: devices.revoke(write, chosen, reason, claims=claims))
-            _tell(keeper.apply(Changes(revoked=done)))
+            done = _do(keeper, lambda write: devices.revoke(write, them, reason, claims=claims))
+            tell(keeper.apply(Changes(revoked=done)))
             say(f"revoked {len(done)}")
 
 
@@ -171,10 +180,10 @@ def remove(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        chosen = _chosen(keeper, names, tag, ("revoked", "rejected", "pending", "expected"))
-        if confirm("remove", chosen, yes=yes, dry_run=dry_run):
-            done = _do(keeper, lambda write: devices.remove(write, chosen))
-            _tell(keeper.apply(Changes(gone=done)))
+        them = chosen(keeper, names, tag, ("revoked", "rejected", "pending", "expected"))
+        if confirm("remove", them, yes=yes, dry_run=dry_run):
+            done = _do(keeper, lambda write: devices.remove(write, them))
+            tell(keeper.apply(Changes(gone=done)))
             say(f"removed {len(done)}")
 
 
@@ -282,27 +291,30 @@ def _do(keeper: "Keeper", change: "Callable[[Write], list[Any]]") -> list[Any]:
         return change(write)
 
 
-def _chosen(
-    keeper: "Keeper", names: Iterable[str] | None, tag: str | None, states: tuple[str, ...]
+def chosen(
+    keeper: "Keeper",
+    names: Iterable[str] | None,
+    tag: str | None,
+    states: tuple[str, ...],
+    *,
+    held: bool = False,
 ) -> list[str]:
+    """Devices that were named, and those of a tag in one of the states; ``held``: quarantined."""
     from server.fleet.devices import find
-
-    with keeper.registry.read() as db:
-        chosen = [row.id for row in find(db, names or ())]
-        if tag is not None:
-            chosen += [name for name in _tagged(db, tag, states) if name not in chosen]
-    if not chosen:
-        raise NotFoundError("no such device; name some, or a --tag that some have")
-    return chosen
-
-
-def _tagged(db: "Session", tag: str, states: tuple[str, ...]) -> list[str]:
     from server.fleet.listing import device_rows
 
-    return [row["device"] for row in device_rows(db, tag=tag) if row["state"] in states]
+    with keeper.registry.read() as db:
+        them = [row.id for row in find(db, names or ())]
+        for row in device_rows(db, tag=tag) if tag is not None else ():
+            fits = row["state"] in states and (row["quarantined"] or not held)
+            if fits and row["device"] not in them:
+                them.append(row["device"])
+    if not them:
+        raise NotFoundError("no such device; name some, or a --tag that some have")
+    return them
 
 
-def _tell(wrong: list[str]) -> None:
+def tell(wrong: list[str]) -> None:
     """What did not follow is an error: the registry is right, the broker may not be."""
     if wrong:
         raise RuntimeError("\n".join(["it is in the registry, but not everywhere:", *wrong]))
@@ -312,6 +324,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     state = row["state"] + (", quarantined" if row["quarantined"] else "")
     shown = row | {"state": state, "online": "yes" if row["online"] else "no"}
     shown["tags"] = " ".join(row["tags"])
+    shown["quarantine"] = row["quarantine"] or ""
     return [_plain(shown[key]) for key in _HEAD]
 
 

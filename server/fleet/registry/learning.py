@@ -16,7 +16,9 @@ class Update(Base):
     Attributes
     ----------
     task
-        Id of the task that it answers.
+        Id of the task that it answers; None where a message was refused that answers none.
+    object
+        SHA-256 of its payload.
     reason
         One word where it was refused, as in ``norm``; ``detail`` is a sentence.
     """
@@ -25,6 +27,7 @@ class Update(Base):
     __table_args__ = (
         Index("updates_by_device", "device", "at"),
         Index("updates_by_task", "task"),
+        Index("updates_by_object", "object"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -38,6 +41,7 @@ class Update(Base):
     verdict: Mapped[Verdict] = mapped_column(String(10))
     reason: Mapped[str | None] = mapped_column(String(40), default=None)
     detail: Mapped[str | None] = mapped_column(String(500), default=None)
+    object: Mapped[str | None] = mapped_column(String(64), default=None)
 
 
 class Embedding(Base):

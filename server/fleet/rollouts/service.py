@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, select
 
 from schemas.fleet import FleetConfig, FleetFolder
-from schemas.link import Link, PahoLink, TlsFiles
+from schemas.link import Link
 from schemas.objects import ObjectStore
 from server.fleet.bundles import BundleFiles
+from server.fleet.link import server_link
 from server.fleet.registry import Registry, Rollout
 from server.fleet.rollouts.engine import Engine
 from server.fleet.signer import signing_key
@@ -55,7 +56,7 @@ class Service:
         self._registry, self._ledger = Registry(where), Ledger(where)
         objects = ObjectStore(folder.objects, _STORE)
         self._courier = Courier(
-            link or _link(folder, config),
+            link or server_link(folder, config),
             objects,
             self._ledger,
             key=key,
@@ -113,10 +114,3 @@ def stop(folder: FleetFolder) -> None:
 def _wanted(folder: FleetFolder, config: FleetConfig) -> bool:
     with Registry(folder.database(config)) as registry, registry.read() as db:
         return bool(db.scalar(select(func.count()).select_from(Rollout)))
-
-
-def _link(folder: FleetFolder, config: FleetConfig) -> PahoLink:
-    tls = TlsFiles(
-        folder.bundle_of_cas, folder.server / "certificate.pem", folder.server / "key.pem"
-    )
-    return PahoLink(config.broker.host, config.broker.port, config.broker.server, tls=tls)

@@ -19,7 +19,7 @@ def test_it_starts_with_the_first_roll_out_and_not_twice(tmp_path, migrated, mon
         made.append(MemoryLink(broker, "server"))
         return made[-1]
 
-    monkeypatch.setattr(service, "_link", link)
+    monkeypatch.setattr(service, "server_link", link)
     monkeypatch.setattr(service, "signing_key", lambda *_: orders.KEY)
     service.tick(folder, folder.config())
     assert not made

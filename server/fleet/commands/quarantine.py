@@ -1,0 +1,64 @@
+"""``flwr-fleet device quarantine`` and ``release``: whose updates count for nothing for a while."""
+
+from typing import Annotated
+
+import typer
+
+from server.fleet.commands.device import Names, Reason, TagOption, chosen, tell
+from server.fleet.commands.options import DryRun, Fleet, FleetOption, Yes, actor, confirm, say
+
+
+def quarantine(
+    names: Names = None,
+    fleet: FleetOption = None,
+    tag: TagOption = None,
+    reason: Reason = "",
+    hours: Annotated[
+        float, typer.Option(min=0, help="Until they count again by themselves; 0: until released.")
+    ] = 0.0,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Ask devices nothing and take nothing of them, for a while; they stay in the fleet.
+
+    A federation does so by itself with devices whose updates it refuses again and again, by the
+    rules of [validation] in fleet.toml.
+
+    Example: flwr-fleet device quarantine watch-7 --hours 12 --reason "its sensor is loose"
+    """
+    from server.fleet import quarantine as quarantines
+    from server.fleet.hooks import Changes
+
+    with Fleet(fleet).keeper() as keeper:
+        them = chosen(keeper, names, tag, ("accepted",))
+        if confirm("quarantine", them, yes=yes, dry_run=dry_run):
+            with keeper.registry.write(actor()) as write:
+                done = quarantines.by_hand(write, them, reason, hours)
+            tell(keeper.apply(Changes(held=done)))
+            say(f"quarantined {len(done)}")
+
+
+def release(
+    names: Names = None,
+    fleet: FleetOption = None,
+    tag: TagOption = None,
+    reason: Reason = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Let quarantined devices count again; what they failed before is not held against them.
+
+    device show says why a device was quarantined.
+
+    Example: flwr-fleet device release watch-7 --reason "sensor replaced"
+    """
+    from server.fleet import quarantine as quarantines
+    from server.fleet.hooks import Changes
+
+    with Fleet(fleet).keeper() as keeper:
+        them = chosen(keeper, names, tag, ("accepted",), held=True)
+        if confirm("release", them, yes=yes, dry_run=dry_run):
+            with keeper.registry.write(actor()) as write:
+                done = quarantines.release(write, them, reason)
+            tell(keeper.apply(Changes(released=done)))
+            say(f"released {len(done)}")
