@@ -208,9 +208,10 @@ def test_an_operators_quarantine_ends_what_is_waited_for(world):
     world.grid.tick()
     (reply,) = world.grid.pull_messages([task])
     assert "quarantined: by hand" in reply.error.reason
+    world.device("good", answered)
     with world.registry.write("operator:ann") as write, pytest.raises(Refusal, match="good"):
-        world.device("good", answered)
         quarantine.release(write, ["silent", "good"], "")
+    assert world.audited("device.release") == []
 
 
 def test_yesterdays_update_is_refused(world):
