@@ -16,6 +16,7 @@ from server.transport.tables import TaskRow
 # Of what is wrong with a message: this an honest device never sends. The rest (a doubled message,
 # a late answer) comes of bad links too; it is audited, and counts only towards a flood.
 FAULTS: Final = frozenset({"malformed", "oversized", "replayed", "wrong-hash"})
+FLOOD: Final = "flood"
 _COUNTED: Final = ("evt", "state")
 _QUIET: Final = 3600.0  # seconds in which a kind of refusal is audited once a device
 _PART: Final = 500
@@ -42,7 +43,8 @@ class Verdicts:
     ) -> None:
         self._registry, self._rules, self._told = registry, rules, told
         self.held: dict[str, str] = {}
-        self._minute, self._counts = 0, Counter[str]()
+        self._minute = 0  # in which were counted, by device and what it is that is too much:
+        self._counts = Counter[tuple[str, str]]()
         self._audited: dict[tuple[str, str], float] = {}
         self._accepted: dict[str, Update] = {}  # by task: not written yet
         self.refresh()
@@ -58,12 +60,10 @@ class Verdicts:
 
     def bars(self, device: str, kind: str) -> str | None:
         """Whether a device is quarantined, or floods; a quarantined one may say how it is."""
-        if kind in _COUNTED:
-            self._count(device)
-        flood = self._counts[device] > self._rules.per_minute
+        flood = kind in _COUNTED and self._too_many(device, "messages")
         if device in self.held:
             return "quarantined" if flood or kind != "state" else None
-        return "flood" if flood else None
+        return FLOOD if flood else None
 
     def refused(self, device: str, reason: str, detail: str, task: TaskRow | None) -> None:
         """Note what was refused; quarantine the device where that was once too often."""
@@ -72,10 +72,9 @@ class Verdicts:
             return
         if device in self.held or reason == "lost":
             return
-        self._count(device)
-        if self._counts[device] > self._rules.per_minute:
-            text = f"more than {self._rules.per_minute} messages in a minute; the last: {reason}"
-            self._fail(device, "flood", text, task)
+        if self._too_many(device, "refused messages") or reason == FLOOD:
+            text = f"more than {self._rules.per_minute} messages in a minute"
+            self._fail(device, FLOOD, text, task)
         elif task is not None or reason in FAULTS:
             self._fail(device, reason, detail, task)
         else:
@@ -119,12 +118,14 @@ class Verdicts:
 
     # Refusals.
 
-    def _count(self, device: str) -> None:
+    def _too_many(self, device: str, what: str) -> bool:
+        """Count one more in this minute; whether that is more than the rules allow."""
         minute = int(self._registry.clock() // 60)
         if minute != self._minute:
             self._minute = minute
             self._counts.clear()
-        self._counts[device] += 1
+        self._counts[device, what] += 1
+        return self._counts[device, what] > self._rules.per_minute
 
     def _fail(self, device: str, reason: str, detail: str, task: TaskRow | None) -> None:
         with self._registry.write("server") as write:
@@ -145,10 +146,10 @@ class Verdicts:
         """Why the device is quarantined from now on; None where it is not."""
         hours, rules = self._rules.window_hours, self._rules
         count = quarantine.failures(write.db, device, write.now - 3600 * hours)
-        if count < rules.failures and reason != "flood":
+        if count < rules.failures and reason != FLOOD:
             return None
         why = f"{reason}: {detail}"
-        if reason != "flood":
+        if reason != FLOOD:
             why = f"{count} refused updates in {hours:g} h; the last: {why}"
         row = quarantine.begin(write, device, why, rules.hours, count)
         return None if row is None else row.reason

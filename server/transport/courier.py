@@ -275,7 +275,7 @@ class Courier:
         self._served[task.id] += chunks
         if self._served[task.id] > most:
             text = f"task {task.id} was served {most} chunks, and more are asked for"
-            raise DroppedError(task.device, "flood", text)
+            raise DroppedError(task.device, "greedy", text)
 
     # What goes to the link.
 

@@ -5,12 +5,12 @@ import pwd
 from typing import Final
 
 from schemas.fleet import FleetConfig, FleetFolder
-from schemas.link import MAX_PACKET
 from schemas.wire import CHUNK, HEADER
 
 CONTROL: Final = "control.fleet"  # no device's name: those have no dot
 LOOPBACK: Final = "127.0.0.1"
 _CONNECTIONS: Final = 8  # of the control listener
+_AROUND: Final = 4096  # bytes of a packet beside its payload: topic, properties
 _QUEUED: Final = 10_000  # messages that wait for one client: the server's are all devices'
 _QUEUED_BYTES: Final = 64 << 20
 
@@ -31,9 +31,8 @@ pid_file {pid}
 
 # No plugin is loaded: without one nothing listens on $CONTROL, and the access list denies it.
 
-# Limits. A payload of the protocol is a frame of at most {frame} bytes; a longer one ends its
-# connection. A packet has at most 1 MiB. QoS 2 and topic aliases are not used.
-message_size_limit {frame}
+# Limits. A payload of the protocol is a frame of at most {frame} bytes; a packet that is longer
+# than one needs ends its connection, and is logged by name. QoS 2 and topic aliases are not used.
 max_packet_size {packet}
 max_qos 1
 max_topic_alias 0
@@ -110,7 +109,7 @@ def configuration(folder: FleetFolder, config: FleetConfig) -> str:
         crl=folder.crl,
         user=_owner(folder),
         frame=HEADER + CHUNK,
-        packet=MAX_PACKET,
+        packet=HEADER + CHUNK + _AROUND,
         queued=_QUEUED,
         queued_bytes=_QUEUED_BYTES,
         port=place.port,

@@ -262,7 +262,7 @@ def test_a_flood_is_cut_off_and_recorded(world):
         device.send("ab" * 32, number, b"nobody asked")
         world.broker.pump()
     (row,) = world.rows(Quarantine)
-    assert row.reason.startswith("flood: more than 50 messages in a minute; the last: unasked")
+    assert row.reason.startswith("flood: more than 50 messages in a minute")
     (reply,) = world.grid.pull_messages([task])
     assert "quarantined: flood" in reply.error.reason
     drops = world.grid.drops()
@@ -272,7 +272,7 @@ def test_a_flood_is_cut_off_and_recorded(world):
     for _ in range(100):
         device.state(online=True)
     world.broker.pump()
-    assert world.grid.drops()["a", "quarantined"] > 200
+    assert world.grid.drops()["a", "quarantined"] > drops["a", "quarantined"] + 40
     assert len(world.rows()) == seen == 1
     assert len(world.audited("device.quarantine")) == 1
 
@@ -291,7 +291,7 @@ def test_a_question_for_chunks_is_not_served_for_ever(world):
         device.say(want, re=task, kind="obj/req")
     world.broker.pump()
     assert len(served) == times + more
-    assert world.grid.drops()["a", "flood"] == 20
+    assert world.grid.drops()["a", "greedy"] == 20
 
 
 def test_messages_that_no_honest_device_sends_count(world):

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import json
 import shutil
 import socket
 import ssl
@@ -180,19 +181,18 @@ def other_ca():
     return ec.generate_private_key(ec.SECP256R1())
 
 
-@pytest.fixture
-def place(made, migrated, tmp_path):
-    """A fleet on SQLite with its broker running."""
+@contextlib.contextmanager
+def placed(made, root, database):
+    """A fleet on a database, with its broker running."""
     if program() is None:
         pytest.skip("mosquitto is not installed")
-    folder = FleetFolder(tmp_path / "fleet")
+    folder = FleetFolder(root / "fleet")
     shutil.copytree(made, folder.root)
-    shutil.copy(migrated, folder.root / "registry.sqlite")
-    ports = {"port": free_port(), "control": free_port(), "listen": "127.0.0.1"}
     text = folder.file.read_text()
     for name, value in (
-        ("port = 8883", f"port = {ports['port']}"),
-        ("control = 8884", f"control = {ports['control']}"),
+        ("port = 8883", f"port = {free_port()}"),
+        ("control = 8884", f"control = {free_port()}"),
+        ('"registry.sqlite"', json.dumps(str(database))),
     ):
         assert name in text
         text = text.replace(name, value)
@@ -207,3 +207,11 @@ def place(made, migrated, tmp_path):
         finally:
             with contextlib.suppress(ProcessLookupError):
                 place.stop()
+
+
+@pytest.fixture
+def place(made, migrated, tmp_path):
+    """A fleet on SQLite with its broker running."""
+    shutil.copy(migrated, tmp_path / "registry.sqlite")
+    with placed(made, tmp_path, tmp_path / "registry.sqlite") as place:
+        yield place
