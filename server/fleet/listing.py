@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from server.fleet import quarantine
 from server.fleet.registry import (
     Certificate,
     Claim,
@@ -19,6 +18,7 @@ from server.fleet.registry import (
     Quarantine,
     Tag,
     Update,
+    held,
 )
 from server.transport.tables import DeviceRow
 
@@ -50,13 +50,13 @@ def device_rows(
     tagged = defaultdict[str, list[str]](list)
     for device, word in db.execute(tags):
         tagged[device].append(word)
-    held = quarantine.held(db, time.time())
+    out = held(db, time.time())
     return [
         {
             "device": device,
             "state": now,
-            "quarantined": device in held,
-            "quarantine": held[device].reason if device in held else None,
+            "quarantined": device in out,
+            "quarantine": out[device].reason if device in out else None,
             "online": bool(online),
             "seen": when(seen),
             "certificate_until": when(until.get(device)),

@@ -5,25 +5,13 @@ neither revoked nor forgotten: its keys are good, and roll-outs wait for it.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from server.fleet.devices import find
 from server.fleet.errors import Refusal
-from server.fleet.registry import Quarantine, Update, Write
-
-
-def is_open(now: float) -> Any:
-    """The condition of a quarantine that is on."""
-    lasts = or_(Quarantine.until.is_(None), Quarantine.until > now)
-    return Quarantine.lifted.is_(None) & lasts
-
-
-def held(db: Session, now: float) -> dict[str, Quarantine]:
-    """All quarantines that are on, by device."""
-    return {row.device: row for row in db.scalars(select(Quarantine).where(is_open(now)))}
+from server.fleet.registry import Quarantine, Update, Write, held
 
 
 def failures(db: Session, device: str, since: float) -> int:
@@ -43,7 +31,7 @@ def begin(
 ) -> Quarantine | None:
     """Quarantine a device for so many hours, or until it is released; None where it is already."""
     lift_those_over(write, device)
-    rows = select(Quarantine.id).where(Quarantine.device == device, is_open(write.now))
+    rows = select(Quarantine.id).where(Quarantine.device == device, Quarantine.is_on(write.now))
     if write.db.scalar(rows) is not None:
         return None
     until = write.now + 3600 * hours if hours else None

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from schemas.delta import DeltaError
 from schemas.fleet import Validation
 from server.fleet import quarantine
-from server.fleet.registry import Device, Registry, Update, Write
+from server.fleet.registry import Device, Registry, Update, Write, held
 from server.transport.inbox import STRANGER
 from server.transport.tables import TaskRow
 
@@ -52,7 +52,7 @@ class Verdicts:
     def refresh(self) -> set[str]:
         """See who is quarantined by now, here or by an operator; who changed."""
         with self._registry.read() as db:
-            now = quarantine.held(db, self._registry.clock())
+            now = held(db, self._registry.clock())
         before, self.held = self.held, {name: row.reason for name, row in now.items()}
         return before.keys() ^ self.held.keys()
 

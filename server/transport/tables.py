@@ -1,12 +1,14 @@
 """The ledger's tables, in the database that the registry shares (``server/database.py``)."""
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import JSON, BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from schemas.wire import ObjectRef
 from server.database import Base
+
+if TYPE_CHECKING:
+    from schemas.wire import ObjectRef
 
 TaskState = Literal["queued", "sent", "accepted", "answered", "failed", "expired", "pulled"]
 OPEN: Final[tuple[TaskState, ...]] = ("queued", "sent", "accepted")
@@ -77,20 +79,20 @@ class TaskRow(Base):
     session: Mapped[str] = mapped_column(String(32))
 
     @property
-    def asked(self) -> list[ObjectRef]:
+    def asked(self) -> "list[ObjectRef]":
         """All that the device may pull for this task, its payload first."""
-        payload = ObjectRef(sha256=self.payload_sha, bytes=self.payload_bytes)
-        return [payload, *refs(self.objects)]
+        return refs([[self.payload_sha, self.payload_bytes], *self.objects])
 
     @property
-    def answer(self) -> list[ObjectRef]:
+    def answer(self) -> "list[ObjectRef]":
         """All that the device announced, its payload first; nothing before that."""
         if self.reply_sha is None or self.reply_bytes is None:
             return []
-        payload = ObjectRef(sha256=self.reply_sha, bytes=self.reply_bytes)
-        return [payload, *refs(self.reply_objects)]
+        return refs([[self.reply_sha, self.reply_bytes], *self.reply_objects])
 
 
-def refs(rows: Refs) -> list[ObjectRef]:
+def refs(rows: Refs) -> "list[ObjectRef]":
     """Object names as a row holds them."""
+    from schemas.wire import ObjectRef  # the wire is not loaded for an operator's command
+
     return [ObjectRef(sha256=sha, bytes=size) for sha, size in rows]

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 
 from schemas.wire import PREFIX
 from server.fleet.broker.settings import CONTROL
-from server.fleet.quarantine import is_open
 from server.fleet.registry import Certificate, Device, Quarantine
 
 LISTS: Final = "flwr/fleet/list/"  # who may write below, the control user alone, proves a list
@@ -52,7 +51,7 @@ def barred(db: Session, now: float) -> Barred:
         .join(Device, Device.id == Certificate.device)
         .where(Certificate.not_after > now, Device.state != "accepted")
     )
-    held = select(Quarantine.device).where(is_open(now))
+    held = select(Quarantine.device).where(Quarantine.is_on(now))
     away = {name for name in db.scalars(out.distinct()) if name}
     return Barred(tuple(sorted(away)), tuple(sorted(set(db.scalars(held)) - away)))
 

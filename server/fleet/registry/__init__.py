@@ -2,7 +2,7 @@
 
 from server.fleet.registry.audit import Audit
 from server.fleet.registry.identity import Certificate, Claim, Device, Enrolment, Key, Tag
-from server.fleet.registry.learning import Embedding, Quarantine, Update
+from server.fleet.registry.learning import Embedding, Quarantine, Update, held
 from server.fleet.registry.registry import Registry, Write
 from server.fleet.registry.rollouts import Bundle, Rollout, RolloutDevice, RolloutGroup
 from server.transport.tables import TaskRow
@@ -25,4 +25,5 @@ __all__ = [
     "TaskRow",
     "Update",
     "Write",
+    "held",
 ]

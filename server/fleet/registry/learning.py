@@ -1,9 +1,9 @@
 """Tables of what devices contribute. What they are asked is ``transport_tasks``, the ledger's."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, or_, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from server.database import Base
 
@@ -82,3 +82,13 @@ class Quarantine(Base):
     lifted: Mapped[float | None] = mapped_column(default=None)
     failures: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str] = mapped_column(String(500))
+
+    @classmethod
+    def is_on(cls, now: float) -> Any:
+        """The condition of one that is on."""
+        return cls.lifted.is_(None) & or_(cls.until.is_(None), cls.until > now)
+
+
+def held(db: Session, now: float) -> dict[str, Quarantine]:
+    """All quarantines that are on, by device."""
+    return {row.device: row for row in db.scalars(select(Quarantine).where(Quarantine.is_on(now)))}
