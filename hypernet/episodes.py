@@ -41,13 +41,13 @@ class Course:
         False trains a static adapter: every condition is the mean one.
     """
 
-    steps: int = 600
-    persons: int = 8
-    seen: int = 64
-    judged: int = 32
+    steps: int = 800
+    persons: int = 16
+    seen: int = 200
+    judged: int = 110
     rate: float = 1e-3
     l2: float = 1e-3
-    collapse: float = 0.1
+    collapse: float = 0.0
     conditions: bool = True
 
 
@@ -86,11 +86,15 @@ class Episodes:
         for norm in norms(self.network.body):
             norm.adapting = MIX
         try:
-            result: Tensor = functional_call(_Logits(self.network), _below(factors), (x,))
+            return self.call(x, _below(factors))
         finally:
             set_groups(self.network.body, 1)
             for norm in norms(self.network.body):
                 norm.adapting = None
+
+    def call(self, x: Tensor, named: dict[str, Tensor]) -> Tensor:
+        """Logits with factors by name, as ``network.…``."""
+        result: Tensor = functional_call(_Logits(self.network), named, (x,))
         return result
 
 

@@ -79,6 +79,31 @@ class VirtualUsers:
         normal = self._jitter(normal)
         return normal.flatten(0, 1).transpose(1, 2), y.flatten(), who
 
+    def whole(self, person: int, most: int) -> tuple[Tensor, Tensor]:
+        """Make one virtual user of a source's windows, in the order of time.
+
+        Parameters
+        ----------
+        person : int
+        most : int
+            Windows; of more, so many are taken, evenly spread.
+
+        Returns
+        -------
+        x : (windows, features, time)
+            Normalised by the user's own statistics.
+        y : (windows,)
+        """
+        labels = self.sources.y[person]
+        count = min(len(labels), most)
+        rows = torch.arange(count) * len(labels) // count
+        spec = self.sources.spec
+        turn = person_turns(1, spec, self.turning, self.generator)
+        x = self._disturb(self.sources.x[person][rows].float()[None], turn)
+        mean, deviation = spec.statistics(x[0])
+        normal = self._jitter((spec.expand(x) - mean) / (deviation + 1e-6))
+        return normal[0].transpose(1, 2), labels[rows]
+
     def _persons(self, count: int) -> Tensor:
         total = len(self.sources)
         if count <= total:

@@ -57,6 +57,10 @@ class Data(Strict):
         description="Lay each client's training windows in bouts of so many of one class, in a "
         "random order; as recorded if left out.",
     )
+    rectify: bool = Field(
+        False,
+        description="Let the network see every channel without its sign too: EMG's strength.",
+    )
     source_persons: int = Field(
         3, ge=1, le=100_000, description="Volunteers whose labelled windows the server holds."
     )

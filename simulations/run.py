@@ -218,9 +218,9 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
     )
     # A table that a later release brought and that the file lacks changes nothing.
     config = {key: value for key, value in config.items() if value is not None}
-    later = ("source_days", "client_days")
+    later = ("source_days", "client_days", "rectify")
     config["data"] = {
-        key: value for key, value in config["data"].items() if value is not None or key not in later
+        key: value for key, value in config["data"].items() if value or key not in later
     }
     parameters = loaded.parameters[name].model_dump(mode="json")
     text = json.dumps([name, config, parameters, data], sort_keys=True)

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,9 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
     config = loaded.config
     try:
         recordings = source(config.data, loaded.path.parent).load()
+        if config.data.rectify:
+            single = tuple((channel,) for channel in range(recordings.x.shape[2]))
+            recordings = replace(recordings, magnitudes=(*recordings.magnitudes, *single))
         parts = split(recordings, config.data, config.seed)
     except ConfigError as error:
         raise ConfigError(str(loaded.path), error.problems) from error

@@ -17,7 +17,8 @@ class FunctionalMemory(ConditionedGenerator):
 
     HY-WU; the condition enters through cross-attention alone. Factors of all kinds (LoRA's A and B)
     are cut into patches; each kind has its own head. Heads start at zero, so that before training
-    every device gets ``start``: an adapter that changes nothing.
+    every device gets ``start``: an adapter that changes nothing. What is generated is a difference
+    from what the mean condition gets: ``start`` alone learns what serves everybody.
 
     Parameters
     ----------
@@ -70,6 +71,11 @@ class FunctionalMemory(ConditionedGenerator):
 
     def generate(self, conditions: Tensor) -> Tensor:
         """Conditions (cohort, tokens · channels) → adapters (cohort, length)."""
+        made = self._made(torch.cat([conditions, self.center[None]]))
+        return self.start + self.scale * (made[:-1] - made[-1:])
+
+    def _made(self, conditions: Tensor) -> Tensor:
+        """What tokens say to conditions: (conditions, length)."""
         normal = self.normal(conditions)
         seen = self.read(normal.reshape(-1, self.tokens, self.channels))
         seen = self.read_norm(seen + self.which)
@@ -83,11 +89,12 @@ class FunctionalMemory(ConditionedGenerator):
                 x = slot(x, number, member)
         x = self.norm(x)
         made = {kind: head(x) for kind, head in self.heads_of.items()}
-        weights: Tensor = self.start + self.scale * self.plan.join(made)
-        return weights.expand(len(conditions), -1)
+        return self.plan.join(made)
 
     def add_slot(self, near: Tensor, old: Tensor, size: int = 8, reach: float = 3.0) -> MemorySlot:
         """Add memory that only conditions near ``near`` read; everything else is frozen.
+
+        The mean condition, from which all others differ, counts as an old one.
 
         Parameters
         ----------
@@ -105,7 +112,8 @@ class FunctionalMemory(ConditionedGenerator):
         ConditionError
             Where an old condition is ``near`` itself.
         """
-        nearest = float(self.distance(old, near).min()) if len(old) else float("inf")
+        old = torch.cat([old.reshape(-1, len(near)), self.center[None]])
+        nearest = float(self.distance(old, near).min())
         if nearest < 1e-6:
             raise ConditionError("an old condition lies where the new slot would; it would change")
         self.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from hypernet.networks.norm import norms, set_groups
 
 MIX: Final = 0.5  # AdaBN's share of a person's own statistics
 FLOOR: Final = 0.2  # of the mean posterior, divided by the classes
+LAST: Final = ("encoder.linear", "head")
+Layers = Literal["last", "all"]
 
 
 class Adapted(nn.Module):
@@ -55,7 +57,7 @@ class Adapted(nn.Module):
 
 
 class AdaptedClassifier(nn.Module):
-    """Frozen encoder and head with an adapter in every layer of the encoder.
+    """Frozen encoder and head with an adapter in the last two layers, or in every one.
 
     Its vector (``ParameterSpec``) is the adapter and the batch norms' running statistics. The
     backbone is no part of it: exported graphs hold it as constants, so that a graph's digest names
@@ -73,6 +75,8 @@ class AdaptedClassifier(nn.Module):
         How a set of windows becomes a condition.
     seed : int
         Of the adapter's start, which changes nothing.
+    layers : str
+        ``last`` (the encoder's linear layer and the head) or ``all``.
     """
 
     plain: Any
@@ -86,9 +90,10 @@ class AdaptedClassifier(nn.Module):
         scale: float,
         conditioner: Conditioner,
         seed: int = 0,
+        layers: Layers = "all",
     ) -> None:
         super().__init__()
-        self.spec = backbone.spec
+        self.spec, self.layers = backbone.spec, layers
         self.version = version_of(backbone)
         self.plain = _constant(copy.deepcopy(backbone).eval(), statistics=True)
         for norm in norms(self.plain):
@@ -96,7 +101,7 @@ class AdaptedClassifier(nn.Module):
         self.conditioner = _constant(copy.deepcopy(conditioner), statistics=True)
         body = copy.deepcopy(backbone).eval()
         generator = torch.Generator().manual_seed(seed)
-        _adapt_layers(body.encoder, adapter_class(adapter), rank, scale, generator)
+        _adapt_layers(body, layers, adapter_class(adapter), rank, scale, generator)
         self.body = _constant(body, statistics=False)
 
     def encode(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -112,6 +117,11 @@ class AdaptedClassifier(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Inputs (windows, features, time), normalised → logits; for ``functional_call``."""
         logits: Tensor = self.body.head(self.body.encoder(x))
+        return logits
+
+    def tail(self, pooled: Tensor) -> Tensor:
+        """What the encoder's linear layer gets (windows, width) → logits."""
+        logits: Tensor = self.body.head(self.body.encoder.project(pooled))
         return logits
 
     def condition(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -131,16 +141,20 @@ class AdaptedClassifier(nn.Module):
         conditioner : Conditioner, optional
             One that learns, in place of the frozen copy.
         """
+        states, posteriors = self.seen(x, devices)
+        layers = [_by_device(each, devices) for each in states]
+        chosen = self.conditioner if conditioner is None else conditioner
+        tokens: Tensor = chosen(layers, _by_device(posteriors, devices))
+        return tokens
+
+    def seen(self, x: Tensor, devices: int = 0) -> tuple[list[Tensor], Tensor]:
+        """Each layer's states over time's mean, and the posteriors; see ``condition_of``."""
         set_groups(self.plain, max(1, devices))
         for norm in norms(self.plain):
             norm.adapting = MIX
         states = self.plain.encoder.states(x)
         posteriors = softmax(self.plain.head(states[-1]), 1)
-        hidden = [state.mean(2) if state.ndim == 3 else state for state in states]
-        layers = [_by_device(each, devices) for each in hidden]
-        chosen = self.conditioner if conditioner is None else conditioner
-        tokens: Tensor = chosen(layers, _by_device(posteriors, devices))
-        return tokens
+        return [state.mean(2) if state.ndim == 3 else state for state in states], posteriors
 
     def classification_loss(self, x: Tensor, y: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Cross-entropy with class indices y (windows,); a scalar."""
@@ -196,19 +210,24 @@ def _constant(module: nn.Module, *, statistics: bool) -> nn.Module:
 
 
 def _adapt_layers(
-    encoder: nn.Module, kind: type[Adapter], rank: int, scale: float, generator: torch.Generator
+    body: nn.Module,
+    layers: Layers,
+    kind: type[Adapter],
+    rank: int,
+    scale: float,
+    generator: torch.Generator,
 ) -> None:
-    """Put an adapter into every convolution and linear layer; shared factors are one tensor."""
+    """Put an adapter into convolutions and linear layers; shared factors are one tensor."""
     shared: dict[str, Tensor] = {}
-    for name, child in list(encoder.named_modules()):
-        if not isinstance(child, nn.Conv1d | nn.Linear):
+    for name, child in list(body.named_modules()):
+        if not isinstance(child, nn.Conv1d | nn.Linear) or (layers == "last" and name not in LAST):
             continue
         adapter = kind(Layer.of(child), rank, scale)
         factors = adapter.start(generator)
         for common in kind.shared:
             factors[common] = shared.setdefault(common, _parameter(factors[common]))
         parent, _, key = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), key, Adapted(child, adapter, factors))
+        setattr(body.get_submodule(parent), key, Adapted(child, adapter, factors))
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

@@ -145,4 +145,8 @@ class TransformerEncoder(nn.Module):
         """States of each layer, (windows, width, positions), and at last the latent."""
         hidden = self.hidden(x)
         pooled = self.last_norm(hidden[-1]).mean(1)
-        return [*(each.transpose(1, 2) for each in hidden), relu(self.norm(self.linear(pooled)))]
+        return [*(each.transpose(1, 2) for each in hidden), self.project(pooled)]
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(windows, width) → (windows, latent), not negative."""
+        return relu(self.norm(self.linear(pooled)))

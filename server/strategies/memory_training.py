@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hypernet.condition import CONDITIONERS, Conditioner, ConditionKind
 from hypernet.episodes import Course, Episodes, train_memory
+from hypernet.frozen_episodes import FrozenEpisodes
 from hypernet.generators.functional_memory import FunctionalMemory
-from hypernet.networks.adapted import AdaptedClassifier
+from hypernet.networks.adapted import AdaptedClassifier, Layers
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
 from hypernet.parameters import ParameterSpec, vector_of
@@ -29,6 +30,11 @@ class MemorySettings(Strict):
     """Adapter, condition, generator, and how it is trained on the sources."""
 
     adapter: str = Field("lora", description="lora, bone, compacter, scale-shift, or an installed.")
+    layers: Layers = Field(
+        "last",
+        description="Where it sits: in the encoder's linear layer and the head, or in all layers, "
+        "which takes many times longer to train.",
+    )
     rank: int = Field(4, ge=1, le=64, description="The adapter's.")
     adapter_scale: float = Field(1.0, gt=0, le=100, description="s of W + s·BA.")
     condition: ConditionKind = Field("prototypes", description="How windows are summed up.")
@@ -40,13 +46,18 @@ class MemorySettings(Strict):
     patch: int = Field(64, ge=1, le=65_536, description="Entries of a factor that a token makes.")
     scale: float = Field(0.1, gt=0, le=10, description="Unit of what is generated.")
     memory_steps: int = Field(
-        600, ge=0, le=1_000_000, description="Episodes' optimizer steps at the server."
+        800, ge=0, le=1_000_000, description="Episodes' optimizer steps at the server."
     )
-    memory_persons: int = Field(8, ge=1, le=256, description="Virtual persons in a step.")
+    memory_persons: int = Field(16, ge=1, le=256, description="Virtual persons in a step.")
+    memory_seen: int = Field(200, ge=1, le=4096, description="Windows of a condition in training.")
+    memory_judged: int = Field(110, ge=1, le=4096, description="Windows of a person's loss in it.")
+    versions: int = Field(
+        4, ge=1, le=64, description="Virtual persons of each source, with layers = 'last'."
+    )
     memory_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's in them, cosine to 0.")
     l2: float = Field(1e-3, ge=0, le=10, description="Of generated weights.")
     collapse: float = Field(
-        0.1, ge=0, le=10, description="Penalty of cos² between a source's updates."
+        0.0, ge=0, le=10, description="Penalty of cos² between a source's updates."
     )
     far: bool = Field(
         False, description="Virtual persons worn further off than those of the backbone's training."
@@ -91,6 +102,8 @@ def trained_memory(
         course = Course(
             steps=steps,
             persons=settings.memory_persons,
+            seen=settings.memory_seen,
+            judged=settings.memory_judged,
             rate=settings.memory_rate,
             l2=settings.l2,
             collapse=settings.collapse,
@@ -98,13 +111,22 @@ def trained_memory(
         )
         path = _path(federation, settings, course, backbone_version=network.version)
         if path is None or not _read(path, memory, conditioner):
-            turning = Turning() if federation.config.source.virtual_users else STILL
-            turning = FAR if settings.far else turning
-            generator = torch.Generator().manual_seed(seed * 1009 + 5)
-            users = VirtualUsers(federation.sources, turning, generator)
-            train_memory(memory, Episodes(network, users), conditioner, course)
+            train_memory(memory, _episodes(federation, settings, network), conditioner, course)
             _write(path, memory, conditioner)
     return _network(federation, settings, conditioner), memory
+
+
+def _episodes(
+    federation: Federation, settings: MemorySettings, network: AdaptedClassifier
+) -> Episodes:
+    config = federation.config
+    turning = Turning() if config.source.virtual_users else STILL
+    turning = FAR if settings.far else turning
+    generator = torch.Generator().manual_seed(config.seed * 1009 + 5)
+    users = VirtualUsers(federation.sources, turning, generator)
+    if settings.layers == "last":
+        return FrozenEpisodes(network, users, settings.versions)
+    return Episodes(network, users)
 
 
 def _network(
@@ -117,6 +139,7 @@ def _network(
         settings.adapter_scale,
         conditioner,
         federation.config.seed,
+        settings.layers,
     ).eval()
 
 

@@ -190,3 +190,15 @@ def test_time_is_stretched_about_the_middle():
     torch.testing.assert_close(
         warp_time(x, replace(STILL, warp=0.2), seeded())[:, 25, 0], torch.full((200,), 25.0)
     )
+
+
+def test_a_whole_virtual_user_is_its_source_in_the_order_of_time(sources):
+    x, y = VirtualUsers(sources, STILL, seeded()).whole(1, 30)
+    assert torch.equal(y, sources.y[1])
+    wanted = sources.spec.normalise(sources.x[1], *sources.spec.statistics(sources.x[1]))
+    torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-4)
+    few, labels = VirtualUsers(sources, Turning(), seeded()).whole(1, 10)
+    assert torch.equal(labels, sources.y[1][::3])
+    assert few.shape == (10, *x.shape[1:])
+    assert not torch.allclose(few, x[::3], atol=0.01)
+    assert torch.isfinite(few).all()

@@ -21,6 +21,7 @@ BOUNDS = [
     (Data, "label_fraction", [0, 1], [-0.01, 1.01]),
     (Data, "pool", ["full", "absent", "thinned"], ["half", "", None]),
     (Data, "bout_windows", [None, 1, 100_000], [0, 100_001, 1.5]),
+    (Data, "rectify", [True, False], [None, "yes, please"]),
     (Data, "source_persons", [1, 100_000], [0, 100_001, 1.5]),
     (Data, "source_days", [None, 1, 100_000], [0, 100_001, 1.5]),
     (Data, "client_days", [None, 1, 100_000], [0, 100_001, 1.5]),

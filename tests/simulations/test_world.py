@@ -38,6 +38,15 @@ def test_everyone_has_one_part_and_a_folder_while_it_is_open(opened, tmp_path, a
     assert not (tmp_path / "w").exists()
 
 
+def test_rectified_channels_are_inputs_too(opened):
+    with opened() as plain, opened("data.rectify=true") as world:
+        spec, channels = world.federation.spec, plain.federation.spec.channels
+        before = plain.federation.spec.magnitudes
+        assert spec.magnitudes == (*before, *((channel,) for channel in range(channels)))
+        x = world.federation.sources.x[0].float()
+        assert torch.allclose(spec.expand(x)[..., -channels:], x.abs())
+
+
 def test_sources_are_neither_clients_nor_unseen(opened, arrays):
     with opened() as world:
         sources = world.federation.sources

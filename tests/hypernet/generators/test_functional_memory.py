@@ -144,6 +144,22 @@ def test_a_new_slot_changes_nothing_at_first_and_never_for_old_conditions():
     assert all(torch.equal(p, kept[n]) for n, p in memory.named_parameters() if n in kept)
 
 
+def test_the_mean_condition_gets_the_start_and_keeps_it_whatever_is_added():
+    memory = made()
+    memory.standardise(some(20))
+    mean = memory.center[None]
+    torch.testing.assert_close(memory.generate(mean)[0], memory.start)
+    old = memory.generate(some(3))
+    near = mean[0] + 0.1 * memory.spread
+    slot = memory.add_slot(near, some(0)).double()
+    torch.nn.init.normal_(slot.values)
+    assert torch.equal(memory.generate(some(3)), old)
+    torch.testing.assert_close(memory.generate(mean)[0], memory.start)
+    assert not torch.allclose(memory.generate(near[None])[0], memory.start, rtol=0, atol=0.05)
+    with pytest.raises(ConditionError, match="it would change"):
+        memory.add_slot(memory.center, some(0))
+
+
 def test_a_slot_upon_an_old_condition_is_refused():
     memory = made()
     with pytest.raises(ConditionError, match="it would change"):

@@ -53,6 +53,19 @@ def test_it_starts_as_its_backbone_and_only_the_adapter_travels(adapter, adapted
     assert torch.equal(backbone.head.weight, made.body.head.weight)
 
 
+def test_the_last_layers_alone_are_adapted_and_run_from_what_they_get(network, person):
+    conditioner = CONDITIONERS["prototypes"](WIDTHS, CLASSES, 0.0)
+    made = AdaptedClassifier(
+        network("classifier"), "lora", 2, 0.5, conditioner, layers="last"
+    ).eval()
+    spec, vector = moved(made)
+    names = spec.names[: spec.trainable]
+    assert {name.rpartition(".")[0] for name in names} == {"body.encoder.linear", "body.head"}
+    load_vector(made, vector)
+    pooled = made.plain.encoder.pool(made.spec.normalise(*person))
+    torch.testing.assert_close(made.tail(pooled), made(*person), rtol=1e-4, atol=1e-5)
+
+
 def test_a_transformer_is_a_backbone_too(network, person, run):
     backbone = network("classifier")
     backbone.encoder = TransformerEncoder(backbone.spec, 4, 6, layers=1, heads=2)
