@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.func import functional_call, grad_and_value
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from hypernet.decompositions import INFERENCE, TABLE
-from hypernet.folding import bake
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
 from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
+from hypernet.tracing import Table, trace
 
 Optimizer = Literal["sgd", "adam"]
 MOMENTUM: Final = 0.9
 BETAS: Final = (0.9, 0.999)
 EPSILON: Final = 1e-8
+_FREE: Final = ("windows", "labels", "targets")  # inputs whose first axis is free
 _ONE_THREAD_EXAMPLE: Final = 5  # windows in the traced example; the exported axis is free
 
 
@@ -305,25 +305,15 @@ def _export(
     inputs: dict[str, Tensor],
     outputs: list[str],
     baked: tuple[Tensor, ...] = (),
-    table: dict[Any, Callable[..., Any]] = TABLE,
+    table: Table = TABLE,
 ) -> bytes:
     """Trace and translate; ``baked`` are further arguments, which become constants."""
-    arguments = tuple(inputs.values())
-    batch = torch.export.Dim("batch", min=1)
-    free = tuple(
-        {0: batch} if name in ("windows", "labels", "targets") else None for name in inputs
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            traced = make_fx(function, decomposition_table=table, tracing_mode="symbolic")(
-                *arguments, *baked
-            )
-            if baked:
-                bake(traced, dict(enumerate(baked, len(arguments))))
-            exported = torch.export.export(traced, arguments, dynamic_shapes=free)
+            exported = trace(function, inputs, _FREE, baked, table)
             return _bare(_translate(exported, list(inputs), outputs))
         finally:
             logging.disable(quiet)

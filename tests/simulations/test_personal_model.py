@@ -54,7 +54,7 @@ def test_everyone_s_model_predicts_as_in_the_run(finished_run, strategy):
 def test_logits_equal_the_learner_s(finished_run):
     with open_models(finished_run) as models:
         for person in models.persons[-2:]:
-            plan, learner, weights = models._personalised(models._node(person))
+            plan, learner, weights = models._personalised(models.node(person))
             x = learner.windows.test
             expected = learner.predict(plan, weights, x)
             found = logits_of(models.personal(person).model, x)
