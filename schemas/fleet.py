@@ -33,6 +33,9 @@ class BrokerPlace(Strict):
     server: str = Field(
         "server", pattern=r"^[a-z0-9-]{1,63}$", description="The server's own name there."
     )
+    federation: str = Field(
+        "federation", pattern=r"^[a-z0-9-]{1,63}$", description="That of who trains on the fleet."
+    )
     control: Port = Field(8884, description="On loopback: there the server throws sessions out.")
     connections: int = Field(20_000, ge=1, le=1_000_000, description="At once, at most.")
     reload: tuple[str, ...] = Field(
@@ -105,7 +108,8 @@ class FleetConfig(Strict):
     @property
     def reserved(self) -> frozenset[str]:
         """Names at the broker that no device may have."""
-        return frozenset({self.broker.server, "server", "broker", "admin", "operator"})
+        own = {self.broker.server, self.broker.federation}
+        return frozenset(own | {"server", "federation", "broker", "admin", "operator"})
 
 
 class FleetFolder:
@@ -123,6 +127,7 @@ class FleetFolder:
         self.bundle_of_cas = self.root / "ca.pem"  # all that are trusted
         self.crl = self.root / "crl.pem"  # of all that are trusted
         self.server = self.root / "server"  # certificate.pem, key.pem; what the server shows
+        self.federation = self.root / "federation"  # certificate.pem, key.pem of who trains
         self.broker = self.root / "broker"  # mosquitto.conf and what it names
         self.signing_key = self.root / "signing.key"  # Ed25519, encrypted
         self.signing_public = self.root / "signing.pub"  # 64 hexadecimal digits

@@ -3,7 +3,8 @@
 ``with open_grid(Path("fleet"), run_name="walk") as grid: strategy.start(grid, …)``
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import fcntl
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
+from schemas.base import ConfigError
 from schemas.delta import DeltaError
 from schemas.fleet import FleetFolder, Validation
 from schemas.link import Link
@@ -19,7 +21,8 @@ from schemas.payload import PayloadError
 from schemas.payload_object import unpack
 from server.border import judge
 from server.fleet.broker import lists
-from server.fleet.link import server_link
+from server.fleet.errors import Refusal
+from server.fleet.link import federation_link
 from server.fleet.registry import Registry
 from server.fleet.signer import signing_key
 from server.fleet.verdicts import Verdicts
@@ -91,6 +94,25 @@ class FleetGrid(MqttGrid):
             for device in self._ledger.devices()
             if device.online and device.id not in held
         ]
+
+    def find(self, names: Collection[str], timeout: float) -> dict[str, int]:
+        """Nodes by device: of those named that are online, as soon as all are, or of all there are.
+
+        Parameters
+        ----------
+        names : collection of str
+            None: whoever states itself before the time is over.
+        timeout : float
+            Seconds.
+        """
+
+        def there() -> dict[str, int]:
+            rows = [row for row in self._ledger.devices() if not names or row.id in names]
+            return {row.id: row.node for row in rows if row.online}
+
+        with self._courier.changed:
+            self._courier.changed.wait_for(lambda: names and len(there()) >= len(names), timeout)
+            return there()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Keep messages durably, then send them; to a quarantined device: an error at once."""
@@ -167,7 +189,7 @@ def open_grid(root: Path, link: Link | None = None, **options: Any) -> Iterator[
     root : Path
         The fleet's folder.
     link : Link, optional
-        To the broker; with the server's certificate where it is left out.
+        To the broker; with the federation's certificate where it is left out.
     **options
         ``run_name``, ``timeout`` and what else ``MqttGrid`` takes.
 
@@ -175,15 +197,19 @@ def open_grid(root: Path, link: Link | None = None, **options: Any) -> Iterator[
     ------
     ConfigError
         Where there is no fleet, or its keys cannot be read.
+    Refusal
+        Where another process trains on the fleet: two would take each other's answers.
     """
     folder = FleetFolder(root)
     config = folder.config()
     where = folder.database(config)
     key = signing_key(folder, config)
-    with Registry(where) as registry, closing(Ledger(where)) as ledger:
+    if link is None and not (folder.federation / "key.pem").exists():
+        raise ConfigError(str(folder.federation), ["no key.pem there; flwr-fleet serve makes it"])
+    with _alone(folder), Registry(where) as registry, closing(Ledger(where)) as ledger:
         grid = FleetGrid(
-            link or server_link(folder, config),
-            ObjectStore(folder.objects, _STORE),
+            link or federation_link(folder, config),
+            ObjectStore(folder.objects / "federation", _STORE),
             ledger,
             registry,
             config.validation,
@@ -193,3 +219,14 @@ def open_grid(root: Path, link: Link | None = None, **options: Any) -> Iterator[
         )
         with grid:
             yield grid
+
+
+@contextmanager
+def _alone(folder: FleetFolder) -> Iterator[None]:
+    folder.federation.mkdir(mode=0o750, exist_ok=True)
+    with (folder.federation / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal(f"another process trains on this fleet ({file.name} is held)") from None
+        yield

@@ -99,9 +99,11 @@ class Keeper:
     def renew_services(self) -> bool:
         """Issue certificates to the server and the broker where theirs are old, or not there."""
         server, broker = self.config.server, self.config.broker
+        learns = self.folder.federation
         return any(
             [
                 self._renew("server", self.folder.server, broker.server, server, client=True),
+                self._renew("server", learns, broker.federation, server, client=True),
                 self._renew("broker", self.folder.broker, "broker", broker, client=False),
             ]
         )

@@ -10,6 +10,7 @@ from schemas.delta import DeltaError
 from schemas.fleet import Validation
 from server.fleet import quarantine
 from server.fleet.registry import Device, Registry, Update, Write, held
+from server.fleet.rollouts.tasks import RUN as ROLLOUTS
 from server.transport.inbox import STRANGER
 from server.transport.tables import TaskRow
 
@@ -57,6 +58,10 @@ class Verdicts:
         return before.keys() ^ self.held.keys()
 
     # The courier's guard.
+
+    def mine(self, task: TaskRow) -> bool:
+        """All but those of roll-outs, which have a courier of their own."""
+        return not task.run.startswith(ROLLOUTS)
 
     def bars(self, device: str, kind: str) -> str | None:
         """Whether a device is quarantined, or floods; a quarantined one may say how it is."""

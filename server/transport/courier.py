@@ -109,7 +109,7 @@ class Courier:
         """Connect; answers that were on their way when the server ended go on."""
         with self.changed:
             self._ledger.all_offline()
-            self._resume(self._ledger.open_tasks())
+            self._resume(self._open())
         for kind in LISTENS:
             self._link.subscribe(every(kind))
         self._link.connect()
@@ -152,11 +152,11 @@ class Courier:
         """Do what is due: expire, ask again, say again."""
         with self.changed:
             now = self._clock()
-            expired = self._ledger.expire(now)
+            expired = self._ledger.expire(now, self._guard.mine)
             self._end(expired, "expired", None)
             if self._link.connected:
                 self._guarded("", lambda: self._uploads.tick(self._online.__contains__))
-                due = [task for task in self._ledger.open_tasks() if self._due(task, now)]
+                due = [task for task in self._open() if self._due(task, now)]
                 self.publish(due)
         self._ledger.flush()
 
@@ -180,7 +180,7 @@ class Courier:
             self._online.clear()
             self._unheard = not session_present
             self._ledger.all_offline()  # the retained states that now come say who there is
-            fresh = [task for task in self._ledger.open_tasks() if task.state == "queued"]
+            fresh = [task for task in self._open() if task.state == "queued"]
             self.publish(fresh)
 
     def _lost(self, reason: str) -> None:
@@ -197,7 +197,8 @@ class Courier:
     def _handle(self, message: Message) -> None:
         device, said = self._inbox.read(message)
         if isinstance(said, Part):
-            self._uploads.take(device, said)
+            if self._uploads.awaits(said.sha) or not self._others_await(device, said.sha):
+                self._uploads.take(device, said)
         elif isinstance(said.body, State):
             self._state(device, said.body)
         elif isinstance(said.body, Want):
@@ -212,7 +213,7 @@ class Courier:
             self._online.discard(device)
         elif device not in self._online:
             self._online.add(device)
-            tasks = self._ledger.open_tasks(device)
+            tasks = self._open(device)
             self._uploads.wake(device)
             self._resume(tasks)
             self.publish(t for t in tasks if self._unheard or t.state != "accepted")
@@ -223,6 +224,8 @@ class Courier:
         except DroppedError as error:
             self._console(device, said, error.reason)
             raise
+        if row is None:
+            return
         match said.body:
             case Accepted():
                 self._ledger.move([row.id], "accepted")
@@ -252,12 +255,25 @@ class Courier:
         self._ledger.announce(row.id, answer)
         self._uploads.begin(row.id, row.device, list(answer))
 
+    def _open(self, device: str | None = None) -> list[TaskRow]:
+        return [task for task in self._ledger.open_tasks(device) if self._guard.mine(task)]
+
+    def _others_await(self, device: str, sha: str) -> bool:
+        """Whether a chunk is for another courier on this ledger, or was a moment ago."""
+        return any(
+            sha in [ref.sha256 for ref in task.answer]
+            for task in self._ledger.newest(device)
+            if not self._guard.mine(task)
+        )
+
     def _serve(self, device: str, said: Envelope, want: Want) -> None:
         named = want.object
         tasks = [task for task in self._ledger.open_tasks(device) if named in task.asked]
         if not tasks:
             text = f"object {named.sha256[:12]} is of no open task of this device"
             raise DroppedError(device, "foreign", text)
+        if not (tasks := [task for task in tasks if self._guard.mine(task)]):
+            return
         numbers = want.numbers()[:AT_ONCE]
         self._count_served(tasks[0], len(numbers))
         for number in numbers:

@@ -57,8 +57,11 @@ class Part:
 class Guard(Protocol):
     """Who is asked before a message is read, and told of what was refused.
 
-    Both are called under the courier's lock.
+    All is called under the courier's lock.
     """
+
+    def mine(self, task: TaskRow) -> bool:
+        """Whether a task is this courier's: several may share a ledger, and hear the same."""
 
     def bars(self, device: str, kind: str) -> str | None:
         """Why a device's message of a kind is dropped unread, in one word; None: it is not."""
@@ -69,6 +72,10 @@ class Guard(Protocol):
 
 class Open:
     """A guard that lets everything in."""
+
+    def mine(self, task: TaskRow) -> bool:
+        """All are."""
+        return True
 
     def bars(self, device: str, kind: str) -> str | None:
         """Nothing is."""
@@ -117,8 +124,8 @@ class Inbox:
             self._once(device, said.id)
         return device, said
 
-    def task(self, device: str, said: Envelope, now: float) -> TaskRow:
-        """The open task that something is said about.
+    def task(self, device: str, said: Envelope, now: float) -> TaskRow | None:
+        """The open task that something is said about; None where it is another courier's.
 
         Raises
         ------
@@ -131,6 +138,8 @@ class Inbox:
             raise DroppedError(device, "unknown", f"{name}: there is no such task")
         if row.device != device:
             raise DroppedError(device, "foreign", f"{name}: the task is {row.device}'s")
+        if not self._guard.mine(row):
+            return None
         if row.state in ("answered", "pulled"):
             raise DroppedError(device, "duplicate", f"{name}: it was answered")
         if row.state == "expired" or (row.state in OPEN and row.expires <= now):

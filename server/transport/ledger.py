@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -134,6 +134,14 @@ class Ledger:
         with self._begin() as db:
             return list(db.scalars(rows))
 
+    def newest(self, device: str, count: int = 100) -> list[TaskRow]:
+        """A device's last tasks that are open or answered, the newest first."""
+        rows = select(TaskRow).where(
+            TaskRow.state.in_((*OPEN, "answered", "pulled")), TaskRow.device == device
+        )
+        with self._begin() as db:
+            return list(db.scalars(rows.order_by(TaskRow.number.desc()).limit(count)))
+
     def waiting(self, ids: Iterable[str]) -> int:
         """How many of these tasks are open."""
         with self._begin() as db:
@@ -204,11 +212,13 @@ class Ledger:
                 )
             )
 
-    def expire(self, now: float) -> list[str]:
-        """Mark open tasks whose time is over; their ids."""
+    def expire(
+        self, now: float, which: Callable[[TaskRow], bool] = lambda _task: True
+    ) -> list[str]:
+        """Mark open tasks whose time is over, of those asked for; their ids."""
         with self._begin() as db:
             rows = select(TaskRow).where(TaskRow.state.in_(OPEN), TaskRow.expires <= now)
-            over = list(db.scalars(rows))
+            over = [row for row in db.scalars(rows) if which(row)]
             for row in over:
                 row.state = "expired"
             return [row.id for row in over]

@@ -86,6 +86,10 @@ class Uploads:
         if fetch is not None and fetch.incoming is not None:
             self._let_others(fetch.incoming.ref.sha256, fetch)
 
+    def awaits(self, sha: str) -> bool:
+        """Whether chunks of an object are to come."""
+        return any(each.incoming and each.incoming.ref.sha256 == sha for each in self._all())
+
     def take(self, device: str, chunk: Part) -> None:
         """Keep a chunk that came.
 

@@ -56,13 +56,13 @@ def barred(db: Session, now: float) -> Barred:
     return Barred(tuple(sorted(away)), tuple(sorted(set(db.scalars(held)) - away)))
 
 
-def access_list(server: str, barred: Barred, lists: bytes) -> str:
+def access_list(servers: Iterable[str], barred: Barred, lists: bytes) -> str:
     """The text of the access list.
 
     Parameters
     ----------
-    server : str
-        The server's name at the broker.
+    servers : iterable of str
+        The server's names at the broker.
     barred : Barred
     lists : bytes
         What else a reload brings, as the revocation list: it is part of the digest.
@@ -70,15 +70,19 @@ def access_list(server: str, barred: Barred, lists: bytes) -> str:
     rules = [
         *(f"pattern read {PREFIX}/%u/{kind}" for kind in _READS),
         *(f"pattern write {PREFIX}/%u/{kind}" for kind in _WRITES),
-        f"user {server}",
-        *(f"topic write {PREFIX}/+/{kind}" for kind in _READS),
-        *(f"topic read {PREFIX}/+/{kind}" for kind in _WRITES),
+        *_blocks(
+            servers,
+            [
+                *(f"write {PREFIX}/+/{kind}" for kind in _READS),
+                *(f"read {PREFIX}/+/{kind}" for kind in _WRITES),
+            ],
+        ),
         f"user {CONTROL}",
         f"topic write {PREFIX}/+/state",
     ]
     named = [
-        *_blocks(barred.out, ["#"]),
-        *_blocks(barred.quarantined, [f"{PREFIX}/{{}}/{kind}" for kind in _WRITES[:-1]]),
+        *_blocks(barred.out, ["deny #"]),
+        *_blocks(barred.quarantined, [f"deny {PREFIX}/{{}}/{kind}" for kind in _WRITES[:-1]]),
     ]
     body = "\n".join([*rules, "{proof}", *named]) + "\n"
     digest = hashlib.sha256(body.encode() + lists).hexdigest()
@@ -91,7 +95,7 @@ def digest_of(text: str) -> str:
     return after.partition("\n")[0]
 
 
-def _blocks(names: Iterable[str], filters: list[str]) -> Iterable[str]:
+def _blocks(names: Iterable[str], rules: list[str]) -> Iterable[str]:
     for name in names:
         yield f"user {name}"
-        yield from (f"topic deny {each.format(name)}" for each in filters)
+        yield from (f"topic {each.format(name)}" for each in rules)

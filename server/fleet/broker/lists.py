@@ -78,7 +78,11 @@ def wanted(folder: FleetFolder, config: FleetConfig) -> str:
     files = (folder.crl, folder.bundle_of_cas, folder.broker / "certificate.pem")
     with Registry(folder.database(config)) as registry, registry.read() as db:
         them = barred(db, time.time())
-    return access_list(config.broker.server, them, b"".join(file.read_bytes() for file in files))
+    return access_list(
+        (config.broker.server, config.broker.federation),
+        them,
+        b"".join(file.read_bytes() for file in files),
+    )
 
 
 def configured(folder: FleetFolder, config: FleetConfig) -> bool:

@@ -22,7 +22,9 @@ def init(
     broker_host: Annotated[
         str | None, typer.Option(help="Where devices reach the broker; left out: --host.")
     ] = None,
-    broker_port: Annotated[int, typer.Option(help="Of the broker.")] = 8883,
+    broker_port: Annotated[
+        int, typer.Option(help="Of the broker; it has the next one too, on loopback.")
+    ] = 8883,
     database: Annotated[
         str,
         typer.Option(help="A file in the folder, or postgresql+psycopg://USER@HOST/NAME."),
@@ -53,7 +55,11 @@ def init(
         "name": name,
         "database": database,
         "server": {"host": host, "port": port},
-        "broker": {"host": broker_host or host, "port": broker_port},
+        "broker": {
+            "host": broker_host or host,
+            "port": broker_port,
+            "control": broker_port + 1,
+        },
         "secrets": {"kind": "passphrase" if passphrase else "file"},
     }
     try:

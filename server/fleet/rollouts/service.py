@@ -14,9 +14,12 @@ from server.fleet.bundles import BundleFiles
 from server.fleet.link import server_link
 from server.fleet.registry import Registry, Rollout
 from server.fleet.rollouts.engine import Engine
+from server.fleet.rollouts.tasks import RUN
 from server.fleet.signer import signing_key
 from server.transport.courier import Courier
+from server.transport.inbox import Open
 from server.transport.ledger import Ledger
+from server.transport.tables import TaskRow
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +29,14 @@ _EVERY: Final = 1.0  # seconds
 _STORE: Final = 4 << 30  # bytes of objects
 _UPLOAD: Final = 1 << 20  # bytes of a device's answer
 _running: "dict[str, Service]" = {}
+
+
+class OwnTasks(Open):
+    """The courier's guard: a federation on the same ledger has a courier of its own."""
+
+    def mine(self, task: TaskRow) -> bool:
+        """Those of roll-outs."""
+        return task.run.startswith(RUN)
 
 
 class Service:
@@ -63,6 +74,7 @@ class Service:
             tell=_log.warning,
             max_upload=_UPLOAD,
             clock=self._registry.clock,
+            guard=OwnTasks(),
         )
         files = BundleFiles(folder.bundles)
         self._engine = Engine(self._registry, self._ledger, self._courier, objects, files.read)

@@ -60,11 +60,12 @@ def registry(database: Path | str, clock: Clock) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fleet's folder as ``init`` makes it, but for its database; to copy."""
+    """A fleet's folder as ``init`` makes it, but for its database and what is noted of it."""
     root = tmp_path_factory.mktemp("made") / "fleet"
     config = FleetConfig(server=Server(port=0), lifetimes=Lifetimes(crl_hours=24))
     create(FleetFolder(root), config, lambda _: None)
     (root / "registry.sqlite").unlink()
+    (root / "audit.anchor").unlink()
     return root
 
 

@@ -8,20 +8,24 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from schemas.base import ConfigError
 from schemas.delta import encode
 from schemas.fleet import Validation
 from schemas.memory_link import MemoryBroker, MemoryLink
 from schemas.objects import ObjectStore
 from schemas.payload import Payload
+from schemas.payload_object import pack
 from schemas.plan import Plan
 from schemas.wire import Want, node_of
 from server.border import weights_record
 from server.fleet import quarantine
 from server.fleet.errors import Refusal
-from server.fleet.grid import FleetGrid
+from server.fleet.grid import FleetGrid, open_grid
 from server.fleet.registry import Audit, Device, Quarantine, Update, audit
+from server.fleet.rollouts.service import OwnTasks
+from server.fleet.rollouts.tasks import task_of
 from server.strategies.base import config_of, request
-from server.transport.courier import AGAIN
+from server.transport.courier import AGAIN, Courier
 from server.transport.ledger import Ledger
 from tests.server.transport.fake_device import FakeDevice, will_of
 
@@ -72,11 +76,13 @@ class World:
         self.broker.pump()
         return self.devices[name]
 
-    def push(self, name):
+    def question(self, name):
         self.round += 1
         start = weights_record(np.full(LENGTH, self.round, np.float32))
-        asked = request(node_of(name), "train", start, config_of(PLAN), self.round)
-        (task,) = self.grid.push_messages([asked])
+        return request(node_of(name), "train", start, config_of(PLAN), self.round)
+
+    def push(self, name):
+        (task,) = self.grid.push_messages([self.question(name)])
         self.broker.pump()
         return task
 
@@ -351,3 +357,55 @@ def test_the_operator_sees_it_and_releases(world, made, database, tmp_path, caps
     assert "by hand" in run("list", "--quarantined")[1]
     actions = [row[1]["reason"] for row in world.audited("device.release")]
     assert actions == ["repaired"]
+
+
+def test_a_federation_and_roll_outs_share_a_ledger_and_keep_apart(world):
+    link = MemoryLink(world.broker, "server-2")
+    objects = ObjectStore(world.folder / "more", 1 << 28)
+    rollouts = Courier(
+        link,
+        objects,
+        world.ledger,
+        key=None,
+        tell=world.lines.append,
+        max_upload=1 << 20,
+        clock=world.clock,
+        guard=OwnTasks(),
+    )
+    rollouts.start()
+    device = world.device("a", answered)
+    world.broker.pump()
+    assert world.ask("a") is None
+    bundle = rollouts.put(pack(Payload(config={"bundle": {"x": 1}}))[0])
+    now = world.clock()
+    row = task_of("x", "a", node_of("a"), "bundle", [bundle], now, now + 60)
+    world.ledger.add_tasks([row])
+    rollouts.publish([world.ledger.task(row.id)])
+    world.broker.pump()
+    assert world.ledger.task(row.id).state == "answered"
+    assert world.ask("a") is None
+    assert device.received.count(device.results[row.id].payload.sha256) == 1
+    assert world.grid.drops() == {}
+    assert [update.action for update in world.rows()] == ["train", "train"]
+    device.works = False
+    task = world.push("a")
+    world.clock.now += 4 * 86_400
+    rollouts.tick()
+    assert world.ledger.task(task).state != "expired"  # its own courier says so
+    world.grid.tick()
+    assert world.ledger.task(task).state == "expired"
+    rollouts.close()
+
+
+def test_two_federations_on_one_fleet_are_one_too_many(made, migrated, tmp_path):
+    root = tmp_path / "fleet"
+    shutil.copytree(made, root)
+    shutil.copy(migrated, root / "registry.sqlite")
+    broker = MemoryBroker(clock=time.time)
+    with open_grid(root, MemoryLink(broker, "federation"), interval=0):
+        second = open_grid(root, MemoryLink(broker, "federation"), interval=0)
+        with pytest.raises(Refusal, match="another process trains on this fleet"), second:
+            pass
+    (root / "federation" / "key.pem").unlink()
+    with pytest.raises(ConfigError, match="flwr-fleet serve makes it"), open_grid(root):
+        pass
