@@ -43,6 +43,8 @@ SYSTEM := g++-aarch64-linux-gnu mosquitto postgresql qemu-user-static
 system:
 	@.ci/system-packages $(SYSTEM)
 
+# Where it is set, each process that a test starts would compile all of our sources once more.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint system
 	$(BIN)/pytest -m 'not study' -n 2 --dist loadscope --no-loadscope-reorder
 

@@ -15,7 +15,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configure = [
         "cmake", "-S", str(ROOT / "edge_kernels"), "-B", str(folder), "-DFLWR_EDGE_TESTS=ON",
         "-DFLWR_EDGE_SANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=Debug",
-        "-DCMAKE_CXX_FLAGS_DEBUG=-O1",
+        "-DCMAKE_CXX_FLAGS_DEBUG=-O0",  # half of the compiler's time; what is undefined stays so
     ]  # fmt: skip
     subprocess.run(configure, check=True, capture_output=True)
     targets = ["--target", "isa_test", "sequential_fuzz", "integer_fuzz"]
@@ -37,12 +37,12 @@ def run(program: Path, *arguments: str) -> None:
 
 
 def test_every_instruction_set_equals_the_oracle_and_reads_nothing_beyond(build: Path) -> None:
-    run(build / "isa_test", "--cases", "400")
+    run(build / "isa_test", "--cases", "150")
 
 
 def test_hostile_programs_of_a_network_touch_nothing_else(build: Path) -> None:
-    run(build / "sequential_fuzz", "20000")
+    run(build / "sequential_fuzz", "8000")
 
 
 def test_hostile_programs_in_integers_touch_nothing_else(build: Path) -> None:
-    run(build / "integer_fuzz", "20000")
+    run(build / "integer_fuzz", "8000")
