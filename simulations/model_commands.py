@@ -145,14 +145,18 @@ def quantized(
     ] = None,
     noise: RangeNoise = 0.0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also write every person's figures, as JSON.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Also write every person's figures as they come, a line of JSON each. What the "
+            "file has already is not done again: the same command goes on after a kill.",
+        ),
     ] = None,
     format_: Formats = Format.table,
 ) -> None:
     """Measure what quantizing costs: macro-F1 of every person, by quantizer and bits."""
     from simulations.bench.quantized import BITS, QUANTIZERS, markdown, rows_of, study
     from simulations.progress import Progress
-    from simulations.report.files import atomic_write
 
     with Progress(Console(stderr=True)) as progress:
         cells = study(
@@ -163,12 +167,11 @@ def quantized(
             only=person or (),
             ranges=[each.value for each in ranges or (Ranges.sources,)],
             noise=noise,
+            kept=out,
             tell=progress.note,
         )
     rows = [row.model_dump() for row in rows_of(cells)]
     whole = json.dumps({"rows": rows, "persons": [cell.model_dump() for cell in cells]}, indent=2)
-    if out is not None:
-        atomic_write(out, whole.encode())
     print(whole if format_ is Format.json else markdown(cells))  # noqa: T201
 
 

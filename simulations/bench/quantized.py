@@ -8,41 +8,14 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from edge_kernels.quantize.histogram import Range
+from simulations.bench.cells import Cell, Cells, Key
 from simulations.export import Export, Form, quantized, score, usual_form
-from simulations.personal_model import Personal, open_models
+from simulations.personal_model import Models, open_models
 from simulations.ranges import FederatedRanges, Histograms, Ranges
 from simulations.report.metrics import mean
 
 QUANTIZERS: Final = ("rtn", "smoothquant", "mobilequant", "distilled")
 BITS: Final = (8, 4, 2)
-
-
-class Cell(BaseModel):
-    """One person's model, quantized once.
-
-    Attributes
-    ----------
-    ranges : {"sources", "federated"}
-        Where activations' ranges come from; federated are the other clients' histograms'.
-    f1, f1_float : float
-        Macro-F1 of the exported graph in ONNX Runtime, and of the float model.
-    seconds : float
-        That quantizing took.
-    bytes : int
-        Of the exported graph, not yet compressed.
-    """
-
-    run: str
-    person: str
-    seen: bool
-    quantizer: str
-    bits: int
-    f1: float
-    f1_float: float
-    seconds: float
-    bytes: int
-    ranges: Ranges = "sources"
 
 
 class Row(BaseModel):
@@ -81,6 +54,7 @@ def study(
     only: Sequence[str] = (),
     ranges: Sequence[Ranges] = ("sources",),
     noise: float = 0.0,
+    kept: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Cell]:
     """Quantize every person's model in every way and test it.
@@ -98,60 +72,64 @@ def study(
     ranges : sequence of {"sources", "federated"}
     noise : float
         On the histograms of federated ranges; see ``simulations.ranges.Histograms``.
+    kept : Path, optional
+        A line of JSON a cell as it comes; what is there already is not done again.
     tell : callable
         Takes a line for whoever watches.
+
+    Raises
+    ------
+    RunError
+        Where a run or ``kept`` cannot be read or written.
     """
-    cells = []
+    wanted: list[Key] = [
+        (name, width, each, form or usual_form(width), noise if each == "federated" else 0.0)
+        for width, name, each in itertools.product(bits, quantizers, ranges)
+    ]
+    found = Cells(kept)
     for run in runs:
         with open_models(run, tell=tell) as models:
             federated = FederatedRanges(models, Histograms.with_noise(noise), tell)
             for person in only or models.persons:
-                personal = models.personal(person)
-                seen = person in models.world.persons.values()
-                found = {each: _ranges(federated, person, each) for each in ranges}
-                for cell in _cells(run, personal, quantizers, bits, form, found, seen=seen):
+                missing = [key for key in wanted if key not in found.of(run, person)]
+                for cell in _cells(models, federated, person, missing) if missing else ():
                     tell(
                         f"{run} {person} {cell.quantizer} W{cell.bits} {cell.ranges}: "
                         f"{cell.f1:.3f}, float {cell.f1_float:.3f}, {cell.seconds:.1f} s"
                     )
-                    cells.append(cell)
-    return cells
-
-
-_Given = dict[Ranges, list[Range] | None]
-
-
-def _ranges(federated: FederatedRanges, person: str, wanted: Ranges) -> list[Range] | None:
-    """A person's; none where quantizers take the sources' windows'."""
-    return federated.of(person) if wanted == "federated" else None
+                    found.add(cell)
+    asked = {str(run) for run in runs}
+    return [
+        cell
+        for cell in found.all
+        if cell.run in asked and cell.key in wanted and (not only or cell.person in only)
+    ]
 
 
 def _cells(
-    run: Path,
-    personal: Personal,
-    quantizers: Sequence[str],
-    bits: Sequence[int],
-    form: Form | None,
-    ranges: _Given,
-    *,
-    seen: bool,
+    models: Models, federated: FederatedRanges, person: str, keys: Sequence[Key]
 ) -> Iterator[Cell]:
-    for width, name, (kind, given) in itertools.product(bits, quantizers, ranges.items()):
-        wanted = Export(bits=width, quantizer=name, form=form or usual_form(width))
+    personal = models.personal(person)
+    for key in keys:
+        name, width, kind, form, noise = key
+        given = federated.of(person) if kind == "federated" else None
+        wanted = Export(bits=width, quantizer=name, form=form)
         began = time.perf_counter()
         model = quantized(personal.model, personal.sources, wanted, given)
         seconds = time.perf_counter() - began
         yield Cell(
-            run=str(run),
-            person=personal.person,
-            seen=seen,
+            run=str(models.run),
+            person=person,
+            seen=person in models.world.persons.values(),
             quantizer=name,
             bits=width,
-            f1=score(personal, wanted.form, model),
+            f1=score(personal, form, model),
             f1_float=personal.macro_f1,
             seconds=seconds,
             bytes=len(model),
             ranges=kind,
+            form=form,
+            noise=noise,
         )
 
 

@@ -9,7 +9,8 @@ import pytest
 from client import bundle
 from client.bundle.claims import where
 from schemas.signing import new_key
-from simulations.bench.quantized import Cell, markdown, rows_of
+from simulations.bench.cells import Cell
+from simulations.bench.quantized import markdown, rows_of
 from simulations.report.folder import RunFolder
 
 
@@ -136,25 +137,36 @@ def test_no_such_run_is_1(sim, tmp_path):
     assert lines[-1].startswith(f"flwr-sim: {tmp_path / 'none'}: no such folder")
 
 
-def test_a_study_of_everyone(sim, finished_run, person, tmp_path):
-    out = tmp_path / "study.json"
-    code, said, _ = sim(
-        "quantized", finished_run, "--quantizer", "rtn", "--bits", "8", "--person", person,
-        "--out", out,
-    )  # fmt: skip
+def test_a_study_is_kept_as_it_comes_and_goes_on(sim, finished_run, person, tmp_path):
+    out = tmp_path / "study.jsonl"
+    words = ["quantized", finished_run, "--bits", "8", "--person", person, "--out", out]
+    code, said, _ = sim(*words, "--quantizer", "rtn", "--format", "json")
     assert code == 0
-    assert "| W8A8 | rtn |" in said
-    written = json.loads(out.read_text())
-    assert [cell["person"] for cell in written["persons"]] == [person]
-    assert written["rows"][0]["difference"] == pytest.approx(
-        written["persons"][0]["f1"] - written["persons"][0]["f1_float"]
-    )
+    (row,) = json.loads(said)["rows"]
+    (cell,) = map(json.loads, out.read_text().splitlines())
+    assert (cell["person"], cell["form"]) == (person, "edge")
+    assert row["difference"] == pytest.approx(cell["f1"] - cell["f1_float"])
+    out.write_text(json.dumps({**cell, "f1": 0.125}) + "\n")
+    code, said, _ = sim(*words, "--quantizer", "rtn", "--quantizer", "smoothquant")
+    assert code == 0
+    assert "| W8A8 | rtn | 0.125 |" in said
+    assert "| W8A8 | smoothquant |" in said
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_a_file_of_something_else_is_no_study(sim, finished_run, tmp_path):
+    out = tmp_path / "study.jsonl"
+    out.write_text('{"run": 1}\n')
+    code, _, lines = sim("quantized", finished_run, "--out", out)
+    assert code == 1
+    assert lines[-1].endswith(f"{out}, line 1: no figures of `flwr-sim quantized`")
+    assert out.read_text() == '{"run": 1}\n'
 
 
 def cell(person, quantizer, f1):
     return Cell(
         run="r", person=person, seen=True, quantizer=quantizer, bits=4, f1=f1, f1_float=0.9,
-        seconds=1.0, bytes=1000,
+        seconds=1.0, bytes=1000, form="edge",
     )  # fmt: skip
 
 
