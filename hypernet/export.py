@@ -183,13 +183,16 @@ def update_graph(network: nn.Module, method: str) -> bytes:
     call = _Call(network, method).eval()
     spec = ParameterSpec.of(call)
 
-    def update(x: Tensor, y: Tensor, mean: Tensor, deviation: Tensor, weights: Tensor) -> Tensor:
-        tensors = spec.unflatten(weights)
-        functional_call(call, tensors, (x, y, mean, deviation))
+    held = _Held(call)
+
+    def update(*inputs: Tensor) -> Tensor:
+        (*data, weights), frozen = held.split(inputs)
+        tensors = {**spec.unflatten(weights), **frozen}
+        functional_call(call, tensors, tuple(data))
         return spec.flatten(tensors)
 
     inputs = {**_example(network.spec, labels=True), "weights": vector_of(call)}  # type: ignore[arg-type]
-    return _export(update, inputs, ["updated"])
+    return _export(update, inputs, ["updated"], held.values)
 
 
 def targets_graph(network: nn.Module, method: str) -> bytes:

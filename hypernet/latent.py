@@ -1,5 +1,6 @@
 """The sources in a person's latent space: class means by source, and a shared covariance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,18 +69,28 @@ def adapt(network: nn.Module, sample: Sample, mix: float = 0.5) -> Tensor:
 
 
 @torch.no_grad()
-def latent_sources(network: nn.Module, samples: list[Sample], classes: int) -> LatentSources:
+def latent_sources(
+    network: nn.Module,
+    samples: list[Sample],
+    classes: int,
+    prepare: Callable[[Sample], None] = lambda _: None,
+) -> LatentSources:
     """Encode the sources, each with its own batch-norm statistics, and sum them up.
 
     Parameters
     ----------
     network : nn.Module
         With ``encode(x, mean, deviation)``; as it was when this returns.
+    samples, classes
+        See ``sample_sources``.
+    prepare : callable
+        Makes the network a source's own, before AdaBN; its parameters stay the last one's.
     """
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     means, scatter, count = [], torch.zeros(0), 0
     for sample in samples:
         network.load_state_dict(kept, strict=False)
+        prepare(sample)
         z = adapt(network, sample)
         mean = torch.stack([_mean(z[sample.y == label]) for label in range(classes)])
         centred = z - mean[sample.y]

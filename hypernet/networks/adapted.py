@@ -50,6 +50,11 @@ class Adapted(nn.Module):
             return self.adapter.layer.run(x, *self.adapter.merge(self.weight, self.bias, factors))
         return self.adapter.apply(x, self.weight, self.bias, factors)
 
+    def merged(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the adapter in them."""
+        factors = {name: getattr(self, name) for name in self.adapter.shapes}
+        return self.adapter.merge(self.weight, self.bias, factors)
+
     def extra_repr(self) -> str:
         """Name the adapter."""
         adapter = self.adapter

@@ -18,7 +18,7 @@ from hypernet.adapters import adapter_class
 from hypernet.generators.conditioned import ConditionedGenerator
 from hypernet.parameters import ParameterSpec, vector_of
 from schemas.base import Strict
-from schemas.plan import Adapt, Plan, Stage, Train
+from schemas.plan import STREAM, Adapt, Plan, Stage, Train
 from server.border import admit, weights_record
 from server.federation import Federation
 from server.strategies.base import State, config_of, request
@@ -114,6 +114,9 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
         """AdaBN, perhaps tune, and predict."""
         settings, book = self.settings, self.federation.graphs
         stages = [self._adapt()] if settings.adapt else []
+        if settings.prototypes:
+            graph = book.update(self.network, "prototypes")
+            stages.append(Adapt(graph=graph, windows=STREAM))
         if settings.tuning_steps:
             stages.append(
                 Train(

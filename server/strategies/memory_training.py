@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 import torch
 from pydantic import Field
@@ -13,10 +14,13 @@ from hypernet.condition import CONDITIONERS, Conditioner, ConditionKind
 from hypernet.episodes import Course, Episodes, train_memory
 from hypernet.frozen_episodes import FrozenEpisodes
 from hypernet.generators.functional_memory import FunctionalMemory
+from hypernet.latent import Sample, latent_sources, sample_sources
 from hypernet.networks.adapted import AdaptedClassifier, Layers
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
-from hypernet.parameters import ParameterSpec, vector_of
+from hypernet.networks.personal import Mixing
+from hypernet.networks.refined import RefinedClassifier
+from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from hypernet.virtual_users import STILL, Turning, VirtualUsers
 from schemas.base import Strict
 from server.federation import Federation
@@ -24,6 +28,9 @@ from server.graphs import code_digest
 
 FAR = Turning(flip=0.7, rotate=0.8, degrees=90.0, stretch=0.3, warp=0.2, noise=0.1)
 """Virtual persons of virtual persons: worn as no backbone saw it in training."""
+
+
+WINDOWS: Final = 20  # of each source and class in its class means
 
 
 class MemorySettings(Strict):
@@ -58,6 +65,23 @@ class MemorySettings(Strict):
     l2: float = Field(1e-3, ge=0, le=10, description="Of generated weights.")
     collapse: float = Field(
         0.0, ge=0, le=10, description="Penalty of cos² between a source's updates."
+    )
+    prototypes: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Prototype EM on the device, with the adapter: so many steps; class means of "
+        "the person's windows move the head, the sources' as their prior.",
+    )
+    kappa: float = Field(
+        5.0, ge=0, le=1e6, description="Windows that the sources' class means weigh in it."
+    )
+    guard: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="EM is left out where a person's classes are fewer than this share, by the "
+        "exponent of their entropy; 0: never.",
     )
     far: bool = Field(
         False, description="Virtual persons worn further off than those of the backbone's training."
@@ -113,7 +137,10 @@ def trained_memory(
         if path is None or not _read(path, memory, conditioner):
             train_memory(memory, _episodes(federation, settings, network), conditioner, course)
             _write(path, memory, conditioner)
-    return _network(federation, settings, conditioner), memory
+    network = _network(federation, settings, conditioner)
+    if not settings.prototypes:
+        return network, memory
+    return _refined(federation, settings, network, memory), memory
 
 
 def _episodes(
@@ -144,6 +171,35 @@ def _network(
 
 
 @torch.no_grad()
+def _refined(
+    federation: Federation,
+    settings: MemorySettings,
+    network: AdaptedClassifier,
+    memory: FunctionalMemory,
+) -> RefinedClassifier:
+    """The network with prototypes: the sources' class means as seen through their own adapters."""
+    samples = sample_sources(federation.sources, WINDOWS)
+    buffers = vector_of(network)[memory.start.numel() :]
+
+    def own(sample: Sample) -> None:
+        told = network.condition(sample.x, sample.mean, sample.deviation).flatten()
+        load_vector(network, torch.cat([memory.generate(told[None])[0], buffers]))
+
+    return RefinedClassifier(
+        federation.source_model(),
+        settings.adapter,
+        settings.rank,
+        settings.adapter_scale,
+        network.conditioner,
+        federation.config.seed,
+        settings.layers,
+        mixing=Mixing(iterations=settings.prototypes, kappa=settings.kappa),
+        sources=latent_sources(network, samples, federation.classes, own),
+        guard=settings.guard,
+    ).eval()
+
+
+@torch.no_grad()
 def _states(backbone: Classifier, spec: InputSpec) -> list[Tensor]:
     states: list[Tensor] = backbone.encoder.states(torch.zeros(2, spec.features, spec.time))
     return states
@@ -155,9 +211,9 @@ def _path(
     cache = federation.graphs.cache
     if cache is None:
         return None
-    made_from = MemorySettings(
-        **{name: getattr(settings, name) for name in MemorySettings.model_fields}
-    )
+    later = {"prototypes", "kappa", "guard"}  # of what comes after the memory's training
+    names = [name for name in MemorySettings.model_fields if name not in later]
+    made_from = {name: getattr(settings, name) for name in names}
     config = federation.config
     text = f"{code_digest()} {backbone_version} {made_from!r} {course!r} {config.seed}"
     text += f" {config.source!r}"

@@ -76,6 +76,19 @@ def test_first_a_condition_then_an_adapter(federation, one_round, plan_of):
         assert kinds(request, plan_of) == (["adapt", "train"], {"condition"})
 
 
+def test_prototypes_follow_the_adapter_and_travel_within_the_bound(
+    federation, devices, answered, plan_of
+):
+    strategy = make(federation, prototypes=2)
+    requests = evaluations(strategy, devices, answered)
+    plan = plan_of(requests[0].content.config_records["config"])
+    assert [stage.kind for stage in plan.stages] == ["adapt", "adapt"]
+    assert plan.stages[0].graph != plan.stages[1].graph
+    classes, latent = strategy.network.shift_weight.shape
+    assert plan.length == make(federation).spec.length + classes * (latent + 1)
+    assert 4 * plan.length < 32_000
+
+
 def test_persons_get_their_own_adapters_small_enough_to_travel(federation, one_round, training):
     strategy = make(federation)
     one_round(strategy)

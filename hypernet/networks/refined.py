@@ -1,0 +1,84 @@
+"""An adapted classifier whose head is moved, on the device, by the person's own class means."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softmax
+
+from hypernet.latent import LatentSources
+from hypernet.networks.adapted import AdaptedClassifier
+from hypernet.networks.personal import Mixing, class_centres
+from hypernet.networks.self_training import diversity
+
+
+class RefinedClassifier(AdaptedClassifier):
+    """Adds prototype EM behind the adapter: see ``SelfTraining.prototypes``, here without bouts.
+
+    What EM adds to the head is part of the vector (``shift_weight``, ``shift_bias``); the sources'
+    class means and their whitening are constants of the graphs.
+
+    Parameters
+    ----------
+    *args, **options
+        ``AdaptedClassifier``'s.
+    mixing : Mixing
+    sources : LatentSources
+        In the latent space of adapted networks, each source with its own adapter.
+    guard : float
+        Least number of classes in the windows, as a share of all, for EM to be trusted: it pulls
+        towards an even mix. Where there are fewer the head stays.
+    """
+
+    whiten: Tensor
+    base: Tensor
+    shift_weight: Tensor
+    shift_bias: Tensor
+
+    def __init__(
+        self, *args: Any, mixing: Mixing, sources: LatentSources, guard: float, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.mixing, self.guard = mixing, guard
+        self.register_buffer("whiten", sources.whiten, persistent=False)
+        self.register_buffer("base", sources.base, persistent=False)
+        classes, latent = self.body.head.weight.shape
+        self.register_buffer("shift_weight", torch.zeros(classes, latent))
+        self.register_buffer("shift_bias", torch.zeros(classes))
+
+    def forward(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Raw windows → logits (windows, classes)."""
+        return self._shifted(self.encode(x, mean, deviation))
+
+    def prototypes(self, x: Tensor, y: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Set the head's shift from all training windows; y (windows,) is −1 where unlabelled.
+
+        Returns
+        -------
+        The windows' class probabilities (windows, classes).
+        """
+        z = self.encode(x, mean, deviation)
+        weight, bias = self.body.head.merged()
+        known = (y >= 0).to(z.dtype)[:, None]
+        target = (y[:, None] == torch.arange(weight.shape[0])).to(z.dtype)
+        probable = softmax(z @ weight.T + bias, 1)
+        enough = (diversity(probable) >= self.guard).to(z.dtype)
+        white, blend = z @ self.whiten, enough * self.mixing.blend
+        for _ in range(self.mixing.iterations):
+            probable = known * target + (1 - known) * probable
+            centres = class_centres(self.mixing, self.base, white, probable, known)
+            self.shift_weight = blend * (centres @ self.whiten.T - weight)
+            self.shift_bias = -blend * (0.5 * centres.square().sum(1) + bias)
+            probable = softmax(self._shifted(z), 1)
+        return probable
+
+    def _shifted(self, z: Tensor) -> Tensor:
+        logits: Tensor = self.body.head(z) + z @ self.shift_weight.T + self.shift_bias
+        return logits
+
+    def extra_repr(self) -> str:
+        """Name what graphs hold as constants."""
+        digest = hashlib.sha256(self.whiten.numpy().tobytes() + self.base.numpy().tobytes())
+        own = f"{self.mixing!r}, guard={self.guard}, sources={digest.hexdigest()}"
+        return f"{super().extra_repr()}, {own}"
