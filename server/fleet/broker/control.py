@@ -89,7 +89,7 @@ class Control:
             Where it cannot be told, or does not.
         """
         began = time.monotonic()
-        self._signal()
+        self.signal()
         with self._connected(CONTROL) as client:
             while not self._proved(client, digest):
                 if time.monotonic() - began > _PATIENCE:
@@ -100,27 +100,14 @@ class Control:
                 time.sleep(0.01)
         return time.monotonic() - began
 
-    def loaded(self, digest: str) -> bool:
-        """Whether the broker goes by the lists of a digest."""
-        with self._connected(CONTROL) as client:
-            return self._proved(client, digest)
-
-    def throw_out(self, names: Iterable[str]) -> None:
-        """End sessions, live or kept, with all that is queued for them; clear what they retained.
+    def signal(self) -> None:
+        """Tell the broker to read its lists, and to open its log, again.
 
         Raises
         ------
         BrokerError
-            Where the broker cannot be reached.
+            Where it cannot be told.
         """
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(self._throw_out, names))
-
-    def _throw_out(self, name: str) -> None:
-        with self._connected(name) as client:
-            _publish(client, topic(name, "state"), retain=True)
-
-    def _signal(self) -> None:
         command = self._config.broker.reload
         if command:
             try:
@@ -141,6 +128,26 @@ class Control:
                 f"the broker (process {number}) is another account's; run it as this one, or name "
                 "a command in fleet.toml, as in broker.reload = ['systemctl', 'reload', …]"
             ) from None
+
+    def loaded(self, digest: str) -> bool:
+        """Whether the broker goes by the lists of a digest."""
+        with self._connected(CONTROL) as client:
+            return self._proved(client, digest)
+
+    def throw_out(self, names: Iterable[str]) -> None:
+        """End sessions, live or kept, with all that is queued for them; clear what they retained.
+
+        Raises
+        ------
+        BrokerError
+            Where the broker cannot be reached.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(self._throw_out, names))
+
+    def _throw_out(self, name: str) -> None:
+        with self._connected(name) as client:
+            _publish(client, topic(name, "state"), retain=True)
 
     def _proved(self, client: Client, digest: str) -> bool:
         return _publish(client, LISTS + digest)

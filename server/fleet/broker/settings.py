@@ -9,6 +9,7 @@ from schemas.wire import CHUNK, HEADER
 
 CONTROL: Final = "control.fleet"  # no device's name: those have no dot
 LOOPBACK: Final = "127.0.0.1"
+LOG: Final = "mosquitto.log"
 _CONNECTIONS: Final = 8  # of the control listener
 _AROUND: Final = 4096  # bytes of a packet beside its payload: topic, properties
 _QUEUED: Final = 10_000  # messages that wait for one client: the server's are all devices'
@@ -53,8 +54,10 @@ autosave_interval 300
 persistent_client_expiration 1d
 
 # Names, addresses and reasons are logged. Mosquitto logs payloads on no level; topics only as
-# "debug", which is off.
+# "debug", which is off. `flwr-fleet serve` audits what the file says was refused, and begins
+# another one where it grows long.
 log_dest stderr
+log_dest file {folder}/{log}
 log_timestamp true
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 log_type error
@@ -104,6 +107,7 @@ def configuration(folder: FleetFolder, config: FleetConfig) -> str:
         acl=folder.broker / "access.acl",
         pid=folder.broker / "mosquitto.pid",
         folder=folder.broker,
+        log=LOG,
         broker=folder.broker,
         cas=folder.bundle_of_cas,
         crl=folder.crl,

@@ -1,0 +1,56 @@
+"""What the broker refused stands in the audit log."""
+
+from collections import Counter
+
+from server.fleet.broker import log
+from tests.server.fleet.broker.conftest import other_ca, wait
+from tests.server.fleet.broker.test_attacks import audited
+
+
+def told(place):
+    log.tick(place.folder, place.config)
+    return [(who, said["reason"], said["count"]) for who, said in audited(place, "broker.refused")]
+
+
+def test_what_the_broker_refuses_is_audited(place, monkeypatch):
+    files = place.enrol("watch-1")
+    assert told(place) == []
+    assert place.refused(place.forged("watch-1", other_ca()), "watch-1")
+    assert place.refused(place.forged("watch-1", start=-2, end=-1), "watch-1")
+    assert place.refused((files[0], None, None), "watch-1")
+    place.connect(place.enrol("watch-2"), "watch-2").say("flwr/v1/watch-2/evt", b"x" * 200_000)
+    wait(lambda: "oversize" in (place.folder.broker / "mosquitto.log").read_text())
+    seen = [("?", "certificate", 2), ("?", "no-certificate", 1), ("watch-2", "oversized", 1)]
+    assert sorted(told(place)) == seen
+    assert sorted(told(place)) == seen  # a line counts once
+
+    assert place.revoke("watch-1") == []
+    for _ in range(3):
+        assert place.refused(files, "watch-1")
+    assert sorted(told(place)) == seen  # and a kind once an hour
+    monkeypatch.setattr(log, "_QUIET", 0.0)
+    assert told(place)[3:] == [("?", "certificate", 3)]
+
+
+def test_a_long_log_makes_room_for_another(place, monkeypatch):
+    file = place.folder.broker / "mosquitto.log"
+    assert wait(lambda: file.exists() and file.stat().st_size > 10)
+    monkeypatch.setattr(log, "_LARGEST", 10)
+    log.tick(place.folder, place.config)
+    monkeypatch.setattr(log, "_LARGEST", 1 << 20)
+    assert wait(file.exists)
+    assert file.with_suffix(".log.1").exists()
+    files = place.enrol("watch-1")
+    assert place.refused((files[0], None, None), "watch-1")
+    assert wait(lambda: "did not return" in file.read_text())
+    assert told(place) == [("?", "no-certificate", 1)]
+
+
+def test_lines_that_say_nothing_of_the_kind():
+    lines = [
+        "2026-11-29T00:28:56: New client connected from 127.0.0.1:44651 as watch-1 (p5, c0, k30).",
+        "2026-11-29T00:28:56: Client <unknown> disconnected: Protocol error.",
+        "2026-11-29T00:28:56: OpenSSL Error[0]: error:0A000126:SSL routines::unexpected eof",
+        "2026-11-29T00:28:56: Client watch-7 disconnected: Protocol error.",
+    ]
+    assert log.refusals(lines) == Counter({("watch-7", "protocol"): 1})
