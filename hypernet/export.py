@@ -19,6 +19,7 @@ from torch.func import functional_call, grad_and_value
 from hypernet.decompositions import INFERENCE, TABLE
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
+from hypernet.onnx_registry import made_once
 from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
 from hypernet.tracing import Table, trace
 
@@ -341,7 +342,8 @@ def _translate(exported: ExportedProgram, inputs: list[str], outputs: list[str])
     decompose = exported.run_decompositions
     exported.run_decompositions = lambda *_, **__: exported
     try:
-        return translate()
+        with made_once():
+            return translate()
     except torch.onnx.OnnxExporterError:  # an operator that the table lacks
         exported.run_decompositions = decompose
         return translate()

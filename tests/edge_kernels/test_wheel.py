@@ -50,7 +50,7 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("onnxruntime 1.18 has no wheels for Python 3.13 and later")
     folder = tmp_path_factory.mktemp("oldest")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    command = [*pip, "--only-binary", ":all:", "--target", str(folder), *OLDEST]
+    command = [*pip, "--no-compile", "--only-binary", ":all:", "--target", str(folder), *OLDEST]
     subprocess.run(command, check=True, timeout=280)
     return folder
 

@@ -390,3 +390,14 @@ def test_an_operator_that_neither_table_nor_exporter_has_is_decomposed(spec):
     session = InferenceSession(forward_graph(network, "smooth"))
     (out,) = session.run(None, feeds | {"weights": vector_of(network).numpy()})
     np.testing.assert_allclose(out, network.smooth(*given.values()).detach(), rtol=1e-5)
+
+
+def test_the_exporter_s_table_is_made_once_and_put_back():
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    from hypernet.onnx_registry import made_once
+
+    make = ONNXRegistry.from_torchlib
+    with made_once():
+        assert ONNXRegistry.from_torchlib() is ONNXRegistry.from_torchlib()
+    assert ONNXRegistry.from_torchlib == make
