@@ -83,7 +83,12 @@ def _lines(table: dict[str, Any], path: str = "") -> Iterator[str]:
 
 
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+    return key if _BARE.fullmatch(key) else _text(key)
+
+
+def _text(text: str) -> str:
+    """A basic string; TOML, unlike JSON, wants DEL escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(value: Any) -> str:
@@ -92,6 +97,8 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         pairs = (f"{_key(key)} = {_value(one)}" for key, one in value.items())
         return f"{{ {', '.join(pairs)} }}"
-    if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
     return str(value)

@@ -1,0 +1,74 @@
+"""The daemon's configuration is completed by enrolment: the rest of it stays, or all of it."""
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.config_file import _lines, updated
+from schemas.base import ConfigError
+
+CHANGES = {"device": "watch-7", "broker": {"host": "fleet.example", "port": 8883}}
+VALUES = st.recursive(
+    st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.floats(allow_nan=False),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def defaults(tmp_path):
+    (tmp_path / "windows").mkdir()
+    return {"windows": {"folder": str(tmp_path / "windows")}}
+
+
+def test_a_new_file_begins_with_the_defaults(tmp_path, defaults):
+    path = tmp_path / "new" / "pi.toml"
+    assert updated(path, CHANGES, defaults) is None
+    assert tomllib.loads(path.read_text()) == CHANGES | defaults
+    assert path.read_text().startswith("# The daemon's")
+    assert [each.name for each in path.parent.iterdir()] == ["pi.toml"]
+
+
+def test_what_enrolment_does_not_know_stays_and_the_file_before_is_kept(tmp_path, defaults):
+    path = tmp_path / "pi.toml"
+    folder = defaults["windows"]["folder"]
+    before = (
+        f'device = "old"  # mine\n[broker]\nhost = "x"\nkeepalive = 60\n[windows]\n'
+        f'folder = "{folder}"\n'
+    )
+    path.write_text(before)
+    assert updated(path, CHANGES, {"windows": {"folder": "/unused"}}) == str(tmp_path) + (
+        "/pi.toml.before"
+    )
+    assert (tmp_path / "pi.toml.before").read_text() == before
+    table = tomllib.loads(path.read_text())
+    assert table["device"] == "watch-7"
+    assert table["broker"] == {"host": "fleet.example", "keepalive": 60, "port": 8883}
+    assert table["windows"] == defaults["windows"]
+    assert updated(path, CHANGES, defaults) is None  # nothing new: nothing is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "says"),
+    [
+        ("device = ", {}, "Invalid value"),
+        ("\xff", {}, "decode"),
+        ('device = "a"\nnonsense = 1\n', CHANGES, "nonsense"),
+        ('device = "a"\n', {"device": "NOT A NAME"}, "device"),
+    ],
+)
+def test_a_file_that_would_not_be_good_stays_as_it_was(tmp_path, defaults, text, changes, says):
+    path = tmp_path / "pi.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=says) as caught:
+        updated(path, changes, defaults)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == text.encode("latin-1")
+    assert {each.name for each in tmp_path.iterdir()} == {"pi.toml", "windows"}
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4))
+def test_every_value_is_read_back_as_it_was(table):
+    assert tomllib.loads("\n".join(_lines(table))) == table
