@@ -27,11 +27,25 @@ STEPS = [
     for mode in ("frozen", "batch")
     if (name, mode) != ("mlp", "batch")  # it has no batch norm
 ]
+# Each export takes seconds; these differ from the others in nothing that those do not cover.
+ALIKE = [
+    ("autoencoder", "sgd", "batch"),
+    ("autoencoder", "adam", "frozen"),
+    ("mlp", "adam", "frozen"),
+]
 RATE = {"sgd": 0.02, "adam": 1e-3}
 
 
-def names_of(rows):
-    return ["-".join(row) for row in rows]
+def cases(rows, wrap=tuple):
+    """Rows as parameters; what is alike is for the studies."""
+    return [
+        pytest.param(
+            *wrap(row),
+            id="-".join(row),
+            marks=[pytest.mark.study] if tuple(row[-3:]) in ALIKE else [],
+        )
+        for row in rows
+    ]
 
 
 def moving(network):
@@ -117,7 +131,7 @@ def stepper(run, graph, network):
     return make
 
 
-@pytest.mark.parametrize(("name", "optimizer", "mode"), STEPS, ids=names_of(STEPS))
+@pytest.mark.parametrize(("name", "optimizer", "mode"), cases(STEPS))
 def test_steps_equal_torchs(stepper, network, windows, name, optimizer, mode):
     step, reference = stepper(name, optimizer, mode), moving(network(name))
     before = step.weights.clone()
@@ -155,7 +169,7 @@ def test_proximal_term_and_mask_equal_torchs(stepper, network, windows, name, op
     assert not torch.equal(step.weights[: step.size], start)
 
 
-@pytest.mark.parametrize(("name", "optimizer", "mode"), STEPS, ids=names_of(STEPS))
+@pytest.mark.parametrize(("name", "optimizer", "mode"), cases(STEPS))
 def test_mask_0_leaves_weights_bit_identical(stepper, network, windows, name, optimizer, mode):
     step = stepper(name, optimizer, mode)
     step.mask = torch.zeros(step.size)
@@ -318,7 +332,7 @@ GRAPHS = [("statistics",), ("adapt", "classifier"), ("forward", "classifier", "f
 GRAPHS += [("step", *step) for step in STEPS]
 
 
-@pytest.mark.parametrize("which", GRAPHS, ids=names_of(GRAPHS))
+@pytest.mark.parametrize("which", cases(GRAPHS, lambda row: [row]))
 def test_graphs_hold_nothing_of_this_machine(graph, which):
     exported = graph(*which)
     traces = ["/usr", "/home", "/tmp", ".py", "packages", "hypernet", str(Path.cwd()), sys.prefix]
@@ -330,7 +344,7 @@ def test_graphs_hold_nothing_of_this_machine(graph, which):
     assert not model.functions
 
 
-@pytest.mark.parametrize("which", GRAPHS, ids=names_of(GRAPHS))
+@pytest.mark.parametrize("which", cases(GRAPHS, lambda row: [row]))
 def test_graphs_hold_no_weights(graph, which):
     model = onnx.load_from_string(graph(*which))
     onnx.checker.check_model(model)

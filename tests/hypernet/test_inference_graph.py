@@ -98,6 +98,7 @@ print(hashlib.sha256(graph).hexdigest())
 """
 
 
+@pytest.mark.study
 def test_bytes_are_the_same_in_every_process():
     digests = {
         subprocess.run(

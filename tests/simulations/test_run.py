@@ -76,8 +76,19 @@ ROUNDS = "rounds=5"
 STOPS = {1: "round", 2: "checkpoint", 4: "round", 5: "checkpoint"}
 
 
+def _study(name):
+    return pytest.param(name, marks=pytest.mark.study)
+
+
 @pytest.mark.parametrize(
-    "name", ["fedavg", "fedprox", "fedper", "fedbn", "fedrep", "ditto", "pfedhn", "semipfl"]
+    "name",
+    [
+        "fedavg",
+        "fedper",
+        "ditto",
+        "semipfl",
+        *map(_study, ("fedprox", "fedbn", "fedrep", "pfedhn")),
+    ],
 )
 def test_an_interrupted_run_comes_to_the_same_to_the_last_digit(
     stage, go, quiet, monkeypatch, name

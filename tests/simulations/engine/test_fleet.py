@@ -25,13 +25,13 @@ from simulations.world import open_world
 from tests.mosquitto import program
 
 pytestmark = pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
-METHODS = ("semipfl", "fedavg")
+METHODS = ("semipfl",)
 FILE = """
 name = "tiny"
 rounds = 2
 evaluate_every = 1
 strategy = "semipfl"
-baselines = ["fedavg"]
+baselines = []
 [data]
 kind = "npz"
 path = "{path}"
