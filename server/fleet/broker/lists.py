@@ -1,5 +1,6 @@
 """The broker follows the registry: called with each batch of changes, and by the clock."""
 
+import contextlib
 import fcntl
 import time
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,10 @@ def changed(
 ) -> None:
     """Let devices in, or throw them out at once: ``flwr_edge.fleet_hook``.
 
-    First the broker takes the lists: from then on the devices' sessions can do nothing, and a new
-    one is refused in its handshake. Then the sessions end, and what they had retained and queued.
+    First the devices' sessions end, then the broker takes the lists: from then on a new session is
+    refused in its handshake, and one that came back in between can do nothing. That one ends then.
+    The order matters to Mosquitto 2.0.11 too: it was seen to crash when the session of a device
+    that is away was ended just after it had read lists that throw it out.
 
     Raises
     ------
@@ -36,8 +39,11 @@ def changed(
     """
     if not _set_up(folder):
         return  # no broker was configured yet
-    follow(folder, config)
     out = [*revoked, *gone]
+    if out:
+        with contextlib.suppress(BrokerError):  # it is down, as the rest will say
+            Control(folder, config).throw_out(out)
+    follow(folder, config)
     if out:
         Control(folder, config).throw_out(out)
 

@@ -87,3 +87,14 @@ def test_certificates_that_the_broker_refuses(place):
     assert place.refused(place.forged("watch-1", start=1, end=2), "watch-1")
     assert place.refused((good[0], None, None), "watch-1")
     assert place.connect(good, "watch-1").up
+
+
+def test_devices_that_are_away_are_thrown_out_and_the_broker_lives(place):
+    """Ended after the lists were read, such a session made Mosquitto 2.0.11 crash, now and then."""
+    for number in range(15):
+        name = f"watch-{number}"
+        files = place.enrol(name)
+        place.connect(files, name).close()
+        assert place.revoke(name) == []
+        assert place.process.poll() is None, number
+    assert place.refused(files, name)
