@@ -17,14 +17,16 @@ $(BIN)/python:
 		|| { echo "make: Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and by exact version: a range would pull gigabytes of CUDA packages.
+# torch first and by exact version: a range would pull gigabytes of CUDA packages. The kernels are
+# built by what is in .venv: an isolated build has another path each time and compiles all again.
 $(VENV)/.sim: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[sim]'
+	$(PIP) scikit-build-core cmake ninja
+	$(PIP) --no-build-isolation --editable '.[sim]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.sim
-	$(PIP) --editable '.[dev]'
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 install: $(VENV)/.sim

@@ -31,7 +31,7 @@ print(json.dumps([onnxruntime.__version__, edge_kernels.__path__[0]]))
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    command = [*pip, "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    command = [*pip, "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, timeout=280)
     return next(folder.glob("*.whl"))
 
