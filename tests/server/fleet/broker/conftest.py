@@ -2,12 +2,14 @@
 
 import contextlib
 import datetime as dt
+import fcntl
 import json
 import shutil
 import socket
 import ssl
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -108,7 +110,7 @@ class Place:
 
     def refused(self, files, client_id):
         """Whether the broker, which listens, ends a connection before it greets."""
-        assert self.listens()
+        assert wait(self.listens), self.log()[-2000:]
         try:
             peer = self.connect(files, client_id)
         except (ssl.SSLError, ConnectionResetError):
@@ -186,6 +188,12 @@ def placed(made, root, database):
     """A fleet on a database, with its broker running."""
     if program() is None:
         pytest.skip("mosquitto is not installed")
+    with Path(__file__).open() as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)  # two workers' brokers at once found ports in use
+        yield from _placed(made, root, database)
+
+
+def _placed(made, root, database):
     folder = FleetFolder(root / "fleet")
     shutil.copytree(made, folder.root)
     text = folder.file.read_text()
