@@ -33,10 +33,8 @@ pid_file {pid}
 # No plugin is loaded: without one nothing listens on $CONTROL, and the access list denies it.
 
 # Limits. A payload of the protocol is a frame of at most {frame} bytes; a packet that is longer
-# than one needs ends its connection, and is logged by name. QoS 2 and topic aliases are not used.
+# than one needs ends its connection, and is logged by name.
 max_packet_size {packet}
-max_qos 1
-max_topic_alias 0
 max_keepalive 3600
 max_inflight_messages 20
 max_queued_messages {queued}
@@ -67,12 +65,17 @@ connection_messages true
 sys_interval 60
 set_tcp_nodelay true
 
+# QoS 2 and topic aliases are not used. That stands in each listener: before the first, such an
+# option makes one more of it, without TLS, on port 1883 of every interface.
+
 # Devices and the server. A certificate of the fleet's CA that is not on the revocation list, or no
 # connection. Its common name is the user's name and the client id, whatever the client says: with
 # another's client id one would take over the other's session.
 # No websockets: Mosquitto does not look at the revocation list there.
 listener {port} {listen}
 protocol mqtt
+max_qos 1
+max_topic_alias 0
 max_connections {connections}
 cafile {cas}
 certfile {broker}/certificate.pem
@@ -88,6 +91,8 @@ tls_version tlsv1.2
 # devices' states, and nothing else.
 listener {control} {loopback}
 protocol mqtt
+max_qos 1
+max_topic_alias 0
 max_connections {control_connections}
 cafile {broker}/control.pem
 certfile {broker}/certificate.pem

@@ -2,14 +2,12 @@
 
 import contextlib
 import datetime as dt
-import fcntl
 import json
 import shutil
 import socket
 import ssl
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -51,7 +49,7 @@ class Peer:
         )
         text = [None if each is None else str(each) for each in files]
         self.client.tls_set(*text)
-        self.client.on_connect = lambda _c, _d, flags, code, _p: self.greeted.append((flags, code))
+        self.client.on_connect = lambda _c, _d, *said: self.greeted.append(said)
         self.client.on_disconnect = lambda _c, _d, _f, code, _p: self.ended.append(str(code))
         self.client.on_message = lambda _c, _d, m: self.heard.append((m.topic, bytes(m.payload)))
         self.client.on_publish = lambda _c, _d, mid, code, _p: self.codes.update({mid: str(code)})
@@ -188,12 +186,6 @@ def placed(made, root, database):
     """A fleet on a database, with its broker running."""
     if program() is None:
         pytest.skip("mosquitto is not installed")
-    with Path(__file__).open() as alone:
-        fcntl.flock(alone, fcntl.LOCK_EX)  # two workers' brokers at once found ports in use
-        yield from _placed(made, root, database)
-
-
-def _placed(made, root, database):
     folder = FleetFolder(root / "fleet")
     shutil.copytree(made, folder.root)
     text = folder.file.read_text()

@@ -139,9 +139,9 @@ def test_a_flood_is_cut_off_at_the_broker(place, devices):
     with grid_of(place, 1) as grid:
         for _ in range(120):
             flooder.client.publish("flwr/v1/watch-1/evt", said(), 1)
-        end = time.monotonic() + 60
+        began = time.monotonic()
         while flooder.say("flwr/v1/watch-1/evt", said()) == "Success":
-            assert time.monotonic() < end
+            assert time.monotonic() - began < 10
         assert flooder.say("flwr/v1/watch-1/obj/up", b"{") == "Not authorized"
         assert train(grid, "watch-2", 1) is None
         with place.keeper.registry.read() as db:
