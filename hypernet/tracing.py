@@ -58,7 +58,7 @@ def trace(
     table : Mapping
         Decompositions by operator.
     """
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode = FakeTensorMode(shape_env=ShapeEnv())
     examples = [_fake(mode, name, each, free=name in free) for name, each in inputs.items()]
     constants = [_fake(mode, f"baked_{at}", each, free=False) for at, each in enumerate(baked)]
     traced = make_fx(function, decomposition_table=dict(table), tracing_mode="symbolic")(

@@ -10,7 +10,7 @@ from torch.nn.functional import softmax
 from hypernet.latent import LatentSources
 from hypernet.networks.adapted import AdaptedClassifier
 from hypernet.networks.personal import Mixing, class_centres
-from hypernet.networks.self_training import diversity
+from hypernet.networks.self_training import diversity, known_labels
 
 
 class RefinedClassifier(AdaptedClassifier):
@@ -60,8 +60,7 @@ class RefinedClassifier(AdaptedClassifier):
         """
         z = self.encode(x, mean, deviation)
         weight, bias = self.body.head.merged()
-        known = (y >= 0).to(z.dtype)[:, None]
-        target = (y[:, None] == torch.arange(weight.shape[0])).to(z.dtype)
+        known, target = known_labels(y, z, weight.shape[0])
         probable = softmax(z @ weight.T + bias, 1)
         enough = (diversity(probable) >= self.guard).to(z.dtype)
         white, blend = z @ self.whiten, enough * self.mixing.blend

@@ -113,7 +113,7 @@ class SelfTraining(Classifier):
         The windows' class probabilities (windows, classes).
         """
         z = self.encode(x, mean, deviation)
-        known, target = _labels(y, z, self.head.out_features)
+        known, target = known_labels(y, z, self.head.out_features)
         white, blend = z @ self.whiten, self.mixing.blend
         logits = self.head(z)
         for _ in range(self.mixing.iterations):
@@ -132,7 +132,7 @@ class SelfTraining(Classifier):
         (windows, 2 · classes). Where the guard refuses, all is 0: such targets teach nothing.
         """
         z = self.encode(x, mean, deviation)
-        known, target = _labels(y, z, self.head.out_features)
+        known, target = known_labels(y, z, self.head.out_features)
         logits = log_softmax(self._logits(z))
         probable = seen = self._smoothed(logits, known, target)
         if self.bouts.balanced:
@@ -216,7 +216,7 @@ def persistence(probable: Tensor) -> Tensor:
     return alike / (probable.square().sum(1).mean() - mix).clamp(min=SMALLEST)
 
 
-def _labels(y: Tensor, z: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def known_labels(y: Tensor, z: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Whether a label is known (windows, 1), and the class as one of C (windows, classes)."""
     known = (y >= 0).to(z.dtype)[:, None]
     return known, (y[:, None] == torch.arange(classes)).to(z.dtype)

@@ -37,12 +37,12 @@ def run(program: Path, *arguments: str) -> None:
 
 
 def test_every_instruction_set_equals_the_oracle_and_reads_nothing_beyond(build: Path) -> None:
-    run(build / "isa_test", "--cases", "150")
+    run(build / "isa_test", "--cases", "400")
 
 
 def test_hostile_programs_of_a_network_touch_nothing_else(build: Path) -> None:
-    run(build / "sequential_fuzz", "8000")
+    run(build / "sequential_fuzz", "20000")
 
 
 def test_hostile_programs_in_integers_touch_nothing_else(build: Path) -> None:
-    run(build / "integer_fuzz", "8000")
+    run(build / "integer_fuzz", "20000")

@@ -25,13 +25,13 @@ from simulations.world import open_world
 from tests.mosquitto import program
 
 pytestmark = pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
-METHODS = ("semipfl",)
+METHODS = ("semipfl", "fedavg")
 FILE = """
 name = "tiny"
 rounds = 2
 evaluate_every = 1
 strategy = "semipfl"
-baselines = []
+baselines = ["fedavg"]
 [data]
 kind = "npz"
 path = "{path}"
