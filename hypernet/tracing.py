@@ -113,7 +113,7 @@ def _results(output: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _multiply_sizes(node: fx.Node) -> None:
-    """Replace a count of elements, as a mean's derivative asks for it: ONNX's exporter has none."""
+    """Replace a count of elements, which ONNX's exporter lacks; a −1 among lengths asks for it."""
     (counted,) = node.args
     assert isinstance(counted, fx.Node)
     sizes = tuple(counted.meta["val"].shape)
