@@ -10,6 +10,7 @@ from schemas.memory_link import MemoryBroker, MemoryLink
 from tests.mosquitto import Mosquitto
 
 PATIENCE = 10.0
+PROBE = "probe"
 
 
 class Ears:
@@ -20,13 +21,34 @@ class Ears:
         self.messages: list[Message] = []
         self.sessions: list[bool] = []
         self.losses: list[str] = []
-        link.on_message = self.messages.append
+        self.probes = 0
+        link.on_message = self._heard
         link.on_connected = self.sessions.append
         link.on_lost = self.losses.append
 
     @property
     def payloads(self) -> list[bytes]:
         return [message.payload for message in self.messages]
+
+    def probe(self) -> None:
+        """Publish to itself: what was subscribed before, the broker has when this comes back."""
+        topic = f"{PROBE}/{id(self)}"
+        self.link.subscribe(topic)
+        self.link.publish(topic, b"")
+
+    def _heard(self, message: Message) -> None:
+        if message.topic.startswith(PROBE):
+            self.probes += 1
+        else:
+            self.messages.append(message)
+
+
+def subscribed(stage: "Stage", *all_ears: Ears) -> None:
+    """Wait until the broker has the filters of connected links."""
+    for ears in all_ears:
+        ears.probes = 0
+        ears.probe()
+    stage.until(lambda: all(ears.probes for ears in all_ears))
 
 
 class Stage(Protocol):

@@ -8,7 +8,7 @@ import pytest
 from schemas.link import LinkDown, Message, PahoLink, TlsFiles
 from tests.certificates import certificates
 from tests.mosquitto import Mosquitto, free_port
-from tests.schemas.carriers import MemoryStage, MosquittoStage
+from tests.schemas.carriers import MemoryStage, MosquittoStage, subscribed
 
 STATE = "flwr/v1/dev-1/state"
 CMD = "flwr/v1/dev-1/cmd"
@@ -41,6 +41,7 @@ def both(stage):
         ears.link.connect()
     stage.until(lambda: server.link.connected and device.link.connected)
     stage.until(lambda: server.sessions and device.sessions)
+    subscribed(stage, server, device)
     return server, device
 
 
@@ -155,6 +156,7 @@ def test_links_come_back_after_a_crash_of_the_broker(stage, both):
     stage.revive()
     stage.until(lambda: len(server.sessions) == 2 and len(device.sessions) == 2)
     assert (len(server.losses), len(device.losses)) == (1, 1)
+    subscribed(stage, device)
     server.link.publish(CMD, b"after")
     stage.until(lambda: device.messages)
     assert device.payloads == [b"after"], "filters are subscribed again"
@@ -230,6 +232,7 @@ def test_expired_messages_do_not_arrive(tmp_path):
         device.link.connect()
         server.link.connect()
         stage.until(lambda: device.sessions and server.sessions)
+        subscribed(stage, device)
         device.link.close()
         server.link.publish(CMD, b"short", expiry=1)
         server.link.publish(CMD, b"long", expiry=100)
