@@ -1,6 +1,6 @@
 """Operators of a training step that the ONNX exporter lacks, or that ONNX Runtime runs slowly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from hypernet.convolutions import convolution, convolution_backward
 
 aten = torch.ops.aten
+Table = Mapping[Any, Callable[..., Any]]
 
 
 def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
@@ -28,7 +29,7 @@ def reversed_minus(x: Tensor, other: float, alpha: float = 1) -> Tensor:
     return -alpha * x + other
 
 
-TABLE: dict[Any, Callable[..., Any]] = {
+TABLE: Table = {
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
     aten.threshold_backward.default: threshold_backward,
@@ -36,7 +37,5 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.rsub.Scalar: reversed_minus,
 }
 
-INFERENCE: dict[Any, Callable[..., Any]] = {
-    key: TABLE[key] for key in (aten.pow.Tensor_Scalar, aten.rsub.Scalar)
-}
+INFERENCE: Table = {key: TABLE[key] for key in (aten.pow.Tensor_Scalar, aten.rsub.Scalar)}
 """For graphs that never learn: convolutions stay, for quantizers to find."""

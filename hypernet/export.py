@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.func import functional_call, grad_and_value
 
-from hypernet.decompositions import INFERENCE, TABLE
+from hypernet.decompositions import INFERENCE, TABLE, Table
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
 from hypernet.onnx_registry import made_once
 from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
-from hypernet.tracing import Table, trace
+from hypernet.translations import leave_out_what_is_there_twice, translations
 
 Optimizer = Literal["sgd", "adam"]
 MOMENTUM: Final = 0.9
@@ -312,6 +312,8 @@ def _export(
     table: Table = TABLE,
 ) -> bytes:
     """Trace and translate; ``baked`` are further arguments, which become constants."""
+    from hypernet.tracing import trace  # seconds of import, for nothing where graphs are kept
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet = logging.root.manager.disable
@@ -334,9 +336,12 @@ def _translate(exported: ExportedProgram, inputs: list[str], outputs: list[str])
             optimize=False,  # its rules fold "+ 1e-8" away as "+ 0"; ONNX Runtime has its own
             input_names=inputs,
             output_names=outputs,
+            opset_version=18,  # what the exporter writes by itself; a later one it converts to
+            custom_translation_table=translations(),
         )
         if program is None:
             raise RuntimeError("the exporter gave no program")
+        leave_out_what_is_there_twice(program.model)
         return program.model_proto
 
     decompose = exported.run_decompositions

@@ -30,10 +30,10 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.utils import _pytree as pytree
 
+from hypernet.decompositions import Table
 from hypernet.folding import bake
 
 aten = torch.ops.aten
-Table = Mapping[Any, Callable[..., Any]]
 
 
 def trace(
