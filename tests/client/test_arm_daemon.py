@@ -32,45 +32,35 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-ONCE = "from client.cli import main\nmain()\n"
-# An interpreter's start is nine tenths of such a command in qemu: two share one.
-INFO_FIRST = """
+# An interpreter's start is nine tenths of a command in qemu: the three share one.
+SOURCE = """
 import sys
 from client.cli import main
-try:
-    main(["info"])
-except SystemExit as ended:
-    if ended.code:
-        raise
-main()
+
+words = sys.argv[1:]
+for first in (["info"], [*words, "--check"]):
+    try:
+        main(first)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+sys.stdout.flush()
+main(words)
 """
 
 
-def command(folder: Path, *words: str, source: str = ONCE) -> list[str]:
+def command(folder: Path, *words: str) -> list[str]:
     """``flwr-edge`` in qemu: ``root.py`` becomes the emulator."""
     script = folder / "flwr_edge.py"
-    script.write_text(source)
+    script.write_text(SOURCE)
     return [sys.executable, str(ROOT), "python", "--cpu", CPU, "--daemon", str(script), *words]
 
 
-def test_it_says_what_runs_and_checks_its_file(config: Path) -> None:
-    words = command(config.parent, "run", "--config", str(config), "--check", source=INFO_FIRST)
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
-    if run.returncode == UNAVAILABLE:
-        pytest.skip(run.stderr.strip())
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    *lines, checked = run.stdout.splitlines()
-    said = dict(line.split(maxsplit=1) for line in lines)
-    assert said["isa"] == "neon"
-    assert "LutMatMul" in said["ops"]
-    assert f"good; device {DEVICE}" in checked
-
-
 @contextmanager
-def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(config: Path, log: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
     words = ["run", "--config", str(config), "--socket", str(config.parent / "s")]
-    with log.open("wb") as said:
-        process = subprocess.Popen(command(config.parent, *words), stderr=said)
+    with log.open("wb") as errors, out.open("wb") as said:
+        process = subprocess.Popen(command(config.parent, *words), stdout=said, stderr=errors)
     try:
         yield process
     finally:
@@ -79,14 +69,14 @@ def daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
-def test_it_connects_and_says_that_it_is_online(config: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def test_it_says_what_runs_checks_its_file_and_is_online(config: Path, tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
     with running(tmp_path / "broker") as broker:
         config.write_text(config.read_text().replace("port = 1\n", f"port = {broker.port}\n"))
         link = PahoLink(broker.host, broker.port, "server", clean=True)
         hub = Hub(link, DEVICE)
         assert link.wait_connected(10)
-        with daemon(config, log) as process:
+        with daemon(config, log, out) as process:
             hub.until(lambda: hub.states or process.poll() is not None, START)
             if process.poll() == UNAVAILABLE:
                 pytest.skip(log.read_text().strip())
@@ -97,3 +87,8 @@ def test_it_connects_and_says_that_it_is_online(config: Path, tmp_path: Path) ->
         hub.until(lambda: not hub.states[-1].online)
         link.close()
     assert "connected" in log.read_text()
+    *lines, checked = out.read_text().splitlines()
+    said = dict(line.split(maxsplit=1) for line in lines)
+    assert said["isa"] == "neon"
+    assert "LutMatMul" in said["ops"]
+    assert f"good; device {DEVICE}" in checked

@@ -11,6 +11,7 @@ from client.bundle.claims import where
 from schemas.signing import new_key
 from simulations.bench.cells import Cell
 from simulations.bench.quantized import markdown, rows_of
+from simulations.export import usual_form
 from simulations.report.folder import RunFolder
 
 
@@ -49,14 +50,20 @@ def test_the_float_model_and_the_windows_give_the_run_s_score(sim, finished_run,
 
 @pytest.mark.parametrize(
     ("bits", "form"),
-    [("8", "edge"), ("8", "qdq"), ("4", "lookup"), ("2", "lookup"), ("32", "edge")],
+    [
+        ("8", None),
+        ("8", "qdq"),
+        ("2", "lookup"),
+        ("32", "edge"),
+        pytest.param("4", "lookup", marks=pytest.mark.study),
+    ],
 )
 def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits, form):
     path = tmp_path / "a.flwb"
     code, out, _ = sim(
         "export", finished_run, "--person", person, "--out", path, "--bits", bits,
-        "--form", form, "--quantizer", "rtn", "--key", key, "--strategy", "finetune",
-        "--format", "json",
+        *(("--form", form) if form else ()), "--quantizer", "rtn", "--key", key,
+        "--strategy", "finetune", "--format", "json",
     )  # fmt: skip
     assert code == 0
     said = json.loads(out)
@@ -72,12 +79,9 @@ def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits,
         assert said["f1"] == said["f1_float"]
 
 
-@pytest.mark.parametrize(("bits", "form"), [("8", "edge"), ("4", "edge"), ("2", "lookup")])
-def test_the_usual_form_of_so_many_bits(sim, finished_run, person, tmp_path, bits, form):
-    arguments = ("--person", person, "--out", tmp_path / "b", "--bits", bits, "--quantizer", "rtn")
-    code, out, _ = sim("export", finished_run, *arguments, "--format", "json")
-    assert code == 0
-    assert json.loads(out)["form"] == form
+@pytest.mark.parametrize(("bits", "form"), [(8, "edge"), (4, "edge"), (2, "lookup")])
+def test_the_usual_form_of_so_many_bits(bits, form):
+    assert usual_form(bits) == form
 
 
 def test_a_bundle_may_say_what_it_takes(sim, finished_run, person, tmp_path):
