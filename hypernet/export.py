@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, default_decompositions
 from torch.func import functional_call, grad_and_value
 
 from hypernet.decompositions import INFERENCE, TABLE, Table
@@ -21,7 +21,7 @@ from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
 from hypernet.onnx_registry import made_once
 from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
-from hypernet.translations import leave_out_what_is_there_twice, translations
+from hypernet.translations import leave_out_what_is_there_twice, name_windows, translations
 
 Optimizer = Literal["sgd", "adam"]
 MOMENTUM: Final = 0.9
@@ -320,15 +320,21 @@ def _export(
         logging.disable(logging.WARNING)
         try:
             exported = trace(function, inputs, _FREE, baked, table)
-            return _bare(_translate(exported, list(inputs), outputs))
+            try:
+                model = _translate(exported, list(inputs), outputs)
+            except torch.onnx.OnnxExporterError:  # an operator that the exporter lacks
+                table = {**default_decompositions(), **table}
+                exported = trace(function, inputs, _FREE, baked, table)
+                model = _translate(exported, list(inputs), outputs)
+            return _bare(model)
         finally:
             logging.disable(quiet)
 
 
 def _translate(exported: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """To ONNX as it is, since make_fx decomposed it: once more is half of an export's time."""
-
-    def translate() -> onnx.ModelProto:
+    exported.run_decompositions = lambda *_, **__: exported
+    with made_once():
         program = torch.onnx.export(
             exported,
             dynamo=True,
@@ -339,23 +345,15 @@ def _translate(exported: ExportedProgram, inputs: list[str], outputs: list[str])
             opset_version=18,  # what the exporter writes by itself; a later one it converts to
             custom_translation_table=translations(),
         )
-        if program is None:
-            raise RuntimeError("the exporter gave no program")
-        leave_out_what_is_there_twice(program.model)
-        return program.model_proto
-
-    decompose = exported.run_decompositions
-    exported.run_decompositions = lambda *_, **__: exported
-    try:
-        with made_once():
-            return translate()
-    except torch.onnx.OnnxExporterError:  # an operator that the table lacks
-        exported.run_decompositions = decompose
-        return translate()
+    if program is None:
+        raise RuntimeError("the exporter gave no program")
+    leave_out_what_is_there_twice(program.model)
+    return program.model_proto
 
 
 def _bare(model: onnx.ModelProto) -> bytes:
     """Drop what a session does not read: traces, names of sources and of machines."""
+    name_windows(model)
     model.ClearField("metadata_props")
     model.graph.ClearField("value_info")
     model.graph.ClearField("metadata_props")

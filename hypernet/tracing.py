@@ -1,17 +1,17 @@
 """A function of tensors as torch's exported program, traced once with a free number of windows.
 
-``torch.export`` would trace once more what ``make_fx`` has already decomposed, and ``make_fx`` by
-itself takes every length for a symbol: each is half of an export's time.
+``torch.export`` would trace once more what ``make_fx`` has already decomposed, and lengths that are
+symbols take three times as long as numbers. So the windows' axis has a length that nothing else
+has, ``MANY``, and what is found of it among the operators' arguments is the windows' number again.
 """
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dynamo.source import ConstantSource
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import (
@@ -23,15 +23,12 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from hypernet.decompositions import Table
 from hypernet.folding import bake
+from hypernet.lengths import MANY, length, refuse_counted
 
 aten = torch.ops.aten
 
@@ -57,32 +54,96 @@ def trace(
         Become constants, and what follows from them alone is computed ahead.
     table : Mapping
         Decompositions by operator.
+
+    Raises
+    ------
+    ValueError
+        Where a length is neither the windows' times a number nor free of it, as windows × windows.
     """
-    mode = FakeTensorMode(shape_env=ShapeEnv())
-    examples = [_fake(mode, name, each, free=name in free) for name, each in inputs.items()]
-    constants = [_fake(mode, f"baked_{at}", each, free=False) for at, each in enumerate(baked)]
-    traced = make_fx(function, decomposition_table=dict(table), tracing_mode="symbolic")(
+    with FakeTensorMode():
+        examples = [_example(each, free=name in free) for name, each in inputs.items()]
+        constants = [_example(each, free=False) for each in baked]
+    traced = make_fx(function, decomposition_table=dict(table), tracing_mode="fake")(
         *examples, *constants
     )
+    _free(traced.graph, [name in free for name in inputs])
     if baked:
         bake(traced, dict(enumerate(baked, len(inputs))))
     return _program(traced, tuple(inputs.values()))
 
 
-def _fake(mode: FakeTensorMode, name: str, example: Tensor, *, free: bool) -> Tensor:
-    """The example without its values; a free axis is the same symbol as others of its length."""
-    axes = [DimDynamic.STATIC] * example.ndim
-    if free:
-        axes[0] = DimDynamic.DUCK
-    context: Any = StatelessSymbolicContext(dynamic_sizes=axes)
-    return mode.from_tensor(example, source=ConstantSource(name), symbolic_context=context)
+def _example(like: Tensor, *, free: bool) -> Tensor:
+    shape = (MANY, *like.shape[1:]) if free else like.shape
+    return torch.empty(shape, dtype=like.dtype)
+
+
+def _free(graph: fx.Graph, free: Sequence[bool]) -> None:
+    """Put the windows' number, as the first free input has it, where its example's stands."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    windows = next((node for node, is_free in zip(inputs, free, strict=False) if is_free), None)
+    if windows is None:
+        return
+    with graph.inserting_after(inputs[-1]):
+        count = graph.call_function(aten.sym_size.int, (windows, 0))
+    count.meta["val"] = MANY
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node is not count:
+            node.args, node.kwargs = _with_count(node, count)
+            _take_tensors(node)
+    if not count.users:
+        graph.erase_node(count)
+
+
+def _with_count(node: fx.Node, count: fx.Node) -> Any:
+    """A node's arguments, by the number of windows."""
+
+    def value(found: Any) -> Any:
+        if isinstance(found, float):
+            refuse_counted(found)
+        if isinstance(found, bool) or not isinstance(found, int):
+            return found
+        times, left = length(found)
+        if not times:
+            return found
+        known = count
+        for function, other, neutral in ((operator.mul, times, 1), (operator.add, left, 0)):
+            if other != neutral:
+                with node.graph.inserting_before(node):
+                    known = node.graph.call_function(function, (known, other))
+                known.meta["val"] = found
+        return known
+
+    return map_aggregate((node.args, node.kwargs), value)
+
+
+def _take_tensors(node: fx.Node) -> None:
+    """Hand a count to an operator of tensors as one: the exporter knows counts of lengths alone."""
+    tensors = [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
+    operator_ = node.target
+    if not tensors or not isinstance(operator_, OpOverload):
+        return
+    kind = tensors[0].meta["val"].dtype
+    for at, (given, argument) in enumerate(
+        zip(node.args, operator_._schema.arguments, strict=False)
+    ):
+        wanted = str(argument.type).removeprefix("Optional[").removesuffix("]")
+        counted = isinstance(given, fx.Node) and not isinstance(given.meta["val"], Tensor)
+        if counted and wanted in ("number", "Tensor"):
+            with node.graph.inserting_before(node):
+                tensor = node.graph.call_function(
+                    aten.scalar_tensor.default,
+                    (given,),
+                    {"dtype": torch.int64 if kind is torch.bool else kind},
+                )
+            tensor.meta["val"] = tensors[0].meta["val"].new_empty((), **tensor.kwargs)
+            node.update_arg(at, tensor)
+            if wanted == "number":
+                node.target = operator_.overloadpacket.Tensor
 
 
 def _program(traced: fx.GraphModule, arguments: tuple[Tensor, ...]) -> ExportedProgram:
     """Wrap a flat graph; tensors that it holds become constants among the inputs."""
     graph = traced.graph
-    for node in graph.find_nodes(op="call_function", target=aten.sym_numel.default):
-        _multiply_sizes(node)
     users = [node for node in graph.nodes if node.op == "placeholder"]
     constants = _lifted(traced, users[0])
     found = _results(graph.output_node())
@@ -110,24 +171,6 @@ def _results(output: fx.Node) -> tuple[fx.Node, ...]:
     found: Any = given if isinstance(given, (tuple, list)) else (given,)
     output.args = (tuple(found),)
     return tuple(found)
-
-
-def _multiply_sizes(node: fx.Node) -> None:
-    """Replace a count of elements, which ONNX's exporter lacks; a −1 among lengths asks for it."""
-    (counted,) = node.args
-    assert isinstance(counted, fx.Node)
-    sizes = tuple(counted.meta["val"].shape)
-    value: Any = math.prod(size for size in sizes if isinstance(size, int))
-    found: Any = value
-    with node.graph.inserting_before(node):
-        for axis, size in enumerate(sizes):
-            if not isinstance(size, int):
-                factor = node.graph.call_function(aten.sym_size.int, (counted, axis))
-                found = node.graph.call_function(operator.mul, (factor, found))
-                value = size * value
-                factor.meta["val"], found.meta["val"] = size, value
-    node.replace_all_uses_with(found)
-    node.graph.erase_node(node)
 
 
 def _input(kind: InputKind, name: str, target: str | None = None) -> InputSpec:

@@ -1,0 +1,39 @@
+"""How many windows there are, in numbers that were traced with a made-up number of them."""
+
+from typing import Final
+
+MANY: Final = 618_033_988_751
+"""Windows of a traced example: a prime, and far more than any other axis has elements."""
+_NEAR: Final = 10_000  # so much more or less than a multiple is a multiple and a number
+_BIG: Final = 1 << 62  # "to the end" of an axis
+
+
+def length(value: int) -> tuple[int, int]:
+    """How often the number of windows is in a number, and what is left.
+
+    Raises
+    ------
+    ValueError
+        Where it follows from the windows otherwise, as windows × windows.
+    """
+    times = round(value / MANY)
+    if times == 0 or abs(value) >= _BIG:
+        return 0, value
+    left = value - times * MANY
+    if abs(times) >= _NEAR or abs(left) >= _NEAR:
+        raise ValueError(f"{value} follows from {MANY} windows, and not as a multiple of them")
+    return times, left
+
+
+def refuse_counted(value: float) -> None:
+    """Refuse a fraction that was computed from the number of windows.
+
+    Raises
+    ------
+    ValueError
+        Where it was.
+    """
+    for ratio in (abs(value) / MANY, abs(value) * MANY):
+        parts = 60 * ratio  # halves, thirds, quarters, fifths and sixths too
+        if 0.5 < parts < 60 * _NEAR and abs(parts - round(parts)) < 1e-9 * parts:
+            raise ValueError(f"{value} follows from {MANY} windows: compute it with tensors")
