@@ -2,7 +2,8 @@
 
 Actions are those of ``client.device``, and two of the carrier: ``query.place`` tells the node's
 number, ``query.begin`` starts afresh. The person's windows lie in the folder that the node's
-configuration names as ``windows``, else in the one that ``query.begin`` named.
+configuration names as ``windows``, else in the one that ``query.begin`` named; adapters are kept in
+the one that it names as ``adapters``.
 """
 
 import functools
@@ -43,8 +44,9 @@ def _learner_of(context: Context) -> Learner:
 def _device(context: Context) -> Device:
     # Flower draws node ids at random: the order of batches goes by the node's number.
     number = int(context.node_config.get("partition-id", context.node_id))
-    kept = kept_in(context.state)
-    return Device(_store(default_folder()), lambda: _learner_of(context), number, kept)
+    kept, folder = kept_in(context.state), context.node_config.get("adapters")
+    adapters = Path(str(folder)) if folder else None
+    return Device(_store(default_folder()), lambda: _learner_of(context), number, kept, adapters)
 
 
 def kept_in(state: RecordDict) -> dict[str, NDArray[np.float32]]:
@@ -111,6 +113,12 @@ def missing(message: Message, context: Context) -> Message:
 def install(message: Message, context: Context) -> Message:
     """Store the graphs that came, each under the digest of its bytes."""
     return _ask("query.install", message, context)
+
+
+@app.query("drift")
+def drift(message: Message, context: Context) -> Message:
+    """Answer whether the condition has drifted from the adapter's; see ``schemas.drift``."""
+    return _ask("query.drift", message, context)
 
 
 @app.train()
