@@ -11,11 +11,13 @@ import pytest
 from rich.console import Console
 
 from simulations.config import load
+from simulations.engine.fleet import fleet
 from simulations.engine.local_grid import LocalGrid
 from simulations.progress import Progress
 from simulations.report.metrics import accuracy
 from simulations.run import APP, StrategyRun
 from simulations.world import open_world
+from tests.mosquitto import program
 
 STATES = (0, 1, 0, 1, 0, 1, 1, 0, 0, 1)
 """By day: 1 to 4 are the sources', 5 and 6 clients, the others unseen."""
@@ -87,13 +89,15 @@ def lived(tmp_path_factory, edge_cache):
         open_world(loaded, folder / "windows", progress.note) as world,
         LocalGrid(APP, world.nodes, 1, 60.0) as grid,
     ):
-        found = {}
-        for name in ("noticed", "always", "never", "noticed again"):
+
+        def live(name, carrier=grid):
             table = f"strategies.functional-memory.regenerate='{name.split()[0]}'"
             told = load(folder / "drift.toml", [table])
             one = StrategyRun("functional-memory", told, world, folder / name, progress)
-            found[name] = one.run(grid)
-        yield found
+            return one.run(carrier)
+
+        names = ("noticed", "always", "never", "noticed again")
+        yield {"live": live, "world": world, **{name: live(name) for name in names}}
 
 
 def asked(outcome):
@@ -125,7 +129,17 @@ def test_the_old_adapter_comes_back_with_its_state(lived):
 
 
 def test_two_runs_are_the_same(lived):
-    one, other = lived["noticed"], lived["noticed again"]
+    check_same(lived["noticed"], lived["noticed again"])
+
+
+@pytest.mark.study
+@pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
+def test_daemons_behind_a_broker_come_to_the_same(lived, tmp_path):
+    with fleet(lived["world"].nodes, tmp_path / "fleet", 60, "drift") as grid:
+        check_same(lived["noticed"], lived["live"]("noticed by daemons", grid))
+
+
+def check_same(one, other):
     assert one.exchanges == other.exchanges
     for part in ("confusion", "unseen"):
         first, second = getattr(one, part), getattr(other, part)
