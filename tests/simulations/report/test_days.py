@@ -1,11 +1,15 @@
 """What devices that live through days came to."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from schemas.simulation import Simulation
 from server.outcome import DayExchange, Outcome
 from simulations.report import plots, summarise
+from simulations.report.compare import days_table
 from simulations.report.days import asked, by_day, ranges
 
 GOOD, HALF = np.array([[4, 0], [0, 4]]), np.array([[4, 0], [4, 0]])
@@ -53,6 +57,11 @@ def test_the_summary_and_the_figure(outcome):
     summary = summarise(config, "days", classes, [], [outcome, silent], LIVES)
     assert summary.lives == LIVES
     assert [len(method.days) for method in (summary, *summary.baselines)] == [2, 2]
+    console = Console(file=StringIO(), width=120)
+    console.print(days_table(summary))
+    lines = console.file.getvalue().splitlines()
+    assert " ".join(lines[1].split()) == "functional-memory 6–7 0.750 0.667 3 0 20 B 8 B"
+    assert " ".join(lines[3].split()) == "source 6–7 0.750 0.667 – – – –"
     drawn = plots.draw(summary, [outcome, silent])
     assert next(iter(drawn)) == "days"
     assert "asked" in drawn["days"].svg
