@@ -2,7 +2,8 @@
 
 Actions are those of ``client.device``, and two of the carrier: ``query.place`` tells the node's
 number, ``query.begin`` starts afresh. The person's windows lie in the folder that the node's
-configuration names as ``windows``, else in the one that ``query.begin`` named.
+configuration names as ``windows``, else in the one that ``query.begin`` named; adapters are kept in
+the one named ``adapters`` there, and nowhere if none is.
 """
 
 import functools
@@ -33,18 +34,23 @@ def _learner(folder: Path, graphs: Path) -> Learner:
 
 
 def _learner_of(context: Context) -> Learner:
-    told = context.state.config_records.get("begin", ConfigRecord())
-    folder = context.node_config.get("windows") or told.get("windows")
-    if not folder:
+    folder = _folder(context, "windows")
+    if folder is None:
         raise ValueError("this node's configuration names no folder of windows ('windows')")
-    return _learner(Path(str(folder)), default_folder())
+    return _learner(folder, default_folder())
+
+
+def _folder(context: Context, name: str) -> Path | None:
+    told = context.state.config_records.get("begin", ConfigRecord())
+    folder = context.node_config.get(name) or told.get(name)
+    return Path(str(folder)) if folder else None
 
 
 def _device(context: Context) -> Device:
     # Flower draws node ids at random: the order of batches goes by the node's number.
     number = int(context.node_config.get("partition-id", context.node_id))
-    kept = kept_in(context.state)
-    return Device(_store(default_folder()), lambda: _learner_of(context), number, kept)
+    kept, adapters = kept_in(context.state), _folder(context, "adapters")
+    return Device(_store(default_folder()), lambda: _learner_of(context), number, kept, adapters)
 
 
 def kept_in(state: RecordDict) -> dict[str, NDArray[np.float32]]:
@@ -96,7 +102,7 @@ def place(message: Message, context: Context) -> Message:
 
 @app.query("begin")
 def begin(message: Message, context: Context) -> Message:
-    """Forget all that was kept; take the folder of windows that a server of this machine names."""
+    """Forget all that was kept; take the folders that a server of this machine names."""
     context.state = RecordDict({"begin": message.content.config_records["begin"]})
     return Message(RecordDict(), reply_to=message)
 
@@ -111,6 +117,12 @@ def missing(message: Message, context: Context) -> Message:
 def install(message: Message, context: Context) -> Message:
     """Store the graphs that came, each under the digest of its bytes."""
     return _ask("query.install", message, context)
+
+
+@app.query("drift")
+def drift(message: Message, context: Context) -> Message:
+    """Answer whether the condition has drifted from the adapter's; see ``schemas.drift``."""
+    return _ask("query.drift", message, context)
 
 
 @app.train()

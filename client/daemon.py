@@ -30,6 +30,7 @@ ACTIONS: Final = frozenset(
         "query.install",
         "query.place",
         "query.begin",
+        "query.drift",
         "train",
         "evaluate",
         "evaluate.ranges",

@@ -1,22 +1,27 @@
 """What a device does when asked, whoever carries the question.
 
-Actions: ``query.graphs`` tells which graphs are missing, ``query.install`` stores some, ``train``
+Actions: ``query.graphs`` tells which graphs are missing, ``query.install`` stores some,
+``query.drift`` tells whether another adapter is needed, and the condition to make it for, ``train``
 runs a plan and returns the change, ``evaluate`` runs a plan and returns counts, and
 ``evaluate.ranges`` tells how a model's values are spread (``schemas.ranges``). What is kept from
 one question to the next is a few arrays: the device's second vector (``own``), the ranges that
-never leave it (``personal``) and what coding lost of its last change (``residual``).
+never leave it (``personal``) and what coding lost of its last change (``residual``); and, longer
+than a run, adapters (``client.adapters``).
 """
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.adapters import AdapterError, KeptAdapters
 from client.graphs import GraphStore
-from client.learner import Fitted, Learner
+from client.learner import Fitted, Learner, noised
 from schemas.delta import encode
+from schemas.drift import CONDITION, RECORD
 from schemas.payload import Payload, PayloadError
 from schemas.plan import Plan
 from schemas.ranges import RangeTask
@@ -42,6 +47,8 @@ class Device:
         Of the device: with the round it orders the batches.
     kept : dict[str, array]
         What it kept the last time; replaced by every ``train``.
+    adapters : Path, optional
+        Folder of the adapters that it keeps; without one it asks for another each time.
     """
 
     def __init__(
@@ -50,12 +57,14 @@ class Device:
         learner: Callable[[], Learner],
         number: int,
         kept: dict[str, Floats] | None = None,
+        adapters: Path | None = None,
     ) -> None:
         self.graphs, self.learner, self.number = graphs, learner, number
-        self.kept = dict(kept or {})
+        self.kept, self.adapters = dict(kept or {}), adapters
         self._actions = {
             "query.graphs": self._missing,
             "query.install": self._install,
+            "query.drift": self._drift,
             "train": self._train,
             "evaluate": self._evaluate,
             "evaluate.ranges": self._ranges,
@@ -66,7 +75,7 @@ class Device:
 
         Raises
         ------
-        PayloadError, LearnerError, GraphError, pydantic.ValidationError
+        PayloadError, LearnerError, AdapterError, GraphError, pydantic.ValidationError
             Where the question does not fit this device; it then keeps what it kept.
         """
         if action not in self._actions:
@@ -84,6 +93,24 @@ class Device:
                 raise TypeError("a graph must travel as bytes")
             self.graphs.put(graph)
         return Payload()
+
+    def _drift(self, asked: Payload) -> Payload:
+        plan = _plan(str(asked.setting("config", "plan")))
+        kept = self._adapters(plan)
+        if plan.drift is None or kept is None:
+            raise PayloadError("the plan says nothing of drift")
+        if plan.drift.begin:
+            kept.forget()
+        # The frozen backbone is a constant of the graph: any weights give the same condition.
+        condition = self.learner().report(CONDITION, plan, np.zeros(plan.length, np.float32))
+        chosen = kept.choose(condition, plan.drift.threshold)
+        said: dict[str, Any] = {"choice": chosen.choice}
+        if chosen.distance is not None:
+            said["distance"] = chosen.distance
+        answer = Payload(config={RECORD: said})
+        if chosen.choice == "ask":
+            answer.arrays["report"] = {CONDITION: noised(condition, plan)}
+        return answer
 
     def _train(self, asked: Payload) -> Payload:
         plan, received, number = _received(asked)
@@ -106,13 +133,14 @@ class Device:
         return answer
 
     def personalised(self, asked: Payload) -> tuple[Plan, Learner, Fitted]:
-        """What an evaluation predicts with; nothing is kept of it.
+        """What an evaluation predicts with; nothing is kept of it but an adapter asked for.
 
         Returns
         -------
         The plan, this device's learner, and what the plan's stages came to.
         """
         plan, received, number = _received(asked)
+        received = self._adapter(plan, received)
         learner, own = self.learner(), self.kept.get("own")
         start = self._with_personal(plan, received)
         if own is not None and plan.predict_own:
@@ -135,6 +163,24 @@ class Device:
         task = RangeTask.model_validate_json(str(asked.setting("config", "ranges")))
         counts = shares(task, self.learner().windows, self.graphs)
         return Payload(arrays={"ranges": {"counts": counts}})
+
+    def _adapters(self, plan: Plan) -> KeptAdapters | None:
+        if plan.drift is None:
+            return None
+        return KeptAdapters(self.adapters, plan.drift.backbone, plan.drift.most)
+
+    def _adapter(self, plan: Plan, received: Floats) -> Floats:
+        """The weights received, which are kept, or the present ones where none came."""
+        kept = self._adapters(plan)
+        if kept is None:
+            return received
+        if not received.size:
+            return kept.present
+        if received.size != plan.length:
+            raise AdapterError(f"the adapter has {received.size} numbers of {plan.length}")
+        if self.adapters is not None:
+            kept.take(received)
+        return received
 
     def _salt(self, round_number: int) -> int:
         return round_number * 1_000_003 + self.number

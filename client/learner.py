@@ -96,7 +96,7 @@ class Learner:
             for stage in plan.own:
                 result.own = self._run(stage, plan, result.own, weights, rng, result)
         result.report = {
-            name: self._report(digest, plan, result.weights) for name, digest in plan.report.items()
+            name: noised(self.report(name, plan, result.weights), plan) for name in plan.report
         }
         if not all(np.isfinite(v).all() for v in (result.weights, result.own) if v is not None):
             raise LearnerError("learning ended in NaN or infinity; nothing of it is kept")
@@ -132,6 +132,16 @@ class Learner:
         confusion = np.zeros((classes, classes), np.int64)
         np.add.at(confusion, (labels, logits.argmax(1)), 1)
         return confusion
+
+    def report(self, name: str, plan: Plan, weights: Floats) -> Floats:
+        """What a report's graph makes of the training windows, without noise."""
+        if name not in plan.report:
+            raise LearnerError(f"the plan asks for no report {name!r}")
+        chosen = spread(len(self.windows.train), _REPORT_WINDOWS)
+        inputs = {"windows": _float(self.windows.train[chosen]), "weights": weights}
+        inputs |= self.statistics(plan)
+        output: Floats = self.graphs.session(plan.report[name]).run(None, inputs)[0]
+        return output
 
     def statistics(self, plan: Plan) -> dict[str, Floats]:
         """The person's input mean and deviation, from all training windows, labels unread."""
@@ -240,18 +250,6 @@ class Learner:
         labels = self.windows.labels[rows].astype(np.int64)
         return {"windows": _float(self.windows.train[rows]), "labels": labels}
 
-    def _report(self, digest: str, plan: Plan, weights: Floats) -> Floats:
-        inputs = {
-            "windows": _float(self.windows.train[spread(len(self.windows.train), _REPORT_WINDOWS)]),
-            "weights": weights,
-        }
-        inputs |= self.statistics(plan)
-        output: Floats = self.graphs.session(digest).run(None, inputs)[0]
-        if plan.noise:
-            noise = np.random.default_rng().normal(0, plan.noise, output.shape)
-            output = (output + noise).astype(np.float32)
-        return output
-
     def _part(self, stage: Train) -> NDArray[np.intp]:
         if stage.part == "labelled":
             return self.windows.labelled
@@ -302,6 +300,14 @@ def spread(count: int, most: int) -> NDArray[np.intp]:
     if count <= most:
         return np.arange(count)
     return np.linspace(0, count - 1, most).astype(np.intp)
+
+
+def noised(report: Floats, plan: Plan) -> Floats:
+    """A report as it may leave the device."""
+    if not plan.noise:
+        return report
+    noise = np.random.default_rng().normal(0, plan.noise, report.shape)
+    return (report + noise).astype(np.float32)
 
 
 def _float(x: NDArray[np.floating]) -> Floats:

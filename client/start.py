@@ -149,6 +149,7 @@ def _worker_settings(config: DaemonConfig) -> dict[str, Any]:
     return {
         "objects": str(config.state / "objects"),
         "graphs": str(config.state / "graphs"),
+        "adapters": str(config.state / "adapters"),
         "store_bytes": config.limits.store_bytes,
         "windows": rings if folder is None else {"folder": str(folder)},
         "number": node_of(config.device) if number is None else number,

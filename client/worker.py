@@ -75,6 +75,8 @@ class Worker:
         Predicts where the daemon's configuration names one.
     key : str, optional
         The fleet's public key, of bundles that are installed.
+    adapters : Path, optional
+        Folder of the adapters that the device keeps.
     """
 
     def __init__(
@@ -85,9 +87,10 @@ class Worker:
         number: int,
         bundle: "Serving | None" = None,
         key: str | None = None,
+        adapters: Path | None = None,
     ) -> None:
         self.objects, self.graphs, self.windows, self.number = objects, graphs, windows, number
-        self.bundle, self.key = bundle, key
+        self.bundle, self.key, self.adapters = bundle, key, adapters
         self._installed: tuple[dict[str, Any], Serving] | None = None
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +125,7 @@ class Worker:
             learners.append(Remembering(self.windows(), self.graphs))
             return learners[-1]
 
-        device = Device(self.graphs, learner, self.number, kept)
+        device = Device(self.graphs, learner, self.number, kept, self.adapters)
         before = device.kept
         answer = self._stored(device.answer(action, asked))
         if device.kept is not before:
@@ -257,6 +260,7 @@ def main() -> None:
         settings["number"],
         _serving(settings.get("bundle")),
         settings.get("key"),
+        Path(settings["adapters"]),
     )
     for line in lines(sys.stdin):
         answers.write(json.dumps(worker(json.loads(line))) + "\n")

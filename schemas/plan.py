@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Strict
+from schemas.drift import Drift
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
@@ -120,6 +121,11 @@ class Plan(Strict):
         ge=0,
         description="Deviation of Gaussian noise that the device adds to its reports, drawn from "
         "its own entropy: no seed of the plan's gives it away.",
+    )
+    drift: Drift | None = Field(
+        None,
+        description="The weights are an adapter that the device keeps: it says whether it needs "
+        "another one (``query.drift``), and an evaluation without weights is with the present one.",
     )
     encoding: Encoding = "float32"
     topk: Share = Field(TOPK, description="Share of the entries that top-k sends.")

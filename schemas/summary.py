@@ -29,6 +29,22 @@ class Staleness(Strict):
     max: int
 
 
+class Days(Strict):
+    """A strategy on some days of devices that live through them; means over persons and days."""
+
+    first: int
+    last: int
+    accuracy: float
+    macro_f1: float
+    asked: int | None = Field(
+        None, description="How often a device asked for an adapter; none where it says nothing."
+    )
+    back: int | None = Field(None, description="How often it brought back one that it had kept.")
+    kept: int | None = Field(None, description="How often it went on with the present one.")
+    bytes_down: float | None = Field(None, description="Of a device over these days, mean.")
+    bytes_up: float | None = None
+
+
 class MethodSummary(Strict):
     """One strategy's result."""
 
@@ -57,6 +73,11 @@ class MethodSummary(Strict):
     bytes_per_participation: Bytes
     device_seconds: float = Field(description="Mean time a client's training took on one core.")
 
+    days: list[Days] = Field(
+        default_factory=list,
+        description="Where devices live through days: the clients' days, then the unseen.",
+    )
+
 
 class Summary(MethodSummary):
     """A run: its main strategy's figures, and its baselines' beside them."""
@@ -69,6 +90,10 @@ class Summary(MethodSummary):
     persons: list[str] = Field(description="The clients, by name.")
     unseen_persons: list[str] = Field(default_factory=list)
     classes: list[str]
+    lives: dict[str, tuple[str, int]] = Field(
+        default_factory=dict,
+        description="Whose device a person is, and on which day, where devices live through days.",
+    )
     baselines: list[MethodSummary] = Field(default_factory=list)
     notes: list[str] = Field(
         default_factory=list, description="What a reader must know of the data set or the run."

@@ -1,7 +1,7 @@
 """What a strategy knows of the federation that it runs: never a client's window."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
@@ -25,6 +25,10 @@ class Federation:
     source_model : callable
         Gives the network trained on the sources; trained at its first call, shared by all
         strategies of a run.
+    lives : dict[int, tuple[str, int]]
+        Whose device a node is, and on which day, where devices live through days.
+    owners : tuple[str, ...]
+        And whose day each source is.
     """
 
     config: Simulation
@@ -32,6 +36,8 @@ class Federation:
     clients: tuple[int, ...]
     graphs: GraphBook
     source_model: Callable[[], Classifier]
+    lives: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    owners: tuple[str, ...] = ()
 
     @property
     def spec(self) -> InputSpec:

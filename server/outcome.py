@@ -29,6 +29,27 @@ class RoundRecord:
 
 
 @dataclass
+class DayExchange:
+    """What a device that lives through days said on one of them.
+
+    Attributes
+    ----------
+    choice : str
+        "keep", "back", "ask", or "failed" with a reason.
+    distance : float or None
+        From the nearest condition that it has an adapter for.
+    bytes_down, bytes_up : int
+        The question and the evaluation; the answer.
+    """
+
+    choice: str
+    distance: float | None = None
+    bytes_down: int = 0
+    bytes_up: int = 0
+    reason: str = ""
+
+
+@dataclass
 class Outcome:
     """One strategy's result.
 
@@ -44,6 +65,8 @@ class Outcome:
         By person: how often silent until the deadline; how often an error or a refused change.
     simulated_seconds : float or None
         On the rehearsal's clock, when the training ended.
+    exchanges : dict[str, DayExchange]
+        By person and day, where devices live through days.
     """
 
     strategy: str
@@ -59,6 +82,7 @@ class Outcome:
     late: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     simulated_seconds: float | None = None
+    exchanges: dict[str, DayExchange] = field(default_factory=dict)
 
 
 def progress_of(outcome: Outcome) -> dict[str, Any]:
@@ -80,4 +104,6 @@ def outcome_of(strategy: str, progress: dict[str, Any]) -> Outcome:
     fields["rounds"] = [RoundRecord(**record) for record in records]
     for part in ("confusion", "unseen"):
         fields[part] = {n: np.asarray(c, np.int64) for n, c in fields[part].items()}
+    exchanges = fields.get("exchanges", {})
+    fields["exchanges"] = {name: DayExchange(**one) for name, one in exchanges.items()}
     return Outcome(**fields)

@@ -233,7 +233,8 @@ class Rounds:
         self.outcome.confusion = self._evaluate(last, arrays, self.persons, down)
         if self.unseen:
             view = GridView(self.exam, self.unseen)
-            self.strategy.join(sorted(self.unseen), view)
+            if self.strategy.stream is None:
+                self.strategy.join(sorted(self.unseen), view)
             self.outcome.unseen = self._evaluate(last, arrays, self.unseen, down)
         score = self._mean(self.rounds, self.outcome.confusion)
         if self.outcome.rounds:
@@ -252,13 +253,47 @@ class Rounds:
         """Counts by person; who fails is left out and named.
 
         Where nobody trains, evaluation is the one participation: its download is counted
-        (``bytes_down`` None).
+        (``bytes_down`` None). Devices that live through days do so one day after the other.
         """
+        stream, confusions = self.strategy.stream, Confusions()
+        turns = [sorted(persons)] if stream is None else stream.turns(persons)
+        for nodes in turns:
+            there = {node: persons[node] for node in nodes}
+            confusions |= self._evaluated(number, arrays, there, bytes_down)
+            self._note(there, counted=bytes_down is None)
+        return confusions
+
+    def _note(self, persons: Mapping[int, str], *, counted: bool) -> None:
+        """Write down what devices that live through days said."""
+        stream = self.strategy.stream
+        if stream is None:
+            return
+        for node, name in persons.items():
+            if (one := stream.exchanges.get(node)) is None:
+                continue
+            self.outcome.exchanges[name] = one
+            if one.reason:
+                self._fault(node, f"asking whether it has drifted: {one.reason}")
+            if counted:
+                self.outcome.bytes_down += one.bytes_down
+                self.outcome.bytes_up += one.bytes_up
+
+    def _evaluated(
+        self,
+        number: int,
+        arrays: ArrayRecord,
+        persons: Mapping[int, str],
+        bytes_down: int | None,
+    ) -> Confusions:
         view = GridView(self.exam, persons)
         if persons and not list(view.get_node_ids()):
             return {}  # Flower's strategies would wait for somebody to come
         config = ConfigRecord(dict(self.evaluate_config))
-        requests = _own(self.strategy.configure_evaluate(number, arrays, config, view))
+        stream = self.strategy.stream
+        if stream is None:
+            requests = _own(self.strategy.configure_evaluate(number, arrays, config, view))
+        else:
+            requests = stream.requests(list(view.get_node_ids()), view, number)
         replies = list(self.exam.send_and_receive(requests, timeout=self._deadline))
         answered = {reply.metadata.src_node_id: reply for reply in replies}
         confusions: Confusions = {}
@@ -267,7 +302,7 @@ class Rounds:
             reason = self._take_counts(answered.get(node), node, confusions)
             if reason:
                 self._fault(node, f"evaluation after round {number}: {reason}")
-        if bytes_down is None:
+        if bytes_down is None and stream is None:
             self.outcome.bytes_down += sum(payload(request.content) for request in requests)
         return confusions
 

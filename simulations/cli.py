@@ -51,7 +51,7 @@ def run(
     from simulations import run as runs
     from simulations.config import load
     from simulations.progress import Progress
-    from simulations.report.compare import method_table
+    from simulations.report.compare import days_table, method_table
     from simulations.report.folder import RunFolder
 
     loaded = load(file, set_ or ())
@@ -66,6 +66,8 @@ def run(
         return
     console = Console()
     console.print(method_table(finished.summary))
+    if finished.summary.days:
+        console.print(days_table(finished.summary))
     console.print(f"report: {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
 
 

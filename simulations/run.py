@@ -91,7 +91,9 @@ def run_on(
         for name in (config.strategy, *config.baselines)
     ]
     kind, notes = config.data.kind, recordings.notes
-    summary = summarise(config, kind, recordings.classes, notes, outcomes)
+    names = world.persons | world.unseen
+    lives = {names[node]: life for node, life in world.federation.lives.items()}
+    summary = summarise(config, kind, recordings.classes, notes, outcomes, lives)
     folder.write(summary, outcomes)
     return Finished(folder, summary)
 

@@ -39,6 +39,8 @@ def csv_of(cells: Iterable[Cell]) -> str:
             "client_updates",
             "device_seconds",
             "left_out",
+            "asked",
+            "brought_back",
         ]
     )
     for cell in cells:
@@ -63,7 +65,14 @@ def _line(cell: Cell) -> list[object]:
         summary.client_updates,
         f"{summary.device_seconds:.3f}",
         sum(len(reasons) for reasons in summary.failures.values()),
+        _counted(part.asked for part in summary.days),
+        _counted(part.back for part in summary.days),
     ]
+
+
+def _counted(counts: Iterable[int | None]) -> int | str:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else ""
 
 
 def markdown_of(cells: Sequence[Cell]) -> str:

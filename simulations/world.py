@@ -118,7 +118,11 @@ def _world(
         persons=persons,
         unseen=unseen,
         nodes={
-            node: {"windows": str(shards[name].resolve()), "partition-id": number}
+            node: {
+                "windows": str(shards[name].resolve()),
+                "partition-id": number,
+                **_adapters(recordings, node, shards[name]),
+            }
             for number, (node, name) in enumerate(sorted((persons | unseen).items()))
         },
         federation=Federation(
@@ -127,9 +131,24 @@ def _world(
             clients=tuple(sorted(persons)),
             graphs=GraphBook(default_cache()),
             source_model=SourceModel(sources, config, tell),
+            lives={
+                node: recordings.lives[node - SEED_OFFSET]
+                for node in (*persons, *unseen)
+                if recordings.lives
+            },
+            owners=tuple(recordings.lives[p][0] for p in parts.sources if recordings.lives),
         ),
         digest=digest_of(recordings),
     )
+
+
+def _adapters(recordings: Recordings, node: int, shard: Path) -> dict[str, str | int]:
+    """Where a device that lives through days keeps its adapters: one folder for all of them."""
+    if not recordings.lives:
+        return {}
+    owners = list(dict.fromkeys(owner for owner, _ in recordings.lives))
+    number = owners.index(recordings.lives[node - SEED_OFFSET][0])
+    return {"adapters": str(shard.resolve().with_name(f"adapters-{number}"))}
 
 
 def digest_of(recordings: Recordings) -> str:

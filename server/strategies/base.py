@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -19,6 +19,9 @@ from schemas.base import Strict
 from schemas.plan import Adapt, Plan, Stage, Train
 from server.border import weights_record
 from server.federation import Federation
+
+if TYPE_CHECKING:
+    from server.strategies.stream import Stream
 
 State = dict[str, NDArray[Any]]
 
@@ -73,6 +76,9 @@ class EdgeStrategy(Strategy):
 
     rounds: ClassVar[int | None] = None
     """Rounds, where they are not the simulation file's."""
+
+    stream: "Stream | None" = None
+    """Of devices that live through days, and say each day what they need."""
 
     federation: Federation
 

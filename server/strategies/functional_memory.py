@@ -25,6 +25,7 @@ from server.strategies.base import State, config_of, request
 from server.strategies.buffered import Returned
 from server.strategies.generated import GeneratedStrategy, Snapshot
 from server.strategies.memory_training import MemorySettings, trained_memory
+from server.strategies.stream import Noticing, Stream, threshold_of
 
 Given = Literal["matched", "mean", "random", "static", "none"]
 ALL_WINDOWS = 65_536  # a batch of all of a person's windows, so that neighbours lie side by side
@@ -62,7 +63,7 @@ class Exchange(Strict):
 class FunctionalMemoryStrategy(GeneratedStrategy):
     """A person's adapter, generated from what a frozen network makes of the person's windows."""
 
-    class Parameters(Exchange, MemorySettings):
+    class Parameters(Exchange, Noticing, MemorySettings):
         """``[strategies.functional-memory]``."""
 
     needs_labels: ClassVar[bool] = False
@@ -82,6 +83,9 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
         self.optimizer = torch.optim.Adam(
             learned or self.generator.parameters(), self.settings.generator_rate
         )
+        noticing = isinstance(parameters, Noticing) and self.settings.given == "matched"
+        if federation.lives and noticing:
+            self.stream = Stream(self, threshold_of(self))
 
     def trained(self) -> tuple[nn.Module, ConditionedGenerator]:
         """Return the devices' network and the generator, trained on the sources."""
@@ -108,12 +112,16 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
 
     def train_config(self) -> ConfigRecord:
         """Learn from the adapter; tell the condition anew."""
-        return config_of(self._plan((self._adapt(), *self._training()), tell=True))
+        return config_of(self.plan((*self._adapted(), *self._training()), tell=True))
 
     def evaluate_config(self) -> ConfigRecord:
         """AdaBN, perhaps tune, and predict."""
+        return config_of(self.evaluation())
+
+    def evaluation(self, **fields: Any) -> Plan:
+        """What a device does with an adapter before it is judged; ``Plan``'s fields besides."""
         settings, book = self.settings, self.federation.graphs
-        stages = [self._adapt()] if settings.adapt else []
+        stages = self._adapted()
         if settings.prototypes:
             graph = book.update(self.network, "prototypes")
             stages.append(Adapt(graph=graph, windows=STREAM))
@@ -129,14 +137,16 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
                     at_least=settings.tuning_least,
                 )
             )
-        return config_of(self._plan(tuple(stages), predict=book.forward(self.network)))
+        return self.plan(tuple(stages), predict=book.forward(self.network), **fields)
 
     def asking_config(self) -> ConfigRecord:
         """Tell the condition, and nothing else."""
-        return config_of(self._plan((), tell=True))
+        return config_of(self.plan((), tell=True))
 
-    def _adapt(self) -> Stage:
-        return Adapt(graph=self.federation.graphs.adapt(self.network))
+    def _adapted(self) -> list[Stage]:
+        if not self.settings.adapt:
+            return []
+        return [Adapt(graph=self.federation.graphs.adapt(self.network))]
 
     def _training(self) -> tuple[Stage, ...]:
         """On labels where clients have any, else by what neighbouring windows tell each other."""
@@ -150,7 +160,8 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
         graph = book.step(self.network, "consistency_loss", "adam", labels=False)
         return (Train(graph=graph, part="unlabelled", batch_size=ALL_WINDOWS, **common),)
 
-    def _plan(self, stages: tuple[Stage, ...], *, tell: bool = False, **fields: Any) -> Plan:
+    def plan(self, stages: tuple[Stage, ...], *, tell: bool = False, **fields: Any) -> Plan:
+        """Build a plan on an adapter's vector; ``tell`` asks for the condition."""
         config, book, memory = self.federation.config, self.federation.graphs, self.generator
         if tell:
             fields["report"] = {"condition": book.forward(self.network, "condition")}

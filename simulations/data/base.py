@@ -42,6 +42,8 @@ class Recordings:
         What a reader of results must know of the set.
     roles : tuple[str, ...]
         "source", "client" or "unseen" by person, where the set itself says so; else they are drawn.
+    lives : tuple[tuple[str, int], ...]
+        By person, where a person here is one day of somebody: who, and which day.
     """
 
     x: NDArray[np.floating]
@@ -56,6 +58,7 @@ class Recordings:
     magnitudes: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = field(default=())
     roles: tuple[str, ...] = ()
+    lives: tuple[tuple[str, int], ...] = ()
 
 
 class DataSource(ABC):

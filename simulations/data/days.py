@@ -39,7 +39,7 @@ class DaysSource(DataSource):
         day = self._days(file, len(x))
         person = numbered(owner, day)
         first = np.unique(person, return_index=True)[1]
-        names = tuple(f"{owners[owner[row]]} day {day[row]}" for row in first)
+        lives = tuple((str(owners[owner[row]]), int(day[row])) for row in first)
         stream, start = self._times(file, x, person, y)
         return Recordings(
             x=x,
@@ -47,13 +47,14 @@ class DaysSource(DataSource):
             person=person,
             stream=stream,
             start=start,
-            persons=names,
+            persons=tuple(f"{who} day {number}" for who, number in lives),
             classes=classes,
             channels=file.channels(x.shape[2]),
             hz=file.number("hz"),
             magnitudes=file.magnitudes(x.shape[2]),
             notes=(*file.notes(owners), "a device is one day of one person"),
-            roles=tuple(self._role(int(day[row])) for row in first),
+            roles=tuple(self._role(number) for _, number in lives),
+            lives=lives,
         )
 
     def _role(self, day: int) -> str:

@@ -110,7 +110,16 @@ def _configure(
         "limits": {"task_seconds": timeout},
     }
     config.write_text(tomli_w.dumps(table))
+    if "adapters" in settings:  # one device lives through days, each with a daemon of its own here
+        _share(folder / "state" / "adapters", Path(str(settings["adapters"])))
     return config
+
+
+def _share(link: Path, folder: Path) -> None:
+    for each in (link.parent, folder):
+        each.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
 
 
 def _start(config: Path, socket: Path) -> subprocess.Popen[bytes]:

@@ -29,12 +29,20 @@ class FlowerGrid(Grid):
     timeout : float
         Seconds one client may take. Flower's runtimes do not tell when a client starts, so a call
         waits as long as all its clients may take one after the other.
+    adapters : Mapping[int, str], optional
+        By our node id, where a device that lives through days keeps its adapters.
     """
 
     def __init__(
-        self, grid: Grid, nodes: Mapping[int, int], windows: Mapping[int, str], timeout: float
+        self,
+        grid: Grid,
+        nodes: Mapping[int, int],
+        windows: Mapping[int, str],
+        timeout: float,
+        adapters: Mapping[int, str] | None = None,
     ) -> None:
         self._grid, self._nodes, self._windows = grid, dict(nodes), dict(windows)
+        self._adapters = dict(adapters or {})
         self._timeout = timeout
         self._asked: dict[str, Message] = {}
 
@@ -74,7 +82,9 @@ class FlowerGrid(Grid):
                 "SuperNode with --node-config 'partition-id=N', N = 0, 1, …, each once"
             )
         found = {node: places[number] for node, number in wanted.items()}
-        return cls(grid, found, {n: str(c["windows"]) for n, c in nodes.items()}, timeout)
+        windows = {n: str(c["windows"]) for n, c in nodes.items()}
+        adapters = {n: str(c["adapters"]) for n, c in nodes.items() if "adapters" in c}
+        return cls(grid, found, windows, timeout, adapters)
 
     def restore(self, states: Mapping[int, bytes]) -> None:
         """Have every device forget what it kept.
@@ -87,6 +97,8 @@ class FlowerGrid(Grid):
         if states:
             raise ValueError("on Flower's runtimes the devices' states cannot be put back")
         content = {n: ConfigRecord({"windows": folder}) for n, folder in self._windows.items()}
+        for node, folder in self._adapters.items():
+            content[node]["adapters"] = folder
         self.send_and_receive(
             Message(RecordDict({"begin": told}), dst_node_id=node, message_type="query.begin")
             for node, told in content.items()

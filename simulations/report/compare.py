@@ -96,6 +96,26 @@ def method_table(summary: Summary) -> Table:
     return table
 
 
+def days_table(summary: Summary) -> Table:
+    """Return the table of devices that live through days: each method's figures, by range."""
+    table = _table("method", "days", "accuracy", "macro-F1", "asked", "back", "down", "up", left=2)
+    for method in (summary, *summary.baselines):
+        for part in method.days:
+            table.add_row(
+                Text(method.strategy),
+                f"{part.first}–{part.last}",
+                _score(part.accuracy),
+                _score(part.macro_f1),
+                *(_plain(count) for count in (part.asked, part.back)),
+                *(
+                    NOTHING if size is None else human_bytes(size)
+                    for size in (part.bytes_down, part.bytes_up)
+                ),
+                style="bold" if method is summary else "",
+            )
+    return table
+
+
 def _row(name: str, summary: Summary, method: MethodSummary) -> Row:
     return {
         "run": name,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from schemas.simulation import Simulation
 from schemas.summary import Bytes, MacroF1, MethodSummary, Staleness, Summary
 from server.outcome import Outcome
+from simulations.report.days import Lives, ranges
 from simulations.report.files import RunError
 from simulations.report.metrics import by_person, mean, worst_decile
 
@@ -15,6 +16,7 @@ def summarise(
     classes: Sequence[str],
     notes: Sequence[str],
     outcomes: Sequence[Outcome],
+    lives: Lives | None = None,
 ) -> Summary:
     """Sum up a run.
 
@@ -34,6 +36,8 @@ def summarise(
         What a reader must know; notes on missing results are added to them.
     outcomes : Sequence[Outcome]
         The main strategy's, then the baselines'.
+    lives : dict[str, tuple[str, int]], optional
+        By person, whose device that is and on which day.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def summarise(
         name for name in _names(o.failures for o in outcomes) if name not in unseen + persons
     ]
     return Summary(
-        **dict(summarise_method(main)),
+        **dict(summarise_method(main, lives)),
         name=config.name,
         dataset=dataset,
         seed=config.seed,
@@ -57,12 +61,13 @@ def summarise(
         persons=persons,
         unseen_persons=unseen,
         classes=list(classes),
-        baselines=[summarise_method(one) for one in baselines if by_person(one.confusion)],
+        lives=dict(lives or {}),
+        baselines=[summarise_method(one, lives) for one in baselines if by_person(one.confusion)],
         notes=[*notes, *_gaps(outcomes, persons, unseen)],
     )
 
 
-def summarise_method(outcome: Outcome) -> MethodSummary:
+def summarise_method(outcome: Outcome, lives: Lives | None = None) -> MethodSummary:
     """Sum up one strategy; at least one person was tested."""
     clients, unseen = by_person(outcome.confusion), by_person(outcome.unseen)
     updates = outcome.client_updates
@@ -85,6 +90,7 @@ def summarise_method(outcome: Outcome) -> MethodSummary:
         client_updates_per_second=updates / outcome.wall_seconds if outcome.wall_seconds else 0.0,
         bytes_per_participation=bytes_per_participation(outcome),
         device_seconds=outcome.device_seconds / updates if updates else 0.0,
+        days=ranges(outcome, lives or {}),
     )
 
 

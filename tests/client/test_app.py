@@ -14,9 +14,11 @@ from flwr.app import (
     RecordDict,
 )
 
+from client.adapters import AdapterError
 from client.app import app
 from client.learner import LearnerError
 from schemas.delta import decode
+from schemas.drift import Drift
 from server.flower_private import identify
 from tests.client import handmade
 
@@ -275,3 +277,24 @@ def test_begin_forgets_and_names_the_windows(context, plan, train, vector):
     assert state_of(context) == {}
     delta, _ = train_once(context, plan(train()), vector())
     assert delta.any()
+
+
+def test_drift_is_noticed_with_what_the_folder_keeps(context, digest, plan, vector, tmp_path):
+    told = plan(
+        report={"condition": digest("forward", "classifier", "forward")},
+        drift=Drift(backbone="ab" * 32, threshold=0.1),
+    )
+    asked = {"plan": told.model_dump_json(), "server-round": 1}
+
+    def choices(count):
+        for _ in range(count):
+            content = query(context, "drift", "config", asked)
+            choice = content.config_records["drift"]["choice"]
+            evaluate_once(context, told, vector() if choice == "ask" else vector()[:0])
+            yield choice, "report" in content
+
+    with pytest.raises(AdapterError, match="no adapter"):
+        evaluate_once(context, told, vector()[:0])
+    assert list(choices(2)) == [("ask", True)] * 2, "without a folder nothing is kept"
+    query(context, "begin", "begin", {"adapters": str(tmp_path / "adapters")})
+    assert list(choices(2)) == [("ask", True), ("keep", False)]

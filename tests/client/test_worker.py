@@ -6,12 +6,15 @@ import hashlib
 import numpy as np
 import pytest
 
+from client.adapters import KeptAdapters
 from client.graphs import GraphStore
 from client.windows import PersonWindows
 from client.worker import Worker, arrays_of, bytes_of, windows_of
+from schemas.drift import Drift
 from schemas.objects import ObjectStore
 from schemas.payload import Payload
 from schemas.payload_object import pack, unpack
+from schemas.plan import Plan
 from tests.client import handmade
 
 
@@ -20,7 +23,8 @@ def worker(tmp_path):
     handmade.windows(tmp_path / "windows")
     where = {"folder": str(tmp_path / "windows")}
     objects = ObjectStore(tmp_path / "objects", 1 << 26)
-    return Worker(objects, GraphStore(tmp_path / "graphs"), lambda: windows_of(where), 7)
+    graphs, adapters = GraphStore(tmp_path / "graphs"), tmp_path / "adapters"
+    return Worker(objects, graphs, lambda: windows_of(where), 7, adapters=adapters)
 
 
 @pytest.fixture
@@ -49,6 +53,24 @@ def test_training_keeps_what_coding_lost(worker, graphs):
     afresh = asked(worker, "train", handmade.training(graphs, 2))
     codes = [answer(worker, said).arrays["delta"]["codes"] for said in (second, afresh)]
     assert not np.array_equal(*codes)
+
+
+def test_adapters_are_kept_on_the_disk_for_the_next_process(worker, graphs):
+    plan = Plan(
+        length=handmade.LENGTH,
+        statistics=graphs["statistics"],
+        report={"condition": graphs["forward"]},
+        drift=Drift(backbone="ab" * 32, threshold=0.1),
+    )
+    told = Payload(config={"config": {"plan": plan.model_dump_json(), "server-round": 1}})
+    said = answer(worker, asked(worker, "query.drift", told))
+    assert said.config["drift"] == {"choice": "ask"}
+    assert said.arrays["report"]["condition"].shape == (12, handmade.CHANNELS)
+    kept = KeptAdapters(worker.adapters, "ab" * 32)
+    kept.take(np.zeros(handmade.LENGTH, np.float32))
+    said = answer(worker, asked(worker, "query.drift", told))
+    assert said.config["drift"] == {"choice": "keep", "distance": 0.0}
+    assert not said.arrays
 
 
 def test_what_is_lost_on_the_disk_starts_afresh(worker, graphs):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from schemas.summary import Summary
 from server.outcome import Outcome
-from simulations.report.plots import confusion, cost, curves, persons, style
+from simulations.report.plots import confusion, cost, curves, days, persons, style
 
 __all__ = ["Plot", "draw"]
 
@@ -41,6 +41,9 @@ def draw(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Plot]:
     if any(outcome.rounds for outcome in outcomes):
         curve = _plot(curves.TITLE, curves.CAPTION, lambda: curves.figure(outcomes))
         plots = {"curves": curve, **plots}
+    if summary.lives:
+        lived = _plot(days.TITLE, days.CAPTION, lambda: days.figure(outcomes, summary.lives))
+        plots = {"days": lived, **plots}
     return plots
 
 

@@ -56,13 +56,14 @@ def test_devices_forget_and_learn_where_the_windows_lie(flower: LocalGrid, tmp_p
     x = rng.standard_normal((2, 8, 3)).astype(np.float32)
     PersonWindows(x, y, x, y).save(tmp_path)
     ours: dict[int, Mapping[str, Any]] = {
-        n: {**c, "windows": str(tmp_path)} for n, c in OURS.items()
+        n: {**c, "windows": str(tmp_path), "adapters": "/kept"} for n, c in OURS.items()
     }
     grid = FlowerGrid.of(flower, ours, timeout=20)
     flower.restore({31: b""})
     grid.restore({})
     assert set(flower.states()) == set(THEIRS)
     assert all(str(tmp_path).encode() in state for state in flower.states().values())
+    assert all(b"/kept" in state for state in flower.states().values())
     with pytest.raises(ValueError, match="cannot be put back"):
         grid.restore({4: b"state"})
 
