@@ -5,6 +5,7 @@ below a noun (``device.quarantine``); its object is a function, or a ``typer.Typ
 Only what the command line names is loaded: a command starts no slower for the others.
 """
 
+import atexit
 import functools
 import gc
 import sys
@@ -60,6 +61,7 @@ def build() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-fleet`` and exit."""
     gc.set_threshold(50_000, 20, 50)  # what is imported stays: to look for garbage in it takes long
+    atexit.register(gc.freeze)  # … and once more at the interpreter's end
     sys.exit(guarded(lambda: build()(None if arguments is None else list(arguments))))
 
 

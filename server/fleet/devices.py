@@ -16,30 +16,11 @@ from server.fleet.authority import Authority, Issued, Revoked
 from server.fleet.claims import check_names
 from server.fleet.csr import Csr, read
 from server.fleet.errors import NotFoundError, Refusal
+from server.fleet.listing import find
 from server.fleet.registry import Certificate, Claim, Device, Enrolment, Key, Tag, Write
 from server.transport.tables import DeviceRow
 
 SUPERSEDED: Final = "superseded"
-_PART: Final = 500
-
-
-def find(db: Session, names: Iterable[str]) -> list[Device]:
-    """Devices by their names, in that order.
-
-    Raises
-    ------
-    NotFoundError
-        Where one is not there; none is then returned.
-    """
-    wanted = list(dict.fromkeys(names))
-    rows: dict[str, Device] = {}
-    for start in range(0, len(wanted), _PART):
-        part = wanted[start : start + _PART]
-        rows |= {row.id: row for row in db.scalars(select(Device).where(Device.id.in_(part)))}
-    if missing := [name for name in wanted if name not in rows]:
-        more = ", …" if len(missing) > 3 else ""
-        raise NotFoundError(f"no device {', '.join(missing[:3])}{more}; see device list")
-    return [rows[name] for name in wanted]
 
 
 def expect(write: Write, name: str, tags: Iterable[str] = (), key: str | None = None) -> None:

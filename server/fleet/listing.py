@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from server.fleet.errors import NotFoundError
 from server.fleet.registry import (
     Certificate,
     Claim,
@@ -22,7 +23,27 @@ from server.fleet.registry import (
 )
 from server.transport.tables import DeviceRow
 
+_PART = 500  # names in a query
 _LAST = 5  # refused updates that a device's card shows
+
+
+def find(db: Session, names: Iterable[str]) -> list[Device]:
+    """Devices by their names, in that order.
+
+    Raises
+    ------
+    NotFoundError
+        Where one is not there; none is then returned.
+    """
+    wanted = list(dict.fromkeys(names))
+    rows: dict[str, Device] = {}
+    for start in range(0, len(wanted), _PART):
+        part = wanted[start : start + _PART]
+        rows |= {row.id: row for row in db.scalars(select(Device).where(Device.id.in_(part)))}
+    if missing := [name for name in wanted if name not in rows]:
+        more = ", …" if len(missing) > 3 else ""
+        raise NotFoundError(f"no device {', '.join(missing[:3])}{more}; see device list")
+    return [rows[name] for name in wanted]
 
 
 def device_rows(

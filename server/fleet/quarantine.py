@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from server.fleet.devices import find
 from server.fleet.errors import Refusal
+from server.fleet.listing import find
 from server.fleet.registry import Quarantine, Update, Write, held
 
 

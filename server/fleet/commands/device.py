@@ -68,8 +68,7 @@ def show(
     format_: Formats = Format.table,
 ) -> None:
     """Show all that is known of a device; compare its request's fingerprint with the device's."""
-    from server.fleet.devices import find
-    from server.fleet.listing import device_card, fingerprint
+    from server.fleet.listing import device_card, find, fingerprint
 
     with Fleet(fleet).registry() as registry, registry.read() as db:
         card = device_card(db, find(db, [name])[0])
@@ -199,11 +198,12 @@ def tag(
     Example: flwr-fleet device tag watch-7 watch-8 --add pilot
     """
     from server.fleet import devices
+    from server.fleet.listing import find
 
     if not add and not drop:
         raise Refusal("name a tag with --add or --drop")
     with Fleet(fleet).registry() as registry, registry.write(actor()) as write:
-        rows = devices.find(write.db, name)
+        rows = find(write.db, name)
         changed = [row.id for row in rows if devices.set_tags(row, add or (), drop or ())]
         for one in changed:
             write.audit("device.tag", one, add=add or [], drop=drop or [])
@@ -300,8 +300,7 @@ def chosen(
     held: bool = False,
 ) -> list[str]:
     """Devices that were named, and those of a tag in one of the states; ``held``: quarantined."""
-    from server.fleet.devices import find
-    from server.fleet.listing import device_rows
+    from server.fleet.listing import device_rows, find
 
     with keeper.registry.read() as db:
         them = [row.id for row in find(db, names or ())]
@@ -321,11 +320,15 @@ def tell(wrong: list[str]) -> None:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    state = row["state"] + (", quarantined" if row["quarantined"] else "")
-    shown = row | {"state": state, "online": "yes" if row["online"] else "no"}
-    shown["tags"] = " ".join(row["tags"])
-    shown["quarantine"] = row["quarantine"] or ""
-    return [_plain(shown[key]) for key in _HEAD]
+    return [
+        row["device"],
+        row["state"] + (", quarantined" if row["quarantined"] else ""),
+        "yes" if row["online"] else "no",
+        _plain(row["seen"]),
+        _plain(row["certificate_until"]),
+        " ".join(row["tags"]),
+        row["quarantine"] or "",
+    ]
 
 
 def _plain(value: object) -> str:

@@ -136,11 +136,8 @@ def columns(head: Iterable[str], rows: Iterable[Iterable[object]], none: str = "
         return none
     lines = [[word.upper() for word in head], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-    return "\n".join(padded)
+    line = "  ".join(f"{{:<{width}}}" for width in widths)
+    return "\n".join(line.format(*row).rstrip() for row in lines)
 
 
 def write(text: str) -> None:

@@ -32,8 +32,8 @@ def ping(
 
     Example: flwr-fleet device ping watch-7
     """
-    from server.fleet.devices import find
     from server.fleet.grid import open_grid
+    from server.fleet.listing import find
 
     opened = Fleet(fleet)
     with opened.registry() as registry, registry.read() as db:

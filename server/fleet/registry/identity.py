@@ -6,7 +6,7 @@ that neither comes back by itself. Times are Unix time.
 
 from typing import Literal
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, text
+from sqlalchemy import JSON, Connection, ForeignKey, Index, String, Table, Text, event, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from server.database import Base
@@ -69,13 +69,7 @@ class Key(Base):
 
     __tablename__ = "keys"
     __table_args__ = (
-        Index(
-            "keys_one_accepted",
-            "device",
-            unique=True,
-            sqlite_where=text("state = 'accepted'"),
-            postgresql_where=text("state = 'accepted'"),
-        ),
+        Index("keys_one_accepted", "device", unique=True),  # see _one_accepted
         Index("keys_by_device", "device"),
     )
 
@@ -85,6 +79,13 @@ class Key(Base):
     kind: Mapped[str] = mapped_column(String(20))
     created: Mapped[float]
     changed: Mapped[float]
+
+
+@event.listens_for(Key.__table__, "before_create")
+def _one_accepted(table: Table, connection: Connection, **_: object) -> None:
+    """Unique among accepted keys alone; said at the model, it would load PostgreSQL's dialect."""
+    (index,) = (one for one in table.indexes if one.name == "keys_one_accepted")
+    index.dialect_kwargs[f"{connection.dialect.name}_where"] = text("state = 'accepted'")
 
 
 class Certificate(Base):

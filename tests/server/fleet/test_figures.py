@@ -90,6 +90,8 @@ def test_lists_of_ten_thousand(tmp_path):
         ("device", "show", "watch-77"),
         ("device", "export"),
         ("claim", "list"),
+        ("bundle", "list"),
+        ("rollout", "list"),
         ("audit", "show"),
         ("audit", "verify"),
     ]
