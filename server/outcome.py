@@ -107,3 +107,28 @@ def outcome_of(strategy: str, progress: dict[str, Any]) -> Outcome:
     exchanges = fields.get("exchanges", {})
     fields["exchanges"] = {name: DayExchange(**one) for name, one in exchanges.items()}
     return Outcome(**fields)
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Mean F1 over the classes that occur among the person's true labels.
+
+    A class that the person never does has no F1: counted as 0 it would punish everyone who does
+    not do all exercises. Windows wrongly called such a class are missed by their true one, so that
+    they cost recall there, and nothing besides.
+
+    Parameters
+    ----------
+    confusion : (classes, classes)
+        Counts.
+
+    Raises
+    ------
+    ValueError
+        Where there is no window at all.
+    """
+    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    occurs = true > 0
+    if not occurs.any():
+        raise ValueError("a confusion matrix without windows has no macro-F1")
+    f1 = 2 * np.diag(confusion)[occurs] / (true + predicted)[occurs]
+    return float(f1.mean())

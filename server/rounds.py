@@ -318,7 +318,8 @@ class Rounds:
         return None
 
     def _mean(self, number: int, confusions: Confusions) -> float | None:
-        scores = {name: self.watch.score(counts) for name, counts in confusions.items()}
+        told = {name: counts for name, counts in confusions.items() if counts.any()}
+        scores = {name: self.watch.score(counts) for name, counts in told.items()}
         self.watch.people(number, scores)
         return float(np.mean(list(scores.values()))) if scores else None
 

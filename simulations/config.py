@@ -1,16 +1,16 @@
 """Read a simulation file: TOML, overrides, defaults; all that is wrong in it, at once."""
 
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from schemas.base import ConfigError, Strict, describe
 from schemas.simulation import Simulation
+from schemas.toml_file import allowed_keys, override, read_toml
 from server.strategies.base import EdgeStrategy
 from server.strategies.buffered import Buffered
 
@@ -54,7 +54,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         With every problem found: file, key, value and what is allowed.
     """
     table = read_toml(path)
-    problems = [problem for override in overrides if (problem := _override(table, override))]
+    problems = [problem for text in overrides if (problem := override(table, text))]
     if problems:
         raise ConfigError("--set", problems)
     return check(path, table)
@@ -106,59 +106,6 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["strategy"]["enum"] = list(properties)
     schema["properties"]["baselines"]["items"]["enum"] = list(properties)
     return schema
-
-
-def allowed_keys(model: type[BaseModel], prefix: str = "") -> dict[str, list[str]]:
-    """Keys of a model's tables, by dotted path."""
-    keys = {prefix: sorted(model.model_fields)}
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        for kind in (inner, *get_args(inner)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys |= allowed_keys(kind, f"{prefix}.{name}".lstrip("."))
-    return keys
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        Where it cannot be read or is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(str(path), ["no such file"]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), [f"not TOML: {error}"]) from error
-
-
-def _override(table: dict[str, Any], override: str) -> str | None:
-    """Set a key in the table; what is wrong with the override, if anything is."""
-    key, separator, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        return f"{override!r}: expected key.path=value"
-    for part in parts[:-1]:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            return f"{override!r}: {part} is a value, not a table"
-        table = inner
-    table[parts[-1]] = value_of(text.strip())
-    return None
-
-
-def value_of(text: str) -> Any:
-    """A TOML value; what is none is a string."""
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return table["value"] if len(table) == 1 else text
 
 
 def _names(table: dict[str, Any], tables: Any) -> list[tuple[str, str]]:

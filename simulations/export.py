@@ -20,10 +20,10 @@ from edge_kernels.quantize.histogram import Range
 from edge_kernels.quantize.quantizer import names, quantize, to_edge, to_lookup, to_qdq
 from schemas.base import ConfigError, describe
 from schemas.bundle import BundleError
+from server.outcome import macro_f1
 from simulations.personal_model import Personal, open_models
 from simulations.ranges import FederatedRanges, Histograms, Ranges
 from simulations.report.files import RunError, atomic_write
-from simulations.report.metrics import macro_f1
 
 Form = Literal["edge", "lookup", "qdq"]
 FLOAT: Final = 32  # bits

@@ -24,18 +24,18 @@ from edge_kernels.sequential import fold
 from hypernet.export import inference_graph
 from schemas.base import ConfigError
 from schemas.plan import Adapt, Plan
+from schemas.toml_file import read_toml
 from server.border import weights_of
 from server.checkpoint import Checkpoint
 from server.install import install
-from server.outcome import Outcome, outcome_of
+from server.outcome import Outcome, macro_f1, outcome_of
 from server.strategies.base import EdgeStrategy
 from server.view import GridView
-from simulations.config import Loaded, check, read_toml, strategies
+from simulations.config import Loaded, check, strategies
 from simulations.engine.codec import decode
 from simulations.engine.local_grid import LocalGrid
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
-from simulations.report.metrics import macro_f1
 from simulations.run import APP, prepare
 from simulations.world import World, open_world
 

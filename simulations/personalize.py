@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.border import payload
+from server.outcome import macro_f1
 from server.strategies.functional_memory import FunctionalMemoryStrategy
 from server.view import GridView
 from simulations.personal_model import Models, open_models
 from simulations.report.files import RunError
-from simulations.report.metrics import macro_f1
 
 
 def personalize(

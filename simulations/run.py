@@ -17,7 +17,7 @@ from schemas.simulation import Simulation
 from schemas.summary import Summary
 from server.asynchronous import rounds_class
 from server.checkpoint import Checkpoint, CheckpointError, foreign
-from server.outcome import Outcome
+from server.outcome import Outcome, macro_f1
 from server.rounds import Watch, outcome_of, progress_of
 from simulations.config import Loaded, strategies
 from simulations.engine.local_grid import LocalGrid
@@ -25,7 +25,6 @@ from simulations.engine.rehearsal import rehearse
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.report.folder import RunFolder
-from simulations.report.metrics import macro_f1
 from simulations.report.summarise import summarise
 from simulations.world import World, open_world
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from schemas.base import ConfigError, describe
 from schemas.summary import MethodSummary
 from schemas.sweep import Method, Sweep
-from simulations.config import Loaded, load, read_toml, strategies
+from schemas.toml_file import read_toml
+from simulations.config import Loaded, load, strategies
 from simulations.engine.local_grid import LocalGrid
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder

@@ -119,6 +119,10 @@ class Courier:
         self._link.close()
         self._ledger.flush()
 
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait for a connection; whether there is one."""
+        return self._link.wait_connected(timeout)
+
     def put(self, data: bytes) -> ObjectRef:
         """Keep an object of a task that is to be published, where need be in place of others."""
         with self.changed:

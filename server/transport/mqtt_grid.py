@@ -116,6 +116,10 @@ class MqttGrid(OwnGrid):
                 self._thread.join()
             self._courier.close()
 
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait so many seconds for the broker; whether there is a connection."""
+        return self._courier.wait_connected(timeout)
+
     def tick(self) -> None:
         """Do what is due by the clock."""
         self._courier.tick()

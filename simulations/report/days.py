@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.summary import Days
-from server.outcome import Outcome
-from simulations.report.metrics import accuracy, macro_f1, mean
+from server.outcome import Outcome, macro_f1
+from simulations.report.metrics import accuracy, mean
 
 Lives = Mapping[str, tuple[str, int]]
 Confusions = Mapping[str, NDArray[np.int64]]

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.outcome import Outcome
-from simulations.report.metrics import accuracy, macro_f1, total
+from server.outcome import Outcome, macro_f1
+from simulations.report.metrics import accuracy, total
 
 ROUNDS = pa.schema(
     [

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 import simulations
 from schemas.base import ConfigError
 from schemas.simulation import Simulation
+from schemas.toml_file import allowed_keys, value_of
 from server.strategies.base import EdgeStrategy
-from simulations.config import allowed_keys, json_schema, load, strategies, value_of
+from simulations.config import json_schema, load, strategies
 
 SHIPPED = sorted(
     path

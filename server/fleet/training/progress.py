@@ -1,0 +1,56 @@
+"""A training as it goes on, a line a round on standard error."""
+
+import math
+import time
+from dataclasses import asdict
+
+from server.fleet.commands.options import say
+from server.fleet.training.folder import line_of
+from server.outcome import RoundRecord
+
+
+class Progress:
+    """Says rounds; how long the rest takes is told from those of this life.
+
+    Parameters
+    ----------
+    rounds : int
+    """
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds, self.last = rounds, 0
+        self._began, self._first = time.monotonic(), 0
+
+    def note(self, text: str) -> None:
+        """Say a line."""
+        say(text)
+
+    def heard(self, text: str) -> None:
+        """Say what the grid says, but that it is connected: that shows."""
+        if not text.startswith("connected to the broker"):
+            say(text)
+
+    def begin(self, done: int) -> None:
+        """Rounds begin, after those that were done before."""
+        self._began, self._first = time.monotonic(), done
+        self.last = done
+
+    def round(self, record: RoundRecord) -> None:
+        """A round is over; the last is told again when all were evaluated."""
+        score = "" if record.macro_f1 is None else f"  macro-F1 {record.macro_f1:.3f}"
+        if record.round == self.last:
+            say(f"evaluated{score or ': nobody has a labelled test window'}")
+            return
+        self.last, line = record.round, line_of(asdict(record))
+        loss = "–" if math.isnan(record.loss) else f"{record.loss:.3f}"
+        say(
+            f"round {record.round}/{self.rounds}  asked {line['asked']}  "
+            f"answered {line['answered']}  refused {line['refused']}  late {line['late']}  "
+            f"loss {loss}{score}  {self._left()} left"
+        )
+
+    def _left(self) -> str:
+        each = (time.monotonic() - self._began) / (self.last - self._first)
+        minutes, seconds = divmod(round(each * (self.rounds - self.last)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
