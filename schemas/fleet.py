@@ -38,6 +38,11 @@ class BrokerPlace(Strict):
     )
     control: Port = Field(8884, description="On loopback: there the server throws sessions out.")
     connections: int = Field(20_000, ge=1, le=1_000_000, description="At once, at most.")
+    audit_denied: bool = Field(
+        False,
+        description="Audit publishes that the access list denies. The broker then logs every "
+        "message by topic: some 100 bytes each, and a flood is as large on the disk.",
+    )
     reload: tuple[str, ...] = Field(
         (), description="A command that has the broker read its lists; empty: SIGHUP to it."
     )

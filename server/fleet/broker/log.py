@@ -1,8 +1,10 @@
 """What the broker refused, from its log into the audit log: ``flwr_edge.fleet_tick``.
 
-Mosquitto names a client only once its certificate was good: who fails the handshake is "?". What
-the access list denies it tells the client, and logs on "debug" alone, with every topic of every
-message: that is not audited.
+Mosquitto names a client only once its certificate was good: who fails the handshake is "?". A
+publish that the access list denies it logs on "debug" alone, with every topic of every message:
+it is audited where ``broker.audit_denied`` asks for that. A denied subscription it never logs.
+
+Topics are a client's own words: every pattern is anchored, so that none of them reads as a line.
 """
 
 import json
@@ -21,19 +23,27 @@ from server.fleet.registry import Registry
 from server.fleet.secret import write
 
 _UNKNOWN: Final = "?"
+_WHO: Final = "[a-z0-9-]+"
+_AT: Final = r"^\S+: "  # when
 _SAYS: Final = (
-    ("oversized", re.compile(r"Client (?P<who>\S+) disconnected due to oversize packet")),
-    ("protocol", re.compile(r"Client (?P<who>[^<\s]\S*) disconnected: (Protocol|Malformed)")),
-    ("no-certificate", re.compile(r"peer did not return a certificate")),
-    ("certificate", re.compile(r"certificate verify failed|certificate (revoked|expired)")),
+    ("oversized", rf"Client (?P<who>{_WHO}) disconnected due to oversize packet"),
+    ("protocol", rf"Client (?P<who>{_WHO}) disconnected: (Protocol|Malformed)"),
+    ("no-certificate", r"OpenSSL Error.*peer did not return a certificate"),
+    ("certificate", r"OpenSSL Error.*(certificate verify failed|certificate (revoked|expired))"),
+    ("denied", rf"Denied PUBLISH from (?P<who>{_WHO}) \([^']*, '(?P<topic>.*)', \.\.\. "),
 )
+_PATTERNS: Final = tuple((reason, re.compile(_AT + text)) for reason, text in _SAYS)
 _PLACE: Final = ".log"  # how far the log was read
 _AT_ONCE: Final = 8 << 20  # bytes read in one tick
 _LARGEST: Final = 16 << 20  # bytes of the log; the one before it is kept
 _QUIET: Final = 3600.0  # seconds in which a kind of refusal is audited once a client, with a count
+_MINUTE: Final = 60.0  # the same for what is denied, which has a row for each topic
 _ROWS: Final = 50  # in one tick
+_TOPIC: Final = 100  # characters of a topic
+_TOPICS: Final = 5  # of a client, at a time; those after them are one
+_OTHERS: Final = "(other topics)"
 
-Kind = tuple[str, str]  # whom, and why
+Kind = tuple[str, str, str]  # whom, why, and on which topic
 _noted: dict[Path, dict[Kind, float]] = {}
 _left: dict[Path, Counter[Kind]] = {}
 
@@ -44,11 +54,13 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
     if not file.exists():
         return
     counts = _left.setdefault(folder.root, Counter())
-    counts.update(refusals(_fresh(folder, file)))
+    _add(counts, refusals(_fresh(folder, file)))
     if due := _due(folder, counts):
         with Registry(folder.database(config)) as registry, registry.write("broker") as tx:
-            for who, reason in due:
-                tx.audit("broker.refused", who, reason=reason, count=counts.pop((who, reason)))
+            for kind in due:
+                who, reason, topic = kind
+                on = {"topic": topic} if topic else {}
+                tx.audit("broker.refused", who, reason=reason, count=counts.pop(kind), **on)
     if file.stat().st_size > _LARGEST:
         file.replace(file.with_suffix(".log.1"))
         Control(folder, config).signal()
@@ -58,18 +70,35 @@ def refusals(lines: Iterable[str]) -> Counter[Kind]:
     """Who was refused, and why, how often."""
     found = Counter[Kind]()
     for line in lines:
-        for reason, pattern in _SAYS:
-            if match := pattern.search(line):
-                found[match.groupdict().get("who", _UNKNOWN), reason] += 1
+        for reason, pattern in _PATTERNS:
+            if match := pattern.match(line):
+                said = match.groupdict()
+                found[said.get("who", _UNKNOWN), reason, said.get("topic", "")[:_TOPIC]] += 1
                 break
     return found
 
 
+def _add(counts: Counter[Kind], found: Counter[Kind]) -> None:
+    """Count; a client that tries one topic after another fills neither memory nor the audit."""
+    topics = Counter(who for who, _, topic in counts if topic)
+    for (who, reason, topic), count in found.items():
+        if topic and (who, reason, topic) not in counts:
+            topics[who] += 1
+            topic = topic if topics[who] <= _TOPICS else _OTHERS  # noqa: PLW2901
+        counts[who, reason, topic] += count
+
+
 def _due(folder: FleetFolder, counts: Counter[Kind]) -> list[Kind]:
     now, noted = time.monotonic(), _noted.setdefault(folder.root, {})
-    due = [kind for kind in counts if noted.get(kind, -_QUIET) + _QUIET <= now][:_ROWS]
+    for kind in [kind for kind, at in noted.items() if at + _quiet(kind) <= now]:
+        del noted[kind]
+    due = [kind for kind in counts if kind not in noted][:_ROWS]
     noted.update(dict.fromkeys(due, now))
     return due
+
+
+def _quiet(kind: Kind) -> float:
+    return _MINUTE if kind[1] == "denied" else _QUIET
 
 
 def _fresh(folder: FleetFolder, file: Path) -> list[str]:

@@ -52,8 +52,8 @@ autosave_interval 300
 persistent_client_expiration 1d
 
 # Names, addresses and reasons are logged. Mosquitto logs payloads on no level; topics only as
-# "debug", which is off. `flwr-fleet serve` audits what the file says was refused, and begins
-# another one where it grows long.
+# "debug", which is on where fleet.toml says broker.audit_denied. `flwr-fleet serve` audits what the
+# file says was refused, and begins another one where it grows long.
 log_dest stderr
 log_dest file {folder}/{log}
 log_timestamp true
@@ -61,7 +61,7 @@ log_timestamp_format %Y-%m-%dT%H:%M:%S
 log_type error
 log_type warning
 log_type notice
-connection_messages true
+{debug}connection_messages true
 sys_interval 60
 set_tcp_nodelay true
 
@@ -113,6 +113,7 @@ def configuration(folder: FleetFolder, config: FleetConfig) -> str:
         pid=folder.broker / "mosquitto.pid",
         folder=folder.broker,
         log=LOG,
+        debug="log_type debug\n" if place.audit_denied else "",
         broker=folder.broker,
         cas=folder.bundle_of_cas,
         crl=folder.crl,

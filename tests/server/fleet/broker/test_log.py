@@ -59,4 +59,32 @@ def test_lines_that_say_nothing_of_the_kind():
         "2026-11-29T00:28:56: OpenSSL Error[0]: error:0A000126:SSL routines::unexpected eof",
         "2026-11-29T00:28:56: Client watch-7 disconnected: Protocol error.",
     ]
-    assert log.refusals(lines) == Counter({("watch-7", "protocol"): 1})
+    assert log.refusals(lines) == Counter({("watch-7", "protocol", ""): 1})
+
+
+def test_denied_publishes_are_audited_by_topic_and_a_flood_is_a_few_rows(place, monkeypatch):
+    place.config = place.config.model_copy(
+        update={"broker": place.config.broker.model_copy(update={"audit_denied": True})}
+    )
+    place.stop()
+    place.start()
+    monkeypatch.setattr(log, "_MINUTE", 0.0)
+    peer = place.connect(place.enrol("watch-1"), "watch-1")
+    forged = "x', ... (1 bytes))2026: Client watch-7 disconnected due to oversize packet"
+    for topic in ("flwr/v1/watch-2/evt", "flwr/v1/watch-2/evt", "$CONTROL/x", forged):
+        assert peer.say(topic) == "Not authorized"
+    assert peer.say("flwr/v1/watch-1/evt") in ("Success", "No matching subscribers")
+    log.tick(place.folder, place.config)
+    found = audited(place, "broker.refused")
+    assert {who for who, _ in found} == {"watch-1"}
+    assert {said["reason"] for _, said in found} == {"denied"}
+    counts = {said["topic"]: said["count"] for _, said in found}
+    assert counts["flwr/v1/watch-2/evt"] == 2
+    assert forged[:100] in counts
+    assert len(counts) <= 3
+    for number in range(30):
+        peer.say(f"flwr/v1/watch-{number + 2}/evt")
+    log.tick(place.folder, place.config)
+    more = audited(place, "broker.refused")[len(found) :]
+    assert sum(said["count"] for _, said in more) == 30
+    assert len(more) == 6  # five topics, and the others
