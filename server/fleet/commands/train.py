@@ -62,8 +62,9 @@ def train(
             answer(rows, format_, lambda: columns(_HEAD, ([r[k] for k in _HEAD] for r in rows)))
             return
         place = Place(opened.folder, opened.config, registry, actor())
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C does
         progress = Progress(loaded.training.rounds)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, progress.interrupt)
         found = plan(place, loaded, runs, progress, resume=resume)
         if found.choice.left_out:
             say(f"left out: {_counts(found.choice.counts)}")

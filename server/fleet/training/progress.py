@@ -20,6 +20,17 @@ class Progress:
     def __init__(self, rounds: int) -> None:
         self.rounds, self.last = rounds, 0
         self._began, self._first = time.monotonic(), 0
+        self._ends = False
+
+    def interrupt(self, *_: object) -> None:
+        """End the run, as a signal's handler: at once, or where that was lost, after the round."""
+        self._ends = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """A round was kept: end where that was asked; a finalizer swallows what is raised in it."""
+        if self._ends:
+            raise KeyboardInterrupt
 
     def note(self, text: str) -> None:
         """Say a line."""

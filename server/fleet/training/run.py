@@ -203,7 +203,12 @@ def _connected(place: Place, it: Plan, progress: Progress) -> Iterator[FleetGrid
 def _rounds(it: Plan, grid: FleetGrid, progress: Progress) -> Rounds:
     training = it.loaded.training
     persons = {node: name for name, node in it.devices.items()}
-    watch = Watch(progress.round, it.runs.save, macro_f1, progress.note)
+
+    def save(checkpoint: Checkpoint) -> None:
+        it.runs.save(checkpoint)
+        progress.check()
+
+    watch = Watch(progress.round, save, macro_f1, progress.note)
     unseen: dict[int, str] = {}
     name, rounds = training.strategy, training.rounds
     return Rounds(name, it.strategy, grid, persons, unseen, rounds, watch, it.identity)

@@ -151,7 +151,7 @@ def test_two_rounds_and_who_is_left_out(pilot):
 def test_a_training_that_is_killed_or_interrupted_goes_on(pilot):
     for name in ("a", "b"):
         pilot.device(name)
-    many = ("--set", "rounds=30", "--set", "evaluate_every=100")
+    many = ("--set", "rounds=60", "--set", "evaluate_every=100")
     process = pilot.start(*many)
     assert wait(lambda: len(pilot.lines()) >= 2, 60), process.communicate()
     process.kill()
@@ -162,7 +162,7 @@ def test_a_training_that_is_killed_or_interrupted_goes_on(pilot):
     assert wait(lambda: len(pilot.lines()) >= len(seen) + 2, 60), process.communicate()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "go on with --resume" in said
     assert pilot.lines()[: len(seen)] == seen
     assert "another configuration" in pilot.train("--resume", "--set", "seed=7")[2]
@@ -174,7 +174,7 @@ def test_a_training_that_is_killed_or_interrupted_goes_on(pilot):
     code, out, said = pilot.train(*many, *few, "--resume", "--format", "json")
     assert code == 0, said
     assert json.loads(out)["left_out"] == {"revoked": 1}
-    assert [line["round"] for line in pilot.lines()] == list(range(1, 31))
+    assert [line["round"] for line in pilot.lines()] == list(range(1, 61))
     assert pilot.lines()[-1]["asked"] == 1
     begun, ended = pilot.trainings()
     assert [one["how"] for one in ended] == ["interrupted", "finished"]
