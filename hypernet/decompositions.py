@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hypernet.convolutions import convolution, convolution_backward
 
@@ -29,12 +30,25 @@ def reversed_minus(x: Tensor, other: float, alpha: float = 1) -> Tensor:
     return -alpha * x + other
 
 
+def slice_backward(
+    grad: Tensor, sizes: list[int], dim: int, start: int, end: int, step: int
+) -> Any:
+    """Gradient of a cut: zeros around it."""
+    if step != 1:
+        return NotImplemented
+    length = sizes[dim]
+    first, last = (min(at + length if at < 0 else at, length) for at in (start, end))
+    after = [0, 0] * (grad.ndim - 1 - dim % grad.ndim)
+    return pad(grad, [*after, max(first, 0), length - last])
+
+
 TABLE: Table = {
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
     aten.threshold_backward.default: threshold_backward,
     aten.pow.Tensor_Scalar: power,
     aten.rsub.Scalar: reversed_minus,
+    aten.slice_backward.default: slice_backward,
 }
 
 INFERENCE: Table = {key: TABLE[key] for key in (aten.pow.Tensor_Scalar, aten.rsub.Scalar)}

@@ -13,13 +13,13 @@ from typing import Any, Final, Literal
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram, default_decompositions
+from torch.export import ExportedProgram
 from torch.func import functional_call, grad_and_value
 
 from hypernet.decompositions import INFERENCE, TABLE, Table
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
-from hypernet.onnx_registry import made_once
+from hypernet.onnx_registry import lacking, made_once
 from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
 from hypernet.translations import leave_out_what_is_there_twice, name_windows, translations
 
@@ -323,7 +323,7 @@ def _export(
             try:
                 model = _translate(exported, list(inputs), outputs)
             except torch.onnx.OnnxExporterError:  # an operator that the exporter lacks
-                table = {**default_decompositions(), **table}
+                table = {**lacking(), **table}
                 exported = trace(function, inputs, _FREE, baked, table)
                 model = _translate(exported, list(inputs), outputs)
             return _bare(model)

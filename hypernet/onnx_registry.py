@@ -1,4 +1,4 @@
-"""The exporter's table of operators, made once a process: by itself it is made for each graph.
+"""The exporter's table of operators: made once a process (else for each graph), and what it lacks.
 
 The one private touch of torch's exporter. Where a release names the table otherwise nothing is
 touched, and an export takes a quarter longer.
@@ -8,6 +8,10 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from torch.export import default_decompositions
+
+from hypernet.decompositions import Table
 
 
 @contextmanager
@@ -25,6 +29,19 @@ def made_once() -> Iterator[None]:
         yield
     finally:
         ONNXRegistry.from_torchlib = make  # type: ignore[method-assign]
+
+
+def lacking() -> Table:
+    """Decompositions of the operators that the exporter's table lacks."""
+    try:
+        from torch.onnx._internal.exporter import _decomp
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        has = set(_decomp.get_onnx_implemented_overloads(ONNXRegistry.from_torchlib()))
+        found: Table = _decomp.create_onnx_friendly_decomposition_table(has)
+    except (ImportError, AttributeError):
+        return dict(default_decompositions())
+    return found
 
 
 @functools.cache

@@ -5,7 +5,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hypernet.convolutions import convolution, convolution_backward
-from hypernet.decompositions import TABLE, power, reversed_minus, threshold_backward
+from hypernet.decompositions import (
+    TABLE,
+    power,
+    reversed_minus,
+    slice_backward,
+    threshold_backward,
+)
 
 small = st.integers(1, 4)
 shapes = given(
@@ -103,8 +109,20 @@ def test_the_table_holds_them():
         aten.threshold_backward.default: threshold_backward,
         aten.pow.Tensor_Scalar: power,
         aten.rsub.Scalar: reversed_minus,
+        aten.slice_backward.default: slice_backward,
     }
     assert expected == TABLE
+
+
+@pytest.mark.parametrize("cut", [(0, 5), (2, 4), (-4, -1), (1, (1 << 63) - 1), (0, 99), (3, -1)])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_the_gradient_of_a_cut(dim, cut):
+    x = torch.randn(5, 6, 7)
+    grad = torch.randn_like(torch.ops.aten.slice(x, dim, *cut))
+    arguments = (grad, list(x.shape), dim, *cut)
+    expected = torch.ops.aten.slice_backward(*arguments, 1)
+    torch.testing.assert_close(slice_backward(*arguments, 1), expected)
+    assert slice_backward(*arguments, 2) is NotImplemented
 
 
 def test_no_step_runs_what_the_runtime_is_slow_at(graph):

@@ -15,6 +15,7 @@ import torch
 from onnxruntime import InferenceSession
 
 from hypernet.export import forward_graph, statistics_graph, step_graph
+from hypernet.networks import Autoencoder, InputSpec
 from hypernet.networks.losses import cross_entropy
 from hypernet.networks.norm import norms
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
@@ -382,6 +383,21 @@ def test_a_step_learns_from_a_loaded_vector(stepper, network, windows):
     with torch.no_grad():
         loss = cross_entropy(model(x, mean, deviation), batch["labels"])
     assert step(batch) == pytest.approx(loss.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("time", [17, 22])
+def test_lengths_that_pooling_does_not_divide(run, time):
+    """As the smartwatch's windows: what was upsampled is cut, and the cut has a gradient."""
+    uneven = InputSpec(time, 6, ((0, 1, 2), (3, 4, 5)))
+    model = moving(Autoencoder(uneven, 4, 6))
+    exported = step_graph(model, "reconstruction_loss", labels=False)
+    step = Stepper(run, exported, model, "sgd")
+    x = torch.rand(3, time, 6)
+    mean, deviation = uneven.statistics(x)
+    batch = {"windows": x, "input_mean": mean, "input_deviation": deviation}
+    ((loss, vector),) = torch_steps(model, "autoencoder", "sgd", "frozen", [batch])
+    assert step(batch) == pytest.approx(loss, abs=1e-5)
+    torch.testing.assert_close(step.weights, vector, rtol=1e-4, atol=1e-5)
 
 
 def test_an_operator_that_neither_table_nor_exporter_has_is_decomposed(spec):
