@@ -19,7 +19,12 @@ def test_what_the_broker_refuses_is_audited(place, monkeypatch):
     assert place.refused(place.forged("watch-1", start=-2, end=-1), "watch-1")
     assert place.refused((files[0], None, None), "watch-1")
     place.connect(place.enrol("watch-2"), "watch-2").say("flwr/v1/watch-2/evt", b"x" * 200_000)
-    wait(lambda: "oversize" in (place.folder.broker / "mosquitto.log").read_text())
+    written = place.folder.broker / "mosquitto.log"
+
+    def refused(times):
+        return wait(lambda: log.refusals(written.read_text().splitlines()).total() == times)
+
+    assert refused(4)
     seen = [("?", "certificate", 2), ("?", "no-certificate", 1), ("watch-2", "oversized", 1)]
     assert sorted(told(place)) == seen
     assert sorted(told(place)) == seen  # a line counts once
@@ -27,6 +32,7 @@ def test_what_the_broker_refuses_is_audited(place, monkeypatch):
     assert place.revoke("watch-1") == []
     for _ in range(3):
         assert place.refused(files, "watch-1")
+    assert refused(7)
     assert sorted(told(place)) == seen  # and a kind once an hour
     monkeypatch.setattr(log, "_QUIET", 0.0)
     assert told(place)[3:] == [("?", "certificate", 3)]
