@@ -42,6 +42,12 @@ def slice_backward(
     return pad(grad, [*after, max(first, 0), length - last])
 
 
+def eye(size: int, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """Ones where the row's number is the column's."""
+    numbers = torch.arange(size)
+    return (numbers[:, None] == numbers).to(dtype or torch.get_default_dtype())
+
+
 TABLE: Table = {
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
@@ -49,6 +55,7 @@ TABLE: Table = {
     aten.pow.Tensor_Scalar: power,
     aten.rsub.Scalar: reversed_minus,
     aten.slice_backward.default: slice_backward,
+    aten.eye.default: eye,
 }
 
 INFERENCE: Table = {key: TABLE[key] for key in (aten.pow.Tensor_Scalar, aten.rsub.Scalar)}

@@ -60,7 +60,7 @@ def trace(
     ValueError
         Where a length is neither the windows' times a number nor free of it, as windows × windows.
     """
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # constants of the function's own
         examples = [_example(each, free=name in free) for name, each in inputs.items()]
         constants = [_example(each, free=False) for each in baked]
     traced = make_fx(function, decomposition_table=dict(table), tracing_mode="fake")(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypernet.convolutions import convolution, convolution_backward
 from hypernet.decompositions import (
     TABLE,
+    eye,
     power,
     reversed_minus,
     slice_backward,
@@ -110,6 +111,7 @@ def test_the_table_holds_them():
         aten.pow.Tensor_Scalar: power,
         aten.rsub.Scalar: reversed_minus,
         aten.slice_backward.default: slice_backward,
+        aten.eye.default: eye,
     }
     assert expected == TABLE
 
@@ -123,6 +125,11 @@ def test_the_gradient_of_a_cut(dim, cut):
     expected = torch.ops.aten.slice_backward(*arguments, 1)
     torch.testing.assert_close(slice_backward(*arguments, 1), expected)
     assert slice_backward(*arguments, 2) is NotImplemented
+
+
+@pytest.mark.parametrize("kind", [None, torch.float64, torch.int64])
+def test_the_identity(kind):
+    torch.testing.assert_close(eye(4, dtype=kind, layout=None), torch.eye(4, dtype=kind))
 
 
 def test_no_step_runs_what_the_runtime_is_slow_at(graph):
