@@ -4,9 +4,7 @@ A device compares its condition of today with those: it goes on with the adapter
 an older one back, or asks for another. That needs no label, and a server only where it asks.
 """
 
-import contextlib
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,13 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from client.files import write_private
 from schemas.distance import distance
 from schemas.drift import Choice
 
 Floats = NDArray[np.float32]
 _log = logging.getLogger("flwr_edge.adapters")
 _FILE: Final = "adapters.safetensors"
-_TEMPORARY: Final = ".adapters.part"
 
 
 class AdapterError(ValueError):
@@ -173,17 +171,7 @@ class KeptAdapters:
         if adapters:
             arrays |= {"conditions": np.stack(conditions), "adapters": np.stack(adapters)}
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / _TEMPORARY
-        try:
-            with part.open("wb") as file:
-                file.write(save(arrays, {"backbone": self.backbone}))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(folder / _FILE)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        write_private(folder / _FILE, save(arrays, {"backbone": self.backbone}))
 
     def _read(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from client.files import write_private
 from schemas.enrolment import EnrolReply
 
 if TYPE_CHECKING:
@@ -157,17 +158,6 @@ class Identity:
         write_private(self._pending / "csr.pem", pem)
         _sync(self._pending)
         return _pending(key, pem.decode())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner reads, whole or not at all, and on the disk."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _pending(key: "EllipticCurvePrivateKey", pem: str) -> Pending:

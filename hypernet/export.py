@@ -27,8 +27,8 @@ Optimizer = Literal["sgd", "adam"]
 MOMENTUM: Final = 0.9
 BETAS: Final = (0.9, 0.999)
 EPSILON: Final = 1e-8
+_OPSET: Final = 18  # what the exporter writes by itself; a later one it converts to
 _FREE: Final = ("windows", "labels", "targets")  # inputs whose first axis is free
-_ONE_THREAD_EXAMPLE: Final = 5  # windows in the traced example; the exported axis is free
 
 
 class _Call(nn.Module):
@@ -292,16 +292,15 @@ def _example(spec: InputSpec, *, labels: bool, targets: int = 0) -> dict[str, Te
     mean, deviation = spec.statistics(x)
     inputs = {"windows": x}
     if labels:
-        inputs["labels"] = torch.zeros(_ONE_THREAD_EXAMPLE, dtype=torch.int64)
+        inputs["labels"] = torch.zeros(1, dtype=torch.int64)
     if targets:
-        inputs["targets"] = torch.full((_ONE_THREAD_EXAMPLE, targets), 1 / targets)
+        inputs["targets"] = torch.zeros(1, targets)
     return {**inputs, "input_mean": mean, "input_deviation": deviation}
 
 
 def _windows(spec: InputSpec) -> Tensor:
-    """Windows to trace with; the global random state stays as it was."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(_ONE_THREAD_EXAMPLE, spec.time, spec.channels, generator=generator)
+    """A window to trace with: its shape alone is read, but for how many there are."""
+    return torch.zeros(1, spec.time, spec.channels)
 
 
 def _export(
@@ -323,7 +322,7 @@ def _export(
             try:
                 model = _translate(exported, list(inputs), outputs)
             except torch.onnx.OnnxExporterError:  # an operator that the exporter lacks
-                table = {**lacking(), **table}
+                table = {**lacking(_OPSET), **table}
                 exported = trace(function, inputs, _FREE, baked, table)
                 model = _translate(exported, list(inputs), outputs)
             return _bare(model)
@@ -342,7 +341,7 @@ def _translate(exported: ExportedProgram, inputs: list[str], outputs: list[str])
             optimize=False,  # its rules fold "+ 1e-8" away as "+ 0"; ONNX Runtime has its own
             input_names=inputs,
             output_names=outputs,
-            opset_version=18,  # what the exporter writes by itself; a later one it converts to
+            opset_version=_OPSET,
             custom_translation_table=translations(),
         )
     if program is None:

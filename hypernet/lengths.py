@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from torch import Tensor
+
 MANY: Final = 618_033_988_751
 """Windows of a traced example: a prime, and far more than any other axis has elements."""
 _NEAR: Final = 10_000  # so much more or less than a multiple is a multiple and a number
@@ -25,8 +27,8 @@ def length(value: int) -> tuple[int, int]:
     return times, left
 
 
-def refuse_counted(value: float) -> None:
-    """Refuse a fraction that was computed from the number of windows.
+def refuse_counted(value: float, near: float = 1e-9) -> None:
+    """Refuse a fraction that was computed from the number of windows, but for a share of ``near``.
 
     Raises
     ------
@@ -35,5 +37,21 @@ def refuse_counted(value: float) -> None:
     """
     for ratio in (abs(value) / MANY, abs(value) * MANY):
         parts = 60 * ratio  # halves, thirds, quarters, fifths and sixths too
-        if 0.5 < parts < 60 * _NEAR and abs(parts - round(parts)) < 1e-9 * parts:
+        most = min(60 * _NEAR, 1e-3 / near)  # beyond, any number is near a whole one
+        if 0.5 < parts < most and abs(parts - round(parts)) < near * parts:
             raise ValueError(f"{value} follows from {MANY} windows: compute it with tensors")
+
+
+def refuse_counted_in(constant: Tensor) -> None:
+    """Refuse a constant that holds a number computed from the number of windows.
+
+    Raises
+    ------
+    ValueError
+        Where it does.
+    """
+    for value in set(constant.flatten().tolist()):
+        if isinstance(value, float):
+            refuse_counted(value, near=1e-6)  # float32
+        elif isinstance(value, int) and length(value)[0]:
+            raise ValueError(f"{value} follows from {MANY} windows: a constant cannot")

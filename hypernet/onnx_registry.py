@@ -31,13 +31,15 @@ def made_once() -> Iterator[None]:
         ONNXRegistry.from_torchlib = make  # type: ignore[method-assign]
 
 
-def lacking() -> Table:
+def lacking(opset_version: int) -> Table:
     """Decompositions of the operators that the exporter's table lacks."""
     try:
         from torch.onnx._internal.exporter import _decomp
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        has = set(_decomp.get_onnx_implemented_overloads(ONNXRegistry.from_torchlib()))
+        with made_once():
+            table = ONNXRegistry.from_torchlib(opset_version=opset_version)
+        has = set(_decomp.get_onnx_implemented_overloads(table))
         found: Table = _decomp.create_onnx_friendly_decomposition_table(has)
     except (ImportError, AttributeError):
         return dict(default_decompositions())

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 
 from hypernet.decompositions import Table
 from hypernet.folding import bake
-from hypernet.lengths import MANY, length, refuse_counted
+from hypernet.lengths import MANY, length, refuse_counted, refuse_counted_in
 
 aten = torch.ops.aten
 
@@ -58,7 +58,8 @@ def trace(
     Raises
     ------
     ValueError
-        Where a length is neither the windows' times a number nor free of it, as windows × windows.
+        Where a number follows from the windows' otherwise than as their multiple and so many more:
+        windows × windows, a fraction of them, a constant tensor.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):  # constants of the function's own
         examples = [_example(each, free=name in free) for name, each in inputs.items()]
@@ -66,6 +67,8 @@ def trace(
     traced = make_fx(function, decomposition_table=dict(table), tracing_mode="fake")(
         *examples, *constants
     )
+    for node in traced.graph.find_nodes(op="get_attr"):
+        refuse_counted_in(getattr(traced, str(node.target)))
     _free(traced.graph, [name in free for name in inputs])
     if baked:
         bake(traced, dict(enumerate(baked, len(inputs))))

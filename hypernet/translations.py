@@ -39,9 +39,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     def view(x: Any, size: Sequence[Any]) -> Any:
         """One length that only the device knows follows from the others."""
-        free = [at for at, length in enumerate(size) if not isinstance(length, int)]
+        free = [at for at, each in enumerate(size) if not isinstance(each, int)]
         if len(free) == 1 and -1 not in size:
-            size = [-1 if at in free else length for at, length in enumerate(size)]
+            size = [-1 if at in free else each for at, each in enumerate(size)]
         return op.Reshape(x, numbers(size), allowzero=True)
 
     return {

@@ -123,17 +123,22 @@ class Upload(Strict):
     )
 
 
-class Synchronous(Strict):
-    """Rounds with a deadline; without this table a round waits for all of its cohort."""
+class Quorum(Strict):
+    """How many must answer."""
 
-    deadline_seconds: float = Field(
-        600.0, gt=0, le=604_800, description="Who has not answered by then is late: left out."
-    )
     min_replies: int = Field(
         1, ge=1, le=100_000, description="With fewer good replies nothing is learned from a round."
     )
     give_up_after: int = Field(
         5, ge=1, le=100_000, description="So many such rounds in a row end the run with an error."
+    )
+
+
+class Synchronous(Quorum):
+    """Rounds with a deadline; without this table a round waits for all of its cohort."""
+
+    deadline_seconds: float = Field(
+        600.0, gt=0, le=604_800, description="Who has not answered by then is late: left out."
     )
 
 

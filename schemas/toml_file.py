@@ -1,6 +1,7 @@
 """Reading what a user wrote in TOML, with overrides from the command line."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +26,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), [f"not TOML: {error}"]) from error
+
+
+def read_with(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """Read a TOML file and override keys of it, each ``key.path=value``.
+
+    Raises
+    ------
+    ConfigError
+        Where it cannot be read or is no TOML, or with every override that is none.
+    """
+    table = read_toml(path)
+    if problems := [problem for text in overrides if (problem := override(table, text))]:
+        raise ConfigError("--set", problems)
+    return table
 
 
 def override(table: dict[str, Any], text: str) -> str | None:

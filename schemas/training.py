@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from schemas.base import Strict
-from schemas.simulation import Cohort, Model, Name, Simulation, Source, Synchronous, Upload
+from schemas.simulation import Cohort, Model, Name, Quorum, Simulation, Source, Synchronous, Upload
 
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Word = Annotated[str, Field(min_length=1, max_length=63)]
@@ -53,17 +53,11 @@ class Sources(Strict):
     path: str = Field(description="An .npz file, relative to this one: X, y and subject.")
 
 
-class Patience(Cohort):
+class Patience(Cohort, Quorum):
     """A round's cohort, and when it is given up."""
 
     timeout_seconds: float = Field(
         600.0, gt=0, le=86_400, description="Who has not answered by then is late: left out."
-    )
-    min_replies: int = Field(
-        1, ge=1, le=100_000, description="With fewer good replies nothing is learned from a round."
-    )
-    give_up_after: int = Field(
-        5, ge=1, le=100_000, description="So many such rounds in a row end the run with an error."
     )
 
     @model_validator(mode="after")

@@ -82,7 +82,7 @@ def schema() -> None:
 @app.command()
 def strategies(format_: Formats = Format.table) -> None:
     """List the installed strategies and their parameters."""
-    from simulations.config import strategies as installed
+    from server.strategies.installed import strategies as installed
 
     rows = [_describe(name, cls) for name, cls in installed().items()]
     if format_ is Format.json:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ from pydantic import ValidationError
 
 from schemas.base import ConfigError, Strict, describe
 from schemas.simulation import Simulation
-from schemas.toml_file import allowed_keys, override, read_toml
+from schemas.toml_file import allowed_keys, read_with
+from server.strategies import installed
 from server.strategies.base import EdgeStrategy
 from server.strategies.buffered import Buffered
-
-GROUP = "flwr_edge.strategy"
+from server.strategies.installed import strategies
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class Loaded:
     parameters: dict[str, Strict]
 
 
-def strategies() -> dict[str, type[EdgeStrategy]]:
-    """All installed strategies by name."""
-    return {point.name: point.load() for point in sorted(entry_points(group=GROUP))}
-
-
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """Read and check a simulation file.
 
@@ -53,11 +47,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     ConfigError
         With every problem found: file, key, value and what is allowed.
     """
-    table = read_toml(path)
-    problems = [problem for text in overrides if (problem := override(table, text))]
-    if problems:
-        raise ConfigError("--set", problems)
-    return check(path, table)
+    return check(path, read_with(path, overrides))
 
 
 def check(path: Path, table: dict[str, Any]) -> Loaded:
@@ -70,21 +60,8 @@ def check(path: Path, table: dict[str, Any]) -> Loaded:
         problems += describe(error.errors(), allowed_keys(Simulation))
     known = strategies()
     tables = table.get("strategies", {})
-    names = _names(table, tables)
-    problems += [
-        f"{key} = {name!r}: no such strategy; installed: {', '.join(known)}"
-        for key, name in names
-        if name not in known
-    ]
-    parameters = {}
-    for name in dict.fromkeys(name for _, name in names if name in known):
-        try:
-            given = tables.get(name, {}) if isinstance(tables, dict) else {}
-            parameters[name] = known[name].Parameters.model_validate(given)
-        except ValidationError as error:
-            fields = {"": sorted(known[name].Parameters.model_fields)}
-            lines = describe(error.errors(), fields)
-            problems += [f"strategies.{name}.{line}" for line in lines]
+    parameters, wrong = installed.check(known, _names(table, tables), tables)
+    problems += wrong
     if config is not None:
         problems += _unreasonable(config)
     if problems or config is None:

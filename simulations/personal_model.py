@@ -30,8 +30,9 @@ from server.checkpoint import Checkpoint
 from server.install import install
 from server.outcome import Outcome, macro_f1, outcome_of
 from server.strategies.base import EdgeStrategy
+from server.strategies.installed import strategies
 from server.view import GridView
-from simulations.config import Loaded, check, strategies
+from simulations.config import Loaded, check
 from simulations.engine.codec import decode
 from simulations.engine.local_grid import LocalGrid
 from simulations.report.files import RunError

@@ -19,7 +19,8 @@ from server.asynchronous import rounds_class
 from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome, macro_f1
 from server.rounds import Watch, outcome_of, progress_of
-from simulations.config import Loaded, strategies
+from server.strategies.installed import strategies
+from simulations.config import Loaded
 from simulations.engine.local_grid import LocalGrid
 from simulations.engine.rehearsal import rehearse
 from simulations.progress import Progress

@@ -14,7 +14,8 @@ from schemas.base import ConfigError, describe
 from schemas.summary import MethodSummary
 from schemas.sweep import Method, Sweep
 from schemas.toml_file import read_toml
-from simulations.config import Loaded, load, strategies
+from server.strategies.installed import strategies
+from simulations.config import Loaded, load
 from simulations.engine.local_grid import LocalGrid
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder

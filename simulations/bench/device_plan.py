@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 from client.footprint_plan import Measured
 from schemas.plan import Plan
 from server.flower_private import SERVER_NODE_ID, identify
-from simulations.config import Loaded, strategies
+from server.strategies.installed import strategies
+from simulations.config import Loaded
 from simulations.run import prepare
 from simulations.world import World, open_world
 

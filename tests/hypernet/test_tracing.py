@@ -61,6 +61,10 @@ def test_what_is_counted_in_windows_is_counted_anew(name, count):
         lambda x: (x[:, None, 0] * x[None, :, 0]).reshape(-1),  # windows × windows
         lambda x: x * (1 / x.shape[0]),
         lambda x: x * (0.5 * x.shape[0]),
+        lambda x: x * torch.tensor(x.shape[0]),
+        lambda x: x * torch.tensor(float(x.shape[0])),
+        lambda x: x * torch.tensor([1.0, 1 / x.shape[0]]),
+        lambda x: x * torch.tensor(1 / (3 * x.shape[0])),
     ],
 )
 def test_what_cannot_be_counted_anew_is_refused(function):

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from server.strategies.installed import strategies
 from simulations import cli
 from simulations import run as runs
-from simulations.config import load, strategies
+from simulations.config import load
 from simulations.report.folder import RunFolder
 
 

@@ -11,7 +11,8 @@ from schemas.base import ConfigError
 from schemas.simulation import Simulation
 from schemas.toml_file import allowed_keys, value_of
 from server.strategies.base import EdgeStrategy
-from simulations.config import json_schema, load, strategies
+from server.strategies.installed import strategies
+from simulations.config import json_schema, load
 
 SHIPPED = sorted(
     path

@@ -62,7 +62,7 @@ def train(
             answer(rows, format_, lambda: columns(_HEAD, ([r[k] for k in _HEAD] for r in rows)))
             return
         place = Place(opened.folder, opened.config, registry, actor())
-        progress = Progress(loaded.training.rounds)
+        progress = Progress(loaded.training.rounds, say)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, progress.interrupt)
         found = plan(place, loaded, runs, progress, resume=resume)

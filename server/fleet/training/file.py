@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
 
 from pydantic import ValidationError
 
 from schemas.base import ConfigError, Strict, describe
-from schemas.toml_file import allowed_keys, override, read_toml
+from schemas.toml_file import allowed_keys, read_with
 from schemas.training import Training
 from server.strategies.base import EdgeStrategy
-
-GROUP: Final = "flwr_edge.strategy"
+from server.strategies.installed import check, strategies
 
 
 @dataclass(frozen=True)
@@ -49,33 +46,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     ConfigError
         With every problem found: key, value and what is allowed.
     """
-    table = read_toml(path)
-    if problems := [problem for text in overrides if (problem := override(table, text))]:
-        raise ConfigError("--set", problems)
+    table = read_with(path, overrides)
+    problems: list[str] = []
+    training = None
     try:
         training = Training.model_validate(table)
     except ValidationError as error:
-        raise ConfigError(str(path), describe(error.errors(), allowed_keys(Training))) from None
-    strategy = _strategy(path, training)
-    try:
-        given = training.strategies.get(training.strategy, {})
-        parameters = strategy.Parameters.model_validate(given)
-    except ValidationError as error:
-        lines = describe(error.errors(), {"": sorted(strategy.Parameters.model_fields)})
-        name = training.strategy
-        raise ConfigError(str(path), [f"strategies.{name}.{line}" for line in lines]) from None
-    return Loaded(path, training, strategy, parameters)
-
-
-def _strategy(path: Path, training: Training) -> type[EdgeStrategy]:
-    points = {point.name: point for point in entry_points(group=GROUP)}
-    named = [("strategy", training.strategy), *(("strategies", n) for n in training.strategies)]
-    known = ", ".join(sorted(points))
-    if unknown := [(key, name) for key, name in named if name not in points]:
-        lines = [f"{key} = {name!r}: no such strategy; installed: {known}" for key, name in unknown]
-        raise ConfigError(str(path), lines)
-    found: type[EdgeStrategy] = points[training.strategy].load()
-    if found.rounds == 0:
-        problem = f"strategy = {training.strategy!r}: it has no rounds: there is nothing to train"
-        raise ConfigError(str(path), [problem])
-    return found
+        problems += describe(error.errors(), allowed_keys(Training))
+    known, name, tables = strategies(), table.get("strategy"), table.get("strategies", {})
+    named = [("strategy", name)] if isinstance(name, str) else []
+    named += [("strategies", each) for each in tables] if isinstance(tables, dict) else []
+    parameters, wrong = check(known, named, tables)
+    problems += wrong
+    if name in known and known[name].rounds == 0:
+        problems.append(f"strategy = {name!r}: it has no rounds: there is nothing to train")
+    if problems or training is None:
+        raise ConfigError(str(path), problems)
+    return Loaded(path, training, known[training.strategy], parameters[training.strategy])

@@ -1,10 +1,10 @@
-"""A training as it goes on, a line a round on standard error."""
+"""A training as it goes on, a line a round."""
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
-from server.fleet.commands.options import say
 from server.fleet.training.folder import line_of
 from server.outcome import RoundRecord
 
@@ -15,10 +15,12 @@ class Progress:
     Parameters
     ----------
     rounds : int
+    say : callable
+        Takes a line for whoever watches.
     """
 
-    def __init__(self, rounds: int) -> None:
-        self.rounds, self.last = rounds, 0
+    def __init__(self, rounds: int, say: Callable[[str], None]) -> None:
+        self.rounds, self.last, self.note = rounds, 0, say
         self._began, self._first = time.monotonic(), 0
         self._ends = False
 
@@ -32,14 +34,10 @@ class Progress:
         if self._ends:
             raise KeyboardInterrupt
 
-    def note(self, text: str) -> None:
-        """Say a line."""
-        say(text)
-
     def heard(self, text: str) -> None:
         """Say what the grid says, but that it is connected: that shows."""
         if not text.startswith("connected to the broker"):
-            say(text)
+            self.note(text)
 
     def begin(self, done: int) -> None:
         """Rounds begin, after those that were done before."""
@@ -50,11 +48,11 @@ class Progress:
         """A round is over; the last is told again when all were evaluated."""
         score = "" if record.macro_f1 is None else f"  macro-F1 {record.macro_f1:.3f}"
         if record.round == self.last:
-            say(f"evaluated{score or ': nobody has a labelled test window'}")
+            self.note(f"evaluated{score or ': nobody has a labelled test window'}")
             return
         self.last, line = record.round, line_of(asdict(record))
         loss = "–" if math.isnan(record.loss) else f"{record.loss:.3f}"
-        say(
+        self.note(
             f"round {record.round}/{self.rounds}  asked {line['asked']}  "
             f"answered {line['answered']}  refused {line['refused']}  late {line['late']}  "
             f"loss {loss}{score}  {self._left()} left"

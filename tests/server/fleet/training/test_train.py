@@ -189,6 +189,11 @@ def test_what_is_wrong_is_one_clear_line(pilot):
         return line
 
     assert "rounds = 0" in said("--set", "rounds=0", code=2)
+    many = ("--set", "rounds=0", "--set", "strategy=fedavgg", "--set", "strategies.fedavg.stepps=1")
+    found, _, lines = pilot.train(*many)
+    assert (found, lines.count("\n")) == (2, 3), lines
+    for part in ("rounds = 0", "strategy = 'fedavgg': no such", "strategies.fedavg.stepps = 1"):
+        assert part in lines
     assert "strategy = 'fedavgg': no such" in said("--set", "strategy=fedavgg", code=2)
     assert "no device with the tag pilot" in said(code=3)
     pilot.device("a", starts=False)
