@@ -126,8 +126,8 @@ class Daemon:
 
     # -- what comes ----------------------------------------------------------------------------
 
-    def _online(self, session_present: bool) -> None:  # noqa: FBT001 (the link's signature)
-        _log.info("connected%s", "; the session was kept" if session_present else "")
+    def _online(self) -> None:
+        _log.info("connected")
         self._state(online=True)
         for row in self.store.open():
             self.announce(row)

@@ -39,9 +39,9 @@ class BrokerPlace(Strict):
     control: Port = Field(8884, description="On loopback: there the server throws sessions out.")
     connections: int = Field(20_000, ge=1, le=1_000_000, description="At once, at most.")
     audit_denied: bool = Field(
-        False,
+        True,
         description="Audit publishes that the access list denies. The broker then logs every "
-        "message by topic: some 100 bytes each, and a flood is as large on the disk.",
+        "packet by topic: some 100 bytes each, 10 GB a day for 10,000 devices; 32 MB stay.",
     )
     reload: tuple[str, ...] = Field(
         (), description="A command that has the broker read its lists; empty: SIGHUP to it."

@@ -59,10 +59,6 @@ class PahoLink:
     username, password : str, optional
     keepalive : int
         Seconds.
-    session_expiry : int
-        Seconds for which the broker keeps subscriptions and messages of QoS 1.
-    clean : bool
-        Start each connection without a session.
     backoff : tuple[float, float]
         Seconds before the first attempt to come back, and the most; each is scattered by half.
     """
@@ -78,17 +74,13 @@ class PahoLink:
         username: str | None = None,
         password: str | None = None,
         keepalive: int = 30,
-        session_expiry: int = 86_400,
-        clean: bool = False,
         backoff: tuple[float, float] = (0.5, 60.0),
     ) -> None:
         self.on_message: Callable[[Message], None] = ignore
-        self.on_connected: Callable[[bool], None] = ignore
+        self.on_connected: Callable[[], None] = ignore
         self.on_lost: Callable[[str], None] = ignore
-        self._address, self._keepalive, self._clean = (host, port), keepalive, clean
-        self._session = _properties(
-            PacketTypes.CONNECT, SessionExpiryInterval=session_expiry, MaximumPacketSize=MAX_PACKET
-        )
+        self._address, self._keepalive = (host, port), keepalive
+        self._limits = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
         self._backoff = backoff
         self._hint = (
             "does it speak TLS on this port, or refuse this side's address?"
@@ -211,7 +203,7 @@ class PahoLink:
                 self._renew.clear()
                 _load(self._context, self._tls)
             self._client.connect(
-                *self._address, self._keepalive, clean_start=self._clean, properties=self._session
+                *self._address, self._keepalive, clean_start=True, properties=self._limits
             )
             while self._client.socket() is not None and not self._ending():
                 self._turn(1.0)
@@ -313,7 +305,7 @@ class PahoLink:
         except OSError:  # full: it rings already; closed: nobody listens
             return
 
-    def _on_connect(self, _: Client, __: Any, flags: Any, code: Any, ___: Any) -> None:
+    def _on_connect(self, _: Client, __: Any, ___: Any, code: Any, ____: Any) -> None:
         if code.is_failure:
             self._reason = f"the broker refused: {code}"
             return
@@ -322,7 +314,7 @@ class PahoLink:
             filters = tuple(self._filters)
         self._subscribe(*filters)
         self._up.set()
-        call(self.on_connected, flags.session_present)
+        call(self.on_connected)
 
     def _on_disconnect(self, _: Client, __: Any, ___: Any, code: Any, ____: Any) -> None:
         self._reason = self._reason or str(code)

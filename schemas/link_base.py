@@ -51,15 +51,15 @@ class Link(Protocol):
     Attributes
     ----------
     on_message : callable(Message)
-    on_connected : callable(bool)
-        After every connection, with whether the broker still had the session. Filters are
+    on_connected : callable()
+        After every connection: the broker keeps no session of the one before. Filters are
         subscribed again by then; a retained state is not published again by itself.
     on_lost : callable(str)
         With the reason, once a lost connection.
     """
 
     on_message: Callable[[Message], None]
-    on_connected: Callable[[bool], None]
+    on_connected: Callable[[], None]
     on_lost: Callable[[str], None]
 
     @property
@@ -103,13 +103,13 @@ class Link(Protocol):
         ...
 
 
-def ignore(_: Any) -> None:
+def ignore(*_: Any) -> None:
     """The callback of a link that was given none."""
 
 
-def call(callback: Callable[[Any], None], argument: object) -> None:
+def call(callback: Callable[..., None], *arguments: object) -> None:
     """Call back; a link outlives what its owner raises."""
     try:
-        callback(argument)
+        callback(*arguments)
     except Exception:  # noqa: BLE001 - whatever it is, the link goes on
         _log.exception("a callback of the link raised")

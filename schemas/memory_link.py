@@ -1,4 +1,4 @@
-"""The link's twin in memory: retained messages, wills, sessions and filters, and faults at will."""
+"""The link's twin in memory: retained messages, wills and filters, and faults at will."""
 
 import math
 import random
@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from paho.mqtt.client import topic_matches_sub
 
@@ -15,10 +15,9 @@ from schemas.link_base import LinkDown, Message, call, ignore
 
 @dataclass
 class _Kept:
-    """A message with QoS and the time at which it expires."""
+    """A message with the time at which it expires."""
 
     message: Message
-    qos: int
     deadline: float
 
     def at(self, now: float) -> Message | None:
@@ -30,19 +29,12 @@ class _Kept:
 
 
 @dataclass
-class _Session:
-    filters: dict[str, None] = field(default_factory=dict)
-    queue: list[_Kept] = field(default_factory=list)
-    ends: float = math.inf
-
-
-@dataclass
 class _Event:
     """A callback that is due, on a link's connection of that number."""
 
     link: "MemoryLink"
     connection: int
-    argument: _Kept | bool | str
+    argument: _Kept | str | None
 
 
 class MemoryBroker:
@@ -73,7 +65,6 @@ class MemoryBroker:
         self._change = threading.Condition(threading.RLock())
         self._turn = threading.Lock()
         self._links: dict[str, MemoryLink] = {}
-        self._sessions: dict[str, _Session] = {}
         self._retained: dict[str, _Kept] = {}
         self._events: deque[_Event] = deque()
         self._is_up = True
@@ -133,14 +124,13 @@ class MemoryBroker:
                 self._publish_will(link)
 
     def crash(self, *, forget: bool = True) -> None:
-        """Lose all connections, and sessions and retained messages too; stay down until ``up``."""
+        """Lose all connections, and retained messages too; stay down until ``up``."""
         with self._change:
             self._is_up = False
             for link in self._links.values():
                 if link.connected:
                     self._lose(link, "the broker is gone")
             if forget:
-                self._sessions.clear()
                 self._retained.clear()
 
     def up(self) -> None:
@@ -171,31 +161,24 @@ class MemoryBroker:
     def filter(self, link: "MemoryLink", name: str) -> None:
         """Subscribe a link, and give it what is retained."""
         with self._change:
-            self._sessions[link.client_id].filters[name] = None
             for topic, kept in self._retained.items():
                 if topic_matches_sub(name, topic):
                     self._deliver(link, replace(kept, message=replace(kept.message, retain=True)))
 
-    def route(self, message: Message, qos: int) -> None:
+    def route(self, message: Message) -> None:
         """Give a message to all who asked for it."""
         with self._change:
             left = math.inf if message.expiry is None else message.expiry
-            kept = _Kept(message, qos, self._clock() + left)
+            kept = _Kept(message, self._clock() + left)
             if message.retain:
                 self._retained.pop(message.topic, None)
                 if message.payload:
                     self._retained[message.topic] = kept
             sent = replace(kept, message=replace(message, retain=False))
-            for client_id, session in self._sessions.items():
-                if any(topic_matches_sub(name, message.topic) for name in session.filters):
-                    self._offer(client_id, session, sent)
-
-    def undelivered(self, link: "MemoryLink", kept: _Kept) -> None:
-        """Keep what a lost connection did not deliver, as QoS 1 asks."""
-        with self._change:
-            session = self._sessions.get(link.client_id)
-            if session is not None and kept.qos:
-                self._offer(link.client_id, session, kept)
+            for link in self._links.values():
+                here = link.connected
+                if here and any(topic_matches_sub(name, message.topic) for name in link.filters):
+                    self._deliver(link, sent)
 
     def now(self) -> float:
         """The clock's time."""
@@ -217,26 +200,11 @@ class MemoryBroker:
             return self._events.popleft() if self._events else None
 
     def _admit(self, link: "MemoryLink") -> None:
-        session = self._sessions.get(link.client_id)
-        present = session is not None and not link.clean and session.ends > self._clock()
-        if session is None or not present:
-            session = self._sessions[link.client_id] = _Session()
-        session.ends = math.inf
         link._up.set()
         link._connection += 1
-        self._add(_Event(link, link._connection, present))
-        waiting, session.queue = session.queue, []
+        self._add(_Event(link, link._connection, None))
         for name in link.filters:
             self.filter(link, name)
-        for kept in waiting:
-            self._deliver(link, kept)
-
-    def _offer(self, client_id: str, session: _Session, kept: _Kept) -> None:
-        link = self._links.get(client_id)
-        if link is not None and link.connected:
-            self._deliver(link, kept)
-        elif kept.qos:
-            session.queue.append(kept)
 
     def _deliver(self, link: "MemoryLink", kept: _Kept) -> None:
         event = _Event(link, link._connection, kept)
@@ -265,13 +233,10 @@ class MemoryBroker:
     def _leave(self, link: "MemoryLink") -> None:
         link._up.clear()
         link._connection += 1
-        session = self._sessions.get(link.client_id)
-        if session is not None:
-            session.ends = self._clock() + link.session_expiry
 
     def _publish_will(self, link: "MemoryLink") -> None:
         if link.will is not None:
-            self.route(link.will, 1)
+            self.route(link.will)
 
 
 class MemoryLink:
@@ -283,14 +248,11 @@ class MemoryLink:
         client_id: str,
         *,
         will: Message | None = None,
-        session_expiry: int = 86_400,
-        clean: bool = False,
     ) -> None:
         self.on_message: Callable[[Message], None] = ignore
-        self.on_connected: Callable[[bool], None] = ignore
+        self.on_connected: Callable[[], None] = ignore
         self.on_lost: Callable[[str], None] = ignore
         self.client_id, self.will = client_id, will
-        self.session_expiry, self.clean = session_expiry, clean
         self.filters: dict[str, None] = {}
         self._broker = broker
         self._up = threading.Event()
@@ -340,19 +302,16 @@ class MemoryLink:
         """Hand a message over."""
         if not self.connected:
             raise LinkDown("no connection to the broker in memory")
-        self._broker.route(Message(topic, payload, content_type, retain, expiry), qos)
+        self._broker.route(Message(topic, payload, content_type, retain, expiry))
 
     def _happen(self, event: _Event) -> None:
         """Call back, on the thread that pumps."""
         what, stale = event.argument, event.connection != self._connection
         if isinstance(what, str):
             call(self.on_lost, what)
-        elif isinstance(what, bool):
-            if not stale:
-                call(self.on_connected, what)
         elif stale:
-            self._broker.undelivered(self, what)
-        else:
-            message = what.at(self._broker.now())
-            if message is not None:
-                call(self.on_message, message)
+            return
+        elif what is None:
+            call(self.on_connected)
+        elif message := what.at(self._broker.now()):
+            call(self.on_message, message)

@@ -133,6 +133,4 @@ def _paho(settings: MqttTopicSettings) -> Link:
         settings.client_id,
         username=settings.username,
         password=settings.password,
-        session_expiry=0,
-        clean=True,
     )

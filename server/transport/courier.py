@@ -99,7 +99,6 @@ class Courier:
         self._uploads = Uploads(objects, told, clock)
         self.pinned: set[str] = set()
         self._online: set[str] = set()  # who stated so since the last connection
-        self._unheard = False  # the broker kept no session: what devices said meanwhile is lost
         self._said: dict[str, tuple[float, float]] = {}  # by task: when to say it again, the wait
         self._served: Counter[str] = Counter()  # chunks, by task
         self._dropped: set[tuple[str, str]] = set()
@@ -178,11 +177,10 @@ class Courier:
         with self.changed:
             self._guarded(message.topic, lambda: self._handle(message))
 
-    def _connected(self, session_present: bool) -> None:  # noqa: FBT001 - the link's callback
+    def _connected(self) -> None:
         with self.changed:
-            self._tell(f"connected to the broker (session kept: {session_present})")
+            self._tell("connected to the broker")
             self._online.clear()
-            self._unheard = not session_present
             self._ledger.all_offline()  # the retained states that now come say who there is
             fresh = [task for task in self._open() if task.state == "queued"]
             self.publish(fresh)
@@ -220,7 +218,7 @@ class Courier:
             tasks = self._open(device)
             self._uploads.wake(device)
             self._resume(tasks)
-            self.publish(t for t in tasks if self._unheard or t.state != "accepted")
+            self.publish(tasks)  # those accepted too: what it said of them may be lost
 
     def _about_task(self, device: str, said: Envelope) -> None:
         try:

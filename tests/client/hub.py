@@ -34,7 +34,7 @@ class Hub:
         self.came = defaultdict(dict)
         self._change = threading.Condition()
         link.on_message = self._on_message
-        link.on_connected = lambda _: None
+        link.on_connected = lambda: None
         for kind in ("evt", "obj/req", "obj/up", "state"):
             link.subscribe(wire.topic(device, kind))
         link.connect()
@@ -57,6 +57,10 @@ class Hub:
 
     def raw(self, data: bytes, expiry=None) -> None:
         self.link.publish(wire.topic(self.device, "cmd"), data, expiry=expiry)
+
+    @property
+    def times_online(self) -> int:
+        return sum(state.online for state in self.states)
 
     def kinds(self, task: str) -> list[str]:
         return [envelope.body.kind for envelope in self.events[task]]

@@ -73,7 +73,7 @@ def test_it_says_what_runs_checks_its_file_and_is_online(config: Path, tmp_path:
     log, out = tmp_path / "log", tmp_path / "out"
     with running(tmp_path / "broker") as broker:
         config.write_text(config.read_text().replace("port = 1\n", f"port = {broker.port}\n"))
-        link = PahoLink(broker.host, broker.port, "server", clean=True)
+        link = PahoLink(broker.host, broker.port, "server")
         hub = Hub(link, DEVICE)
         assert link.wait_connected(10)
         with daemon(config, log, out) as process:

@@ -32,7 +32,7 @@ def process(broker, tmp_path):
 
 @pytest.fixture
 def hub(broker, process):
-    link = PahoLink("127.0.0.1", broker.port, "server", clean=True, backoff=(0.1, 0.5))
+    link = PahoLink("127.0.0.1", broker.port, "server", backoff=(0.1, 0.5))
     hub = Hub(link, DEVICE)
     assert link.wait_connected(10)
     process.start()

@@ -38,7 +38,7 @@ def process(broker, tmp_path):
 
 @pytest.fixture
 def hub(broker, process):
-    link = PahoLink("127.0.0.1", broker.port, "server", clean=True)
+    link = PahoLink("127.0.0.1", broker.port, "server")
     hub = Hub(link, DEVICE)
     assert link.wait_connected(5)
     process.start()
@@ -144,7 +144,9 @@ def test_killed(hub, process, graphs, tmp_path, kill):
     steps = 5000 if kill in (kill_while_learning, kill_again_and_again) else 2
     questions = [handmade.training(graphs, 1, steps), handmade.training(graphs, 2)]
     task = kill(hub, process, graphs, questions[0])
+    before = hub.times_online
     process.start()
+    hub.until(lambda: hub.times_online > before)  # what is said to who is away is lost
     first = hub.answered(task)
     second = hub.answered(hub.task("train", questions[1]))
     said = [envelope for envelope in hub.events[task] if envelope.body.kind == "result"]

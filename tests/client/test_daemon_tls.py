@@ -30,7 +30,7 @@ def broker(files, tmp_path):
 
 @pytest.fixture
 def hub(broker, files):
-    link = PahoLink("127.0.0.1", broker.port, "server", clean=True, tls=TlsFiles(**files))
+    link = PahoLink("127.0.0.1", broker.port, "server", tls=TlsFiles(**files))
     hub = Hub(link, DEVICE)
     assert link.wait_connected(5)
     yield hub

@@ -34,7 +34,7 @@ def broker(tmp_path_factory):
 
 @pytest.fixture
 def hub(broker):
-    link = PahoLink("127.0.0.1", broker.port, "server", clean=True)
+    link = PahoLink("127.0.0.1", broker.port, "server")
     hub = Hub(link, DEVICE)
     assert link.wait_connected(5)
     yield hub

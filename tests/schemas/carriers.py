@@ -19,11 +19,11 @@ class Ears:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.messages: list[Message] = []
-        self.sessions: list[bool] = []
+        self.connections = 0
         self.losses: list[str] = []
         self.probes = 0
         link.on_message = self._heard
-        link.on_connected = self.sessions.append
+        link.on_connected = self._connected
         link.on_lost = self.losses.append
 
     @property
@@ -35,6 +35,9 @@ class Ears:
         topic = f"{PROBE}/{id(self)}"
         self.link.subscribe(topic)
         self.link.publish(topic, b"")
+
+    def _connected(self) -> None:
+        self.connections += 1
 
     def _heard(self, message: Message) -> None:
         if message.topic.startswith(PROBE):

@@ -20,7 +20,7 @@ from server.fleet.broker.settings import CONTROL
 from server.fleet.registry import Certificate, Device, Quarantine
 
 LISTS: Final = "flwr/fleet/list/"  # who may write below, the control user alone, proves a list
-_READS: Final = ("cmd", "obj/data")
+READS: Final = ("cmd", "obj/data")
 _WRITES: Final = ("evt", "obj/req", "obj/up", "state")
 _HEAD: Final = """\
 # The fleet's access list, made from its registry by `flwr-fleet`; changes by hand are lost.
@@ -68,12 +68,12 @@ def access_list(servers: Iterable[str], barred: Barred, lists: bytes) -> str:
         What else a reload brings, as the revocation list: it is part of the digest.
     """
     rules = [
-        *(f"pattern read {PREFIX}/%u/{kind}" for kind in _READS),
+        *(f"pattern read {PREFIX}/%u/{kind}" for kind in READS),
         *(f"pattern write {PREFIX}/%u/{kind}" for kind in _WRITES),
         *_blocks(
             servers,
             [
-                *(f"write {PREFIX}/+/{kind}" for kind in _READS),
+                *(f"write {PREFIX}/+/{kind}" for kind in READS),
                 *(f"read {PREFIX}/+/{kind}" for kind in _WRITES),
             ],
         ),

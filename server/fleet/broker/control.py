@@ -3,11 +3,16 @@
 Mosquitto reads access list, revocation list, CAs and certificates again on SIGHUP, and applies the
 new access list to the sessions that there are; it does not end them. A session ends when another
 client takes its client id over, with a clean start: what was queued for it is gone then too.
+
+Mosquitto 2.0.11 keeps a session whose client is away twice in its list of those that expire, once
+it has read its lists again; when the client comes back or is thrown out, one entry is left, of
+freed memory, and sooner or later the broker crashes. So our clients keep no session.
 """
 
 import datetime as dt
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import time
@@ -110,6 +115,7 @@ class Control:
         """
         command = self._config.broker.reload
         if command:
+            self._wait_for_loop()
             try:
                 subprocess.run(command, check=True, timeout=_PATIENCE, capture_output=True)  # noqa: S603 - the operator's own
             except (OSError, subprocess.SubprocessError) as error:
@@ -121,6 +127,7 @@ class Control:
             raise BrokerError(
                 f"no broker runs by {file}: the lists are written, and in force once it is started"
             )
+        self._wait_for_loop()
         try:
             os.kill(number, signal.SIGHUP)
         except PermissionError:
@@ -128,6 +135,23 @@ class Control:
                 f"the broker (process {number}) is another account's; run it as this one, or name "
                 "a command in fleet.toml, as in broker.reload = ['systemctl', 'reload', …]"
             ) from None
+
+    def _wait_for_loop(self) -> None:
+        """Wait until the broker's loop turns: before that, as it listens already, SIGHUP ends it.
+
+        Whatever answers a handshake will do, also that its certificate has expired: to read
+        another is what the signal is for.
+        """
+        try:
+            with (
+                socket.create_connection((LOOPBACK, self._port), _PATIENCE) as plain,
+                self._tls.wrap_socket(plain, server_hostname=LOOPBACK),
+            ):
+                return
+        except (ssl.SSLError, ConnectionResetError):
+            return
+        except OSError as error:
+            raise BrokerError(f"broker at {LOOPBACK}:{self._port} (control): {error}") from None
 
     def loaded(self, digest: str) -> bool:
         """Whether the broker goes by the lists of a digest."""

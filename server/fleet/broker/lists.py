@@ -30,8 +30,8 @@ def changed(
     First the devices' sessions end, then the broker takes the lists: from then on a new session is
     refused in its handshake, and one that came back in between can do nothing. That one ends then.
     The last will of the first, its state, is still said, and cleared.
-    The order matters to Mosquitto 2.0.11 too: it was seen to crash when the session of a device
-    that is away was ended just after it had read lists that throw it out.
+    The order matters to Mosquitto 2.0.11 too, where the device asked for a session against the
+    protocol, and is away: see ``control``.
 
     Raises
     ------

@@ -2,7 +2,8 @@
 
 Mosquitto names a client only once its certificate was good: who fails the handshake is "?". A
 publish that the access list denies it logs on "debug" alone, with every topic of every message:
-it is audited where ``broker.audit_denied`` asks for that. A denied subscription it never logs.
+``broker.audit_denied`` may forbid that. A subscription to another's topics it grants, and delivers
+nothing of them: it is known by its topic.
 
 Topics are a client's own words: every pattern is anchored, so that none of them reads as a line.
 """
@@ -12,11 +13,13 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from schemas.fleet import FleetConfig, FleetFolder
+from schemas.wire import PREFIX
+from server.fleet.broker.access import READS
 from server.fleet.broker.control import Control
 from server.fleet.broker.settings import LOG
 from server.fleet.registry import Registry
@@ -25,19 +28,22 @@ from server.fleet.secret import write
 _UNKNOWN: Final = "?"
 _WHO: Final = "[a-z0-9-]+"
 _AT: Final = r"^\S+: "  # when
+_TLS: Final = r"(OpenSSL Error|Client connection from \S+ failed)"  # as soon as it came, or later
+_SUBSCRIBED: Final = "foreign-subscription"
 _SAYS: Final = (
     ("oversized", rf"Client (?P<who>{_WHO}) disconnected due to oversize packet"),
     ("protocol", rf"Client (?P<who>{_WHO}) disconnected: (Protocol|Malformed)"),
-    ("no-certificate", r"OpenSSL Error.*peer did not return a certificate"),
-    ("certificate", r"OpenSSL Error.*(certificate verify failed|certificate (revoked|expired))"),
+    ("no-certificate", rf"{_TLS}.*peer did not return a certificate"),
+    ("certificate", rf"{_TLS}.*(certificate verify failed|certificate (revoked|expired))"),
     ("denied", rf"Denied PUBLISH from (?P<who>{_WHO}) \([^']*, '(?P<topic>.*)', \.\.\. "),
+    (_SUBSCRIBED, rf"(?P<who>{_WHO}) [0-2] (?P<topic>.*)$"),
 )
 _PATTERNS: Final = tuple((reason, re.compile(_AT + text)) for reason, text in _SAYS)
 _PLACE: Final = ".log"  # how far the log was read
 _AT_ONCE: Final = 8 << 20  # bytes read in one tick
 _LARGEST: Final = 16 << 20  # bytes of the log; the one before it is kept
 _QUIET: Final = 3600.0  # seconds in which a kind of refusal is audited once a client, with a count
-_MINUTE: Final = 60.0  # the same for what is denied, which has a row for each topic
+_MINUTE: Final = 60.0  # the same for what has a row for each topic
 _ROWS: Final = 50  # in one tick
 _TOPIC: Final = 100  # characters of a topic
 _TOPICS: Final = 5  # of a client, at a time; those after them are one
@@ -54,7 +60,8 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
     if not file.exists():
         return
     counts = _left.setdefault(folder.root, Counter())
-    _add(counts, refusals(_fresh(folder, file)))
+    servers = (config.broker.server, config.broker.federation)
+    _add(counts, refusals(_fresh(folder, file), servers))
     if due := _due(folder, counts):
         with Registry(folder.database(config)) as registry, registry.write("broker") as tx:
             for kind in due:
@@ -66,16 +73,23 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
         Control(folder, config).signal()
 
 
-def refusals(lines: Iterable[str]) -> Counter[Kind]:
-    """Who was refused, and why, how often."""
+def refusals(lines: Iterable[str], servers: Collection[str] = ()) -> Counter[Kind]:
+    """Who was refused, and why, how often; ``servers`` may subscribe to what they like."""
     found = Counter[Kind]()
     for line in lines:
         for reason, pattern in _PATTERNS:
             if match := pattern.match(line):
                 said = match.groupdict()
-                found[said.get("who", _UNKNOWN), reason, said.get("topic", "")[:_TOPIC]] += 1
+                who, topic = said.get("who", _UNKNOWN), said.get("topic", "")
+                if reason != _SUBSCRIBED or not (who in servers or _own(who, topic)):
+                    found[who, reason, topic[:_TOPIC]] += 1
                 break
     return found
+
+
+def _own(who: str, topic: str) -> bool:
+    """Whether a device may read a topic."""
+    return topic in {f"{PREFIX}/{who}/{kind}" for kind in READS}
 
 
 def _add(counts: Counter[Kind], found: Counter[Kind]) -> None:
@@ -98,7 +112,7 @@ def _due(folder: FleetFolder, counts: Counter[Kind]) -> list[Kind]:
 
 
 def _quiet(kind: Kind) -> float:
-    return _MINUTE if kind[1] == "denied" else _QUIET
+    return _MINUTE if kind[2] else _QUIET
 
 
 def _fresh(folder: FleetFolder, file: Path) -> list[str]:

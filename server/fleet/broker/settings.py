@@ -18,7 +18,7 @@ _QUEUED_BYTES: Final = 64 << 20
 _TEXT: Final = """\
 # Mosquitto 2.0 for the fleet {name!r}, written by `flwr-fleet broker config`. Do not edit it:
 # change fleet.toml and write it again. `flwr-fleet doctor` says where the two differ.
-# Run it as the account that runs `flwr-fleet serve`, which signals it:
+# Run it as the account that runs `flwr-fleet serve`, which signals it, under what starts it again:
 #   mosquitto -c {conf}
 
 # One set of rules for all listeners. Nobody is anonymous, nobody has a password: who one is, the
@@ -45,15 +45,17 @@ queue_qos0_messages false
 check_retain_source true
 upgrade_outgoing_qos false
 
-# Sessions and retained states outlive a restart; a session that nobody takes up ends after a day.
+# Retained states outlive a restart. The protocol keeps no sessions; one that was asked for all the
+# same ends after a day.
 persistence true
 persistence_location {folder}/
 autosave_interval 300
 persistent_client_expiration 1d
 
-# Names, addresses and reasons are logged. Mosquitto logs payloads on no level; topics only as
-# "debug", which is on where fleet.toml says broker.audit_denied. `flwr-fleet serve` audits what the
-# file says was refused, and begins another one where it grows long.
+# Names, addresses, reasons and subscriptions are logged. Mosquitto logs payloads on no level, and
+# topics of messages only as "debug", which is on where fleet.toml says broker.audit_denied.
+# `flwr-fleet serve` audits what the file says was refused or asked for in vain, and begins another
+# one where it grows long.
 log_dest stderr
 log_dest file {folder}/{log}
 log_timestamp true
@@ -61,6 +63,7 @@ log_timestamp_format %Y-%m-%dT%H:%M:%S
 log_type error
 log_type warning
 log_type notice
+log_type subscribe
 {debug}connection_messages true
 sys_interval 60
 set_tcp_nodelay true

@@ -117,7 +117,7 @@ def test_retained_messages_are_passed_over(listening, carrier, sink, until):
 def test_a_broker_that_is_killed_and_comes_back(tmp_path, sink, at_work, until):
     with running(tmp_path / "broker") as broker:
         source = MqttTopicSource(settings(host=broker.host, port=broker.port))
-        sensor = PahoLink(broker.host, broker.port, "sensor", clean=True, session_expiry=0)
+        sensor = PahoLink(broker.host, broker.port, "sensor")
         sensor.connect()
 
         def publish_until(count):

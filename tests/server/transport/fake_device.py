@@ -81,7 +81,7 @@ class FakeDevice:
         said = envelope(State(online=online, version="0"), ttl=3600)
         self._publish("state", encode(said), retain=True)
 
-    def _connected(self, session_present: bool) -> None:
+    def _connected(self) -> None:
         """Say all again that the server may have missed."""
         self.state(online=True)
         for task, result in self.results.items():

@@ -58,22 +58,21 @@ def test_a_long_log_makes_room_for_another(place, monkeypatch):
     assert told(place)[1:] == [("?", "no-certificate", 1)]
 
 
-def test_lines_that_say_nothing_of_the_kind():
+def test_lines_beside_others_that_say_nothing_of_the_kind():
     lines = [
         "2026-11-29T00:28:56: New client connected from 127.0.0.1:44651 as watch-1 (p5, c0, k30).",
         "2026-11-29T00:28:56: Client <unknown> disconnected: Protocol error.",
         "2026-11-29T00:28:56: OpenSSL Error[0]: error:0A000126:SSL routines::unexpected eof",
         "2026-11-29T00:28:56: Client watch-7 disconnected: Protocol error.",
+        "2026-11-29T00:28:56: Client connection from 127.0.0.1 failed: error:0A000126:SSL.",
+        "2026-11-29T00:28:56: Client connection from ::1 failed: error:0A0000C7:SSL routines::peer "
+        "did not return a certificate.",
     ]
-    assert log.refusals(lines) == Counter({("watch-7", "protocol", ""): 1})
+    refused = {("watch-7", "protocol", ""): 1, ("?", "no-certificate", ""): 1}
+    assert log.refusals(lines) == Counter(refused)
 
 
 def test_denied_publishes_are_audited_by_topic_and_a_flood_is_a_few_rows(place, monkeypatch):
-    place.config = place.config.model_copy(
-        update={"broker": place.config.broker.model_copy(update={"audit_denied": True})}
-    )
-    place.stop()
-    place.start()
     monkeypatch.setattr(log, "_MINUTE", 0.0)
     peer = place.connect(place.enrol("watch-1"), "watch-1")
     forged = "x', ... (1 bytes))2026: Client watch-7 disconnected due to oversize packet"
@@ -94,3 +93,34 @@ def test_denied_publishes_are_audited_by_topic_and_a_flood_is_a_few_rows(place, 
     more = audited(place, "broker.refused")[len(found) :]
     assert sum(said["count"] for _, said in more) == 30
     assert len(more) == 6  # five topics, and the others
+
+
+def test_subscriptions_to_others_topics_are_audited_and_hear_nothing(place):
+    peers = {name: place.connect(place.enrol(name), name) for name in ("watch-1", "watch-2")}
+    forged = "watch-1 1 x"
+    others = ("flwr/v1/watch-1/cmd", "flwr/v1/+/evt", "#", "$SYS/#", f"x/{forged}")
+    peers["watch-2"].client.subscribe([(each, 1) for each in others])
+    for name, peer in peers.items():
+        peer.client.subscribe([(f"flwr/v1/{name}/{kind}", 1) for kind in ("cmd", "obj/data")])
+    server = place.server()
+    server.client.subscribe([("flwr/v1/+/evt", 1)])
+    assert peers["watch-1"].say("flwr/v1/watch-1/evt") == "Success"
+    assert server.say("flwr/v1/watch-2/cmd") == "Success"
+    assert wait(lambda: peers["watch-2"].heard)
+    assert set(peers["watch-2"].heard) == {("flwr/v1/watch-2/cmd", b"x")}
+    log.tick(place.folder, place.config)
+    found = audited(place, "broker.refused")
+    assert {(who, said["reason"]) for who, said in found} == {("watch-2", "foreign-subscription")}
+    assert {said["topic"] for _, said in found} == set(others)
+
+
+def test_what_is_not_denied_is_not_logged_where_it_is_not_to_be(place):
+    quiet = place.config.broker.model_copy(update={"audit_denied": False})
+    place.config = place.config.model_copy(update={"broker": quiet})
+    place.stop()
+    place.start()
+    peer = place.connect(place.enrol("watch-1"), "watch-1")
+    before = len(place.log())
+    for _ in range(20):
+        peer.say("flwr/v1/watch-1/evt")
+    assert len(place.log()) == before

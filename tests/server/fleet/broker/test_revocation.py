@@ -1,5 +1,13 @@
 """On a real Mosquitto: a revoked device is out, its session, and all that it left behind."""
 
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from server.fleet.broker.access import digest_of
+from server.fleet.broker.control import BrokerError, Control
 from tests.server.fleet.broker.conftest import other_ca, wait
 
 
@@ -88,6 +96,37 @@ def test_certificates_that_the_broker_refuses(place):
     assert place.refused(place.forged("watch-1", start=1, end=2), "watch-1")
     assert place.refused((good[0], None, None), "watch-1")
     assert place.connect(good, "watch-1").up
+
+
+def test_devices_come_and_go_while_lists_are_read_and_the_broker_lives(place):
+    """Where a session is kept meanwhile, Mosquitto 2.0.11 reads freed memory, and crashes."""
+    control = Control(place.folder, place.config)
+    digest = digest_of((place.folder.broker / "access.acl").read_text())
+    files = {name: place.enrol(name) for name in ("watch-1", "watch-2", "watch-3")}
+    for number in range(8):
+        links = [place.link(name, files[name]) for name in files]
+        for link in links:
+            link.connect()
+        assert all(link.wait_connected(10) for link in links), number
+        for link in links:
+            link.close()
+        control.reload(digest)
+        assert place.process.poll() is None, number
+
+
+def test_a_broker_whose_loop_does_not_turn_is_sent_no_signal(place, monkeypatch):
+    """One that has just begun listens already, and SIGHUP would end it."""
+    place.connect(place.enrol("watch-1"), "watch-1")
+    monkeypatch.setattr("server.fleet.broker.control._PATIENCE", 0.3)
+    status = Path(f"/proc/{place.process.pid}/status")
+    place.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerError, match="timed out"):
+            Control(place.folder, place.config).signal()
+        (waiting,) = re.findall(r"ShdPnd:\s+(\w+)", status.read_text())
+    finally:
+        place.process.send_signal(signal.SIGCONT)
+    assert int(waiting, 16) & 1 << (signal.SIGHUP - 1) == 0
 
 
 def test_devices_that_are_away_are_thrown_out_and_the_broker_lives(place):
