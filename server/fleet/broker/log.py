@@ -46,7 +46,7 @@ _QUIET: Final = 3600.0  # seconds in which a kind of refusal is audited once a c
 _MINUTE: Final = 60.0  # the same for what has a row for each topic
 _ROWS: Final = 50  # in one tick
 _TOPIC: Final = 100  # characters of a topic
-_TOPICS: Final = 5  # of a client, at a time; those after them are one
+_TOPICS: Final = 5  # of a client and a reason, at a time; those after them are one
 _OTHERS: Final = "(other topics)"
 
 Kind = tuple[str, str, str]  # whom, why, and on which topic
@@ -94,11 +94,11 @@ def _own(who: str, topic: str) -> bool:
 
 def _add(counts: Counter[Kind], found: Counter[Kind]) -> None:
     """Count; a client that tries one topic after another fills neither memory nor the audit."""
-    topics = Counter(who for who, _, topic in counts if topic)
+    topics = Counter((who, reason) for who, reason, topic in counts if topic)
     for (who, reason, topic), count in found.items():
         if topic and (who, reason, topic) not in counts:
-            topics[who] += 1
-            topic = topic if topics[who] <= _TOPICS else _OTHERS  # noqa: PLW2901
+            topics[who, reason] += 1
+            topic = topic if topics[who, reason] <= _TOPICS else _OTHERS  # noqa: PLW2901
         counts[who, reason, topic] += count
 
 

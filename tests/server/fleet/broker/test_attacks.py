@@ -12,6 +12,7 @@ from schemas.plan import Plan
 from schemas.wire import Accepted, encode, envelope, new_id, node_of
 from server.border import weights_record
 from server.database import Base
+from server.fleet.broker import log
 from server.fleet.grid import open_grid
 from server.fleet.registry import Audit, Quarantine, Update, audit
 from server.strategies.base import config_of, request
@@ -85,6 +86,43 @@ def test_certificates_each_beside_one_that_is_good(place):
         peer = place.connect(place.forged("watch-1"), "watch-1")  # the same, but for that
         assert peer.say("flwr/v1/watch-1/evt") in ALLOWED, name
         peer.close()
+    assert rows(place) == before
+
+
+def test_a_certificate_that_was_revoked(place):
+    files = place.enrol("watch-1")
+    place.connect(place.enrol("watch-2"), "watch-2")
+    assert place.revoke("watch-1") == []
+    before = rows(place)
+    assert place.refused(files, "watch-1")
+    assert wait(lambda: log.refusals(place.log().splitlines()))
+    log.tick(place.folder, place.config)
+    ((who, said),) = audited(place, "broker.refused")
+    assert (who, said["reason"], said["count"]) == ("?", "certificate", 1)
+    assert rows(place) == before
+
+
+def test_others_topics_wildcards_sys_and_control(place):
+    peers = {name: place.connect(place.enrol(name), name) for name in ("watch-1", "watch-2")}
+    before, one, two = rows(place), peers["watch-1"], peers["watch-2"]
+    foreign = ("flwr/v1/watch-1/cmd", "flwr/v1/watch-1/evt", "$SYS/broker/load")
+    spoken = (*foreign, "flwr/fleet/list/0", "$CONTROL/dynamic-security/v1")
+    for topic in spoken:
+        assert two.say(topic, b"forged") == "Not authorized", topic
+    heard = ("flwr/v1/watch-1/cmd", "flwr/v1/+/evt", "flwr/v1/#", "#", "$SYS/#")
+    two.client.subscribe([(each, 1) for each in heard])
+    one.client.subscribe("flwr/v1/watch-1/cmd", 1)
+    assert place.server().say("flwr/v1/watch-1/cmd") == "Success"
+    assert wait(lambda: one.heard)
+    assert one.say("flwr/v1/watch-1/evt") in ALLOWED
+    log.tick(place.folder, place.config)
+    found = [(who, said["reason"], said["topic"]) for who, said in audited(place, "broker.refused")]
+    assert set(found) == {
+        *(("watch-2", "denied", topic) for topic in spoken),
+        *(("watch-2", "foreign-subscription", topic) for topic in heard),
+    }
+    assert one.heard == [("flwr/v1/watch-1/cmd", b"x")]
+    assert two.heard == []
     assert rows(place) == before
 
 
