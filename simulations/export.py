@@ -17,17 +17,18 @@ from client import bundle
 from client.bundle.claims import measured
 from client.bundle.predictor import session
 from edge_kernels.quantize.histogram import Range
-from edge_kernels.quantize.quantizer import names, quantize, to_edge, to_lookup, to_qdq
+from edge_kernels.quantize.quantizer import names, quantize, shared, to_edge, to_lookup, to_qdq
 from schemas.base import ConfigError, describe
 from schemas.bundle import BundleError
 from server.outcome import macro_f1
-from simulations.personal_model import Personal, open_models
+from simulations.personal_model import Models, Personal, open_models
 from simulations.ranges import FederatedRanges, Histograms, Ranges
 from simulations.report.files import RunError, atomic_write
 
 Form = Literal["edge", "lookup", "qdq"]
 FLOAT: Final = 32  # bits
 LOOKUP_MOST: Final = 4
+_STARTED_MOST: Final = 2
 
 
 def usual_form(bits: int) -> Form:
@@ -108,6 +109,7 @@ def export(
         if wanted.ranges == "federated" and wanted.out is not None:
             how = Histograms.with_noise(wanted.noise)
             ranges = FederatedRanges(models, how, tell).of(person)
+        start = Starts(models, tell).of(wanted) if wanted.out is not None else None
         name = models.loaded.config.name
     if person is not None:
         tell(f"{person}: rebuilt, macro-F1 {personal.macro_f1:.3f} as in the run")
@@ -122,7 +124,7 @@ def export(
     if wanted.out is not None:
         tell(f"quantizing: {wanted.quantizer}, {wanted.bits} bits, {wanted.form}")
         called = name if person is None else person
-        said |= _bundled(personal, wanted, key, called, ranges)
+        said |= _bundled(personal, wanted, key, called, ranges, start)
     return said
 
 
@@ -131,6 +133,7 @@ def quantized(
     sources: NDArray[np.float32],
     wanted: Export,
     ranges: Sequence[Range] | None = None,
+    start: Any = None,
 ) -> bytes:
     """A float model in the bits and the form that are wanted.
 
@@ -141,6 +144,8 @@ def quantized(
     wanted : Export
     ranges : sequence of (low, high), optional
         Of its activations, in place of the sources' windows'.
+    start : optional
+        As ``Starts`` gives it.
 
     Raises
     ------
@@ -149,21 +154,56 @@ def quantized(
     """
     if wanted.bits == FLOAT:
         return _bytes(model)
-    given: dict[str, Any] = {} if ranges is None else {"ranges": ranges}
-    if wanted.form == "lookup" and wanted.bits == LOOKUP_MOST:
-        given["ends"] = LOOKUP_MOST
+    given = {"ranges": ranges, "start": start}
+    settings = {name: each for name, each in given.items() if each is not None}
     try:
-        made = quantize(
-            model,
-            sources,
-            quantizer=wanted.quantizer,
-            bits=wanted.bits,
-            seed=wanted.seed,
-            settings=given,
-        )
+        made = quantize(model, sources, **_how(wanted, settings))
         return _bytes(_FORMS[wanted.form](made))
     except (NotImplementedError, ValueError) as error:
         raise RunError(f"{wanted.quantizer}, {wanted.bits} bits: {error}") from error
+
+
+def _how(wanted: Export, settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `quantize`."""
+    if wanted.form == "lookup" and wanted.bits == LOOKUP_MOST:
+        settings = {**settings, "ends": LOOKUP_MOST}
+    return {
+        "quantizer": wanted.quantizer,
+        "bits": wanted.bits,
+        "seed": wanted.seed,
+        "settings": settings,
+    }
+
+
+class Starts:
+    """What quantizers learned of a run's shared model: where the persons' start, at 2 bits.
+
+    It is learned once, from the sources' windows alone. Eight and four bits do without.
+    """
+
+    def __init__(self, models: Models, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.models, self.tell = models, tell
+        self._found: dict[tuple[str, int, Form], Any] = {}
+
+    def of(self, wanted: Export) -> Any:
+        """Return a start, or None where the quantizer takes none.
+
+        Raises
+        ------
+        RunError
+            Where the quantizer refuses.
+        """
+        if wanted.bits > _STARTED_MOST:
+            return None
+        key = (wanted.quantizer, wanted.seed, wanted.form)
+        if key not in self._found:
+            self.tell(f"{self.models.run}: {wanted.quantizer} learns the shared model first")
+            try:
+                found = shared(self.models.shared, self.models.sources, **_how(wanted, {}))
+            except ValueError as error:
+                raise RunError(f"{wanted.quantizer}, the shared model: {error}") from error
+            self._found[key] = found
+        return self._found[key]
 
 
 def predictions(form: str, model: bytes, windows: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -241,9 +281,10 @@ def _bundled(
     key: bytes | None,
     name: str,
     ranges: Sequence[Range] | None,
+    start: Any,
 ) -> dict[str, Any]:
     assert wanted.out is not None
-    content = quantized(personal.model, personal.sources, wanted, ranges)
+    content = quantized(personal.model, personal.sources, wanted, ranges, start)
     form: Form = "qdq" if wanted.bits == FLOAT else wanted.form
     _, time, channels = personal.sources.shape
     try:

@@ -29,6 +29,7 @@ from edge_kernels.quantize.widths import wide
 BITS: Final = (8, 4, 2)
 _MOST_BIAS: Final = 1 << 30
 _SMALL: Final = 0.25  # of all weights
+_LEAST_SCALE: Final = 1e-12
 _LEAST_RATIO: Final = 2.0**-30  # of scales; a multiplier and a shift say no smaller one
 Reals = NDArray[np.float64]
 
@@ -143,12 +144,28 @@ def _rounded(choice: Choice, at: int, step: Product, levels: list[Levels | None]
     least = np.abs(step.bias) / (source.scale * _MOST_BIAS)
     if made is not None:
         least = np.maximum(least, _LEAST_RATIO * made.scale / source.scale)
-    scale = np.maximum(choice.weight_scales[at], np.maximum(least, 1e-12))
+    scale = np.maximum(choice.weight_scales[at], np.maximum(least, _LEAST_SCALE))
     bits = choice.bits[at]
-    low, high = code_bounds(bits)
-    codes = np.clip(np.rint(step.weight / scale[:, None, None]), low, high).astype(np.int8)
+    codes = _codes(step, scale, bits).astype(np.int8)
     bias = np.rint(step.bias / (source.scale * scale)).astype(np.int32)
     return replace(step, weight=codes, bias=bias, weight_scale=scale, weight_bits=bits)
+
+
+def _codes(step: Product, scale: Reals, bits: int) -> Reals:
+    codes: Reals = np.clip(np.rint(step.weight / scale[:, None, None]), *code_bounds(bits))
+    return codes
+
+
+def dequantized(choice: Choice) -> FloatNet:
+    """Return the network in float with the weights that the codes stand for."""
+    steps = list(choice.net.steps)
+    for at, rows in choice.weight_scales.items():
+        step = steps[at]
+        assert isinstance(step, Product)
+        scale = np.maximum(rows, _LEAST_SCALE)
+        codes = _codes(step, scale, choice.bits[at])
+        steps[at] = replace(step, weight=codes * scale[:, None, None])
+    return replace(choice.net, steps=steps)
 
 
 def largest_weights(net: FloatNet) -> dict[int, Reals]:
@@ -252,6 +269,20 @@ def nearest(net: FloatNet, found: Sequence[Range], bits: int, ends: int = 8) -> 
     ValueError
         If there are not as many ranges as values that have levels.
     """
+    levels = levels_in(net, found)
+    each_bits = layer_bits(net, bits, ends)
+    rows = {at: weight_scale(most, each_bits[at]) for at, most in largest_weights(net).items()}
+    return Choice(net, levels, rows, each_bits)
+
+
+def levels_in(net: FloatNet, found: Sequence[Range]) -> dict[int, Levels]:
+    """Return the levels of each of `quantized_values` that cover given ranges.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many ranges as values that have levels.
+    """
     wanted = quantized_values(net)
     _check_count(found, len(wanted))
     broad = wide(net)
@@ -259,9 +290,7 @@ def nearest(net: FloatNet, found: Sequence[Range], bits: int, ends: int = 8) -> 
     for value, each in zip(wanted, found, strict=True):
         own = rest_range(net, value, levels) or each
         levels[value] = levels_of(own, 16 if value in broad else 8)
-    each_bits = layer_bits(net, bits, ends)
-    rows = {at: weight_scale(most, each_bits[at]) for at, most in largest_weights(net).items()}
-    return Choice(net, levels, rows, each_bits)
+    return levels
 
 
 def _check_count(found: Sequence[Range], count: int) -> None:

@@ -89,14 +89,23 @@ class Learner(nn.Module):
         """Return every value as the integers would give it, made float."""
         return self.values(x, cut=False)
 
-    def values(self, x: Tensor, *, cut: bool) -> list[Tensor]:
-        """Return every value; ``cut``: no gradient passes from a step to those before it."""
+    def values(self, x: Tensor, *, cut: bool, levelled: bool = True) -> list[Tensor]:
+        """Return every value.
+
+        Parameters
+        ----------
+        x : (windows, *shape)
+        cut : bool
+            No gradient passes from a step to those before it.
+        levelled : bool
+            Round activations too, not weights alone.
+        """
         factors = self.factors()
         given = [self._rounded(at, factors) for at in range(len(self.net.steps))]
         kept: list[Tensor] = []
 
         def seen(value: int, made: Tensor) -> Tensor:
-            kept.append(self._levelled(value, made))
+            kept.append(self._levelled(value, made) if levelled else made)
             return kept[-1].detach() if cut else kept[-1]
 
         values(self.net, x, given, seen)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,15 @@ class Quantizer(Protocol):
         calibration : float32 (windows, *net.shapes[0])
             What the network reads: windows after the prologue.
         """
+        ...
+
+
+@runtime_checkable
+class Sharing(Quantizer, Protocol):
+    """One whose setting ``start`` takes what it once learned of a network like this one."""
+
+    def shared(self, net: FloatNet, calibration: NDArray[np.float32]) -> Any:
+        """Return what is learned of the network that persons share; as of `Quantizer.quantize`."""
         ...
 
 
@@ -130,6 +139,26 @@ def quantize(
     split = read(whole)
     x = inputs(split, calibration)
     return Quantized(chosen.quantize(split.net, x), split, whole.graph.output[0].name)
+
+
+def shared(
+    model: ModelProto | bytes | str | os.PathLike[str],
+    calibration: NDArray[Any],
+    *,
+    quantizer: str = "distilled",
+    bits: int = 2,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """Learn long from the model that persons share: for the setting ``start`` of theirs.
+
+    Parameters and errors are those of `quantize`. None where the quantizer learns nothing so.
+    """
+    chosen = by_name(quantizer, bits=bits, seed=seed, **(settings or {}))
+    if not isinstance(chosen, Sharing):
+        return None
+    split = read(load(model))
+    return chosen.shared(split.net, inputs(split, calibration))
 
 
 def inputs(split: Split, windows: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from simulations.bench.cells import Cell, Cells, Key
-from simulations.export import Export, Form, quantized, score, usual_form
+from simulations.export import Export, Form, Starts, quantized, score, usual_form
 from simulations.personal_model import Models, open_models
 from simulations.ranges import FederatedRanges, Histograms, Ranges
 from simulations.report.metrics import mean
@@ -90,9 +90,10 @@ def study(
     for run in runs:
         with open_models(run, tell=tell) as models:
             federated = FederatedRanges(models, Histograms.with_noise(noise), tell)
+            starts = Starts(models, tell)
             for person in only or models.persons:
                 missing = [key for key in wanted if key not in found.of(run, person)]
-                for cell in _cells(models, federated, person, missing) if missing else ():
+                for cell in _cells(models, federated, starts, person, missing) if missing else ():
                     tell(
                         f"{run} {person} {cell.quantizer} W{cell.bits} {cell.ranges}: "
                         f"{cell.f1:.3f}, float {cell.f1_float:.3f}, {cell.seconds:.1f} s"
@@ -107,15 +108,20 @@ def study(
 
 
 def _cells(
-    models: Models, federated: FederatedRanges, person: str, keys: Sequence[Key]
+    models: Models,
+    federated: FederatedRanges,
+    starts: Starts,
+    person: str,
+    keys: Sequence[Key],
 ) -> Iterator[Cell]:
     personal = models.personal(person)
     for key in keys:
         name, width, kind, form, noise = key
         given = federated.of(person) if kind == "federated" else None
         wanted = Export(bits=width, quantizer=name, form=form)
+        start = starts.of(wanted)  # once a run: it is not in a model's seconds
         began = time.perf_counter()
-        model = quantized(personal.model, personal.sources, wanted, given)
+        model = quantized(personal.model, personal.sources, wanted, given, start)
         seconds = time.perf_counter() - began
         yield Cell(
             run=str(models.run),

@@ -1,6 +1,7 @@
 """``flwr-sim export`` and ``quantized`` as a user meets them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -9,9 +10,10 @@ import pytest
 from client import bundle
 from client.bundle.claims import where
 from schemas.signing import new_key
+from simulations import export
 from simulations.bench.cells import Cell
 from simulations.bench.quantized import markdown, rows_of
-from simulations.export import usual_form
+from simulations.export import Export, Starts, usual_form
 from simulations.report.folder import RunFolder
 
 
@@ -82,6 +84,17 @@ def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits,
 @pytest.mark.parametrize(("bits", "form"), [(8, "edge"), (4, "edge"), (2, "lookup")])
 def test_the_usual_form_of_so_many_bits(bits, form):
     assert usual_form(bits) == form
+
+
+def test_two_bits_start_from_the_shared_model_which_is_learned_once(monkeypatch):
+    asked, told = [], []
+    monkeypatch.setattr(export, "shared", lambda *_, **how: asked.append(how) or "start")
+    starts = Starts(SimpleNamespace(run="run", shared="model", sources="windows"), told.append)
+    assert starts.of(Export(bits=4)) is None
+    wanted = [Export(bits=2, form="lookup", seed=seed) for seed in (0, 0, 1)]
+    assert [starts.of(each) for each in wanted] == ["start"] * 3
+    assert [(how["bits"], how["seed"]) for how in asked] == [(2, 0), (2, 1)]
+    assert told == ["run: distilled learns the shared model first"] * 2
 
 
 def test_a_bundle_may_say_what_it_takes(sim, finished_run, person, tmp_path):

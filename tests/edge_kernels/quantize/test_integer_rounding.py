@@ -9,6 +9,9 @@ from edge_kernels.quantize.integer_rounding import (
     RoundToNearest,
     SmoothQuant,
     code_bounds,
+    dequantized,
+    integers,
+    nearest,
     smoothed,
 )
 from edge_kernels.quantize.quantizer import inputs
@@ -38,6 +41,17 @@ def test_the_trained_classifier(method):
     found = integer_output(net, x)
     assert relative(found, right) < 0.05
     assert (found.argmax(1) == right.argmax(1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_a_network_in_float_with_the_weights_of_the_codes(bits):
+    split = read(classifier())
+    x = inputs(split, windows(50, 5)[0])
+    choice = nearest(split.net, calibrate.ranges(split.net, x), bits)
+    for step, coded in zip(integers(choice).steps, dequantized(choice).steps, strict=True):
+        if isinstance(step, Product):
+            real = step.weight * step.weight_scale[:, None, None]
+            np.testing.assert_allclose(coded.weight, real, rtol=1e-12)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,51 @@ def test_learning_the_weights_too_helps_at_two_bits(split, calibration):
     scales, _ = relative(MobileQuant(2).quantize(split.net, calibration), split)
     weights, _ = relative(Distilled(2).quantize(split.net, calibration), split)
     assert weights < scales
+
+
+def close_to(net):
+    """The same layers, their weights moved by 3% of their size."""
+    random = np.random.default_rng(3)
+    steps = [
+        replace(
+            step,
+            weight=step.weight
+            + 0.03 * step.weight.std() * random.standard_normal(step.weight.shape),
+        )
+        if isinstance(step, Product)
+        else step
+        for step in net.steps
+    ]
+    return replace(net, steps=steps)
+
+
+def test_two_bits_start_from_what_a_close_network_learned(split, calibration):
+    start = Distilled(2, steps=16).shared(close_to(split.net), calibration)
+    started, _ = relative(
+        Distilled(2, steps=16, start=start).quantize(split.net, calibration), split
+    )
+    without, _ = relative(Distilled(2, steps=16).quantize(split.net, calibration), split)
+    assert started < 0.9 * without
+
+
+def test_a_start_of_other_layers_is_refused(split, calibration):
+    other = read(GRAPHS[next(iter(GRAPHS))])
+    windows_of_it = inputs(other, normal(80, 5, 12))
+    start = Distilled(2, steps=1).shared(other.net, windows_of_it)
+    with pytest.raises(ValueError, match="the start is that of other layers"):
+        Distilled(2, start=start).quantize(split.net, calibration)
+
+
+def test_given_ranges_hold_at_two_bits_too(split, calibration):
+    seen = calibrate.ranges(split.net, calibration)
+    twice = [(2 * low, 2 * high) for low, high in seen]
+    own, given = (
+        Distilled(2, steps=4, ranges=ranges).quantize(split.net, calibration)
+        for ranges in (seen, twice)
+    )
+    for a, b in zip(own.levels, given.levels, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or b.scale == pytest.approx(2 * a.scale, rel=1e-2)
 
 
 def test_eight_bits_at_the_ends_are_closer_than_four(split, calibration):

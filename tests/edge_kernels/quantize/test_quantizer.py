@@ -120,6 +120,14 @@ def test_settings_reach_the_quantizer(quantized):
     assert made.net.levels != quantized.net.levels
 
 
+def test_what_is_learned_of_a_shared_model_is_a_start():
+    x = windows(100, 5)[0]
+    assert quantizers.shared(classifier(), x, quantizer="rtn") is None
+    start = quantizers.shared(classifier(), x, settings={"steps": 2})
+    made = quantize(classifier(), x, bits=2, settings={"steps": 2, "start": start})
+    assert made.net != quantize(classifier(), x, bits=2, settings={"steps": 2}).net
+
+
 def test_mobilequant_is_what_one_gets():
     made = quantize(classifier(), windows(100, 5)[0], settings={"steps": 5})
     again = quantize(classifier(), windows(100, 5)[0], seed=0, settings={"steps": 5})
