@@ -27,6 +27,9 @@ class Bouts:
     ----------
     stay : float
         Probability that the next window is of the same class; 0: windows stand alone.
+    evidence : float
+        Share of a window's score that counts along the stream: the windows of a bout are alike, and
+        a classifier errs on them alike, so that they are fewer witnesses than they are windows.
     floor : float
         Windows that every class has in the pool's mix, as a share of an even one: the larger, the
         less is corrected for the mix.
@@ -47,11 +50,12 @@ class Bouts:
     """
 
     stay: float = 0.95
-    floor: float = 0.2
+    evidence: float = 0.4
+    floor: float = 0.05
     balanced: bool = False
     label_weight: float = 3.0
     replay: float = 1.0
-    guard: float = 0.7
+    guard: float = 0.65
     order: float = 0.3
     levels: int = LEVELS
 
@@ -175,7 +179,9 @@ class SelfTraining(Classifier):
 
     def _smoothed(self, logits: Tensor, known: Tensor, target: Tensor) -> Tensor:
         """Class probabilities by bouts, labelled windows clamped."""
-        scores = log_softmax(logits) * (1 - known) + _FORBIDDEN * known * (1 - target)
+        share = self.bouts.evidence if self.bouts.stay else 1.0  # alone, it has no neighbours
+        scores = share * log_softmax(logits)
+        scores = scores * (1 - known) + _FORBIDDEN * known * (1 - target)
         return smooth(scores, torch.tensor(self.bouts.stay), self.bouts.levels)
 
     def _remembered(self) -> Tensor:

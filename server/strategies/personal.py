@@ -40,7 +40,7 @@ class Personal(Unfederated):
             "the head, with the sources' as their prior.",
         )
         rounds: int = Field(
-            2, ge=0, le=10, description="Of self-training: each asks for new targets first."
+            4, ge=0, le=10, description="Of self-training: each asks for new targets first."
         )
         steps: int = Field(40, ge=1, le=10_000, description="Optimizer steps a round.")
         batch_size: int = Field(128, ge=1, le=4096, description="Windows a step.")
@@ -52,8 +52,15 @@ class Personal(Unfederated):
             description="Probability that the next window is of the same class: how long bouts "
             "are. 0 where windows are not in the order of time.",
         )
+        evidence: float = Field(
+            0.4,
+            gt=0,
+            le=1,
+            description="Share of a window's score that counts along the stream: neighbours are "
+            "alike, and a classifier errs on them alike.",
+        )
         floor: float = Field(
-            0.2,
+            0.05,
             gt=0,
             le=1e3,
             description="Windows given to every class in the pool's mix, as a share of an even "
@@ -70,7 +77,7 @@ class Personal(Unfederated):
             description="A prior: this person does all classes equally often. True of few data.",
         )
         guard: float = Field(
-            0.7,
+            0.65,
             ge=0,
             le=1,
             description="Self-training is left out where the stream's classes are fewer than this "
@@ -150,6 +157,7 @@ class Personal(Unfederated):
             Mixing(iterations=wanted.prototypes),
             Bouts(
                 stay=wanted.stay,
+                evidence=wanted.evidence,
                 floor=wanted.floor,
                 balanced=wanted.balanced_classes,
                 label_weight=wanted.label_weight,

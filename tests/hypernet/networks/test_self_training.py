@@ -52,7 +52,7 @@ def learnt(network, targets, *, last=False, labelled=4):
 def test_targets_are_smoothed_posteriors_with_labels_clamped_and_the_mix():
     network = model()
     x, y, mean, deviation = person()
-    scores = network(x, mean, deviation).log_softmax(1)
+    scores = BOUTS.evidence * network(x, mean, deviation).log_softmax(1)
     known = y >= 0
     scores[known] = torch.where(torch.arange(CLASSES) == y[known, None], 0.0, -1e4)
     expected = smooth(scores, torch.tensor(BOUTS.stay))
@@ -177,6 +177,19 @@ def test_known_to_be_balanced_the_targets_are_even():
 def run(graph: bytes, **inputs):
     session = InferenceSession(graph, providers=["CPUExecutionProvider"])
     return session.run(None, {name: np.asarray(value) for name, value in inputs.items()})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stay", [0.0, 0.95])
+def test_neighbours_that_are_alike_are_fewer_witnesses(stay):
+    whole, share = (model(replace(BOUTS, stay=stay, evidence=each)) for each in (1.0, 0.2))
+    x, y, mean, deviation = person()
+    sure, less = (
+        each.teach(x, torch.full_like(y, -1), mean, deviation)[:, :3].amax(1).mean()
+        for each in (whole, share)
+    )
+    assert (less < sure) == (stay > 0)
+    assert stay or less == sure
 
 
 @torch.no_grad()

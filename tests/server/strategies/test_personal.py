@@ -37,7 +37,7 @@ def test_the_start_is_the_sources_model_with_their_class_means(made, federation)
 
 
 def test_stages_are_chosen_by_the_number_of_labels(made, plan_of):
-    plan = plan_of(made(many=50).evaluate_config())
+    plan = plan_of(made(many=50, rounds=2).evaluate_config())
     assert isinstance(plan.stages[0], Adapt)
     learning = [stage for stage in plan.stages if isinstance(stage, Train)]
     assert len(learning) == 4
