@@ -74,6 +74,8 @@ class Layer:
         if weight.ndim == 2 + len(self.taps):
             if self.kernel:
                 return conv1d(x, weight, bias, self.stride, self.padding, self.dilation)
+            if x.ndim == 2:
+                return linear(x, weight, bias)
             # Two axes: with three and a bias an exported step fixes the number of windows.
             flat = linear(x.reshape(-1, x.shape[-1]), weight, bias)
             return flat.reshape(*x.shape[:-1], len(weight))

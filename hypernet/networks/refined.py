@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softmax
+from torch.nn.functional import linear, softmax
 
 from hypernet.latent import LatentSources
 from hypernet.networks.adapted import AdaptedClassifier
@@ -73,8 +73,8 @@ class RefinedClassifier(AdaptedClassifier):
         return probable
 
     def _shifted(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.body.head(z) + z @ self.shift_weight.T + self.shift_bias
-        return logits
+        weight, bias = self.body.head.merged()
+        return linear(z, weight + self.shift_weight, bias + self.shift_bias)
 
     def extra_repr(self) -> str:
         """Name what graphs hold as constants."""
