@@ -54,7 +54,7 @@ class Bouts:
     floor: float = 0.05
     balanced: bool = False
     label_weight: float = 3.0
-    replay: float = 1.0
+    replay: float = 0.3
     guard: float = 0.65
     order: float = 0.3
     levels: int = LEVELS

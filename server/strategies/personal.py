@@ -67,7 +67,7 @@ class Personal(Unfederated):
             "one; 1000 learns the mix with the classes (no logit adjustment).",
         )
         replay: float = Field(
-            1.0, ge=0, le=1e3, description="Weight of the sources' class means in the loss."
+            0.3, ge=0, le=1e3, description="Weight of the sources' class means in the loss."
         )
         label_weight: float = Field(
             3.0, ge=1, le=1e3, description="Unlabelled windows that a labelled one counts for."
