@@ -247,7 +247,7 @@ class Distilled(MobileQuant):
     def quantize(self, net: FloatNet, calibration: NDArray[np.float32]) -> IntNet:
         """As `MobileQuant.quantize`; ValueError also where the start is of other layers."""
         longer = self._scaled(5 / 4, 4) if self.bits == _LOW else self
-        return super(Distilled, longer).quantize(net, calibration)
+        return MobileQuant.quantize(longer, net, calibration)
 
     def shared(self, net: FloatNet, calibration: NDArray[np.float32]) -> State:
         """Learn long from the network that persons share; theirs need little from there on.

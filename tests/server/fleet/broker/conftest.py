@@ -32,9 +32,12 @@ from tests.server.fleet.requests import claim, new_key, request
 
 
 class Peer:
-    """A client of the broker that notes what it hears and is answered."""
+    """A client of the broker that notes what it hears and is answered.
 
-    def __init__(self, port, files, client_id, **options):
+    ``kept``: it asks for a session, against the protocol.
+    """
+
+    def __init__(self, port, files, client_id, *, kept=False, will=None):
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
         from paho.mqtt.packettypes import PacketTypes
@@ -53,11 +56,11 @@ class Peer:
         self.client.on_disconnect = lambda _c, _d, _f, code, _p: self.ended.append(str(code))
         self.client.on_message = lambda _c, _d, m: self.heard.append((m.topic, bytes(m.payload)))
         self.client.on_publish = lambda _c, _d, mid, code, _p: self.codes.update({mid: str(code)})
-        if "will" in options:
-            self.client.will_set(*options["will"])
-        kept = Properties(PacketTypes.CONNECT)
-        kept.SessionExpiryInterval = 3600
-        self.client.connect("127.0.0.1", port, 30, clean_start=False, properties=kept)
+        if will is not None:
+            self.client.will_set(*will)
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = 3600 if kept else 0
+        self.client.connect("127.0.0.1", port, 30, clean_start=not kept, properties=session)
         self.client.loop_start()
         wait(lambda: self.greeted or self.ended)
 

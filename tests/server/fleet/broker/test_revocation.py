@@ -134,7 +134,7 @@ def test_devices_that_are_away_are_thrown_out_and_the_broker_lives(place):
     for number in range(15):
         name = f"watch-{number}"
         files = place.enrol(name)
-        place.connect(files, name).close()
+        place.connect(files, name, kept=True).close()
         assert place.revoke(name) == []
         assert place.process.poll() is None, number
     assert place.refused(files, name)
