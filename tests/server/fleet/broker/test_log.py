@@ -124,3 +124,13 @@ def test_what_is_not_denied_is_not_logged_where_it_is_not_to_be(place):
     for _ in range(20):
         peer.say("flwr/v1/watch-1/evt")
     assert len(place.log()) == before
+
+
+def test_topics_of_earlier_ticks_count_towards_the_few_that_are_named():
+    counts = Counter({("watch-1", "denied", f"t/{number}"): 1 for number in range(5)})
+    log._add(counts, Counter({("watch-1", "denied", "t/0"): 2, ("watch-1", "denied", "t/9"): 3}))
+    log._add(counts, Counter({("watch-2", "denied", "t/9"): 1}))
+    assert counts["watch-1", "denied", "t/0"] == 3
+    assert counts["watch-1", "denied", "(other topics)"] == 3
+    assert counts["watch-2", "denied", "t/9"] == 1
+    assert len(counts) == 7
