@@ -152,18 +152,20 @@ class Runner:
 
     def _next(self) -> TaskRow | None:
         """The oldest task; while work must wait, the oldest that is no work."""
-        self.waiting, held = None, False
+        held: str | None = None
+        found = None
         for row in self.store.open("queued"):
             if self.bundles.holds(row):
                 continue  # until the bundle on probation has stood it
             if row.body["action"] in _LIGHT or self.bundles.concludes(row):
-                return row
-            if not held:
+                found = row
+            elif held is None:
                 may, why = (False, "paused") if self.paused else self._may_work()
-                if may:
-                    return row
-                held, self.waiting = True, why
-        return None
+                found, held = (row, None) if may else (None, why)
+            if found is not None:
+                break
+        self.waiting = held  # at once: who asks meanwhile must not see it come and go
+        return found
 
     def _do(self, row: TaskRow) -> None:
         self.current = row.id
