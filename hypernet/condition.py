@@ -16,6 +16,7 @@ from torch.nn.functional import softmax
 
 ConditionKind = Literal["prototypes", "queries", "layers", "moments"]
 SHRINK: Final = 2.0  # windows that the overall mean weighs in a class's
+SHARE_FLOOR: Final = 0.01  # added to a class's share before its log
 
 
 class Conditioner(nn.Module, ABC):
@@ -132,7 +133,7 @@ def prototypes(hidden: Tensor, posteriors: Tensor) -> Tensor:
     overall = hidden.mean(-2, keepdim=True)
     mean = (posteriors.mT @ hidden + SHRINK * overall) / (mass + SHRINK)
     share = mass / mass.sum(-2, keepdim=True)
-    return torch.cat([mean, (share + 0.01).log()], -1)
+    return torch.cat([mean, (share + SHARE_FLOOR).log()], -1)
 
 
 CONDITIONERS: Final[dict[str, Callable[[list[int], int, float], Conditioner]]] = {

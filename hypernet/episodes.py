@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from hypernet.condition import Conditioner
 from hypernet.generators.attention import cosine_squared
-from hypernet.generators.functional_memory import FunctionalMemory
+from hypernet.generators.memory import Memory
 from hypernet.networks.adapted import MIX, AdaptedClassifier
 from hypernet.networks.losses import cross_entropy
 from hypernet.networks.norm import norms, set_groups
@@ -112,7 +112,7 @@ def _below(factors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train_memory(
-    memory: FunctionalMemory,
+    memory: Memory,
     episodes: Episodes,
     conditioner: Conditioner,
     course: Course,

@@ -133,6 +133,8 @@ class Adapter(ABC):
 
     shared: ClassVar[frozenset[str]] = frozenset()
     """Names of factors that all layers of a network have in common."""
+    by_output: ClassVar[bool] = False
+    """Whether a slot is an output of the layer, so that a class's can be made for that class."""
 
     def __init__(self, layer: Layer, rank: int = 4, scale: float = 1.0) -> None:
         if rank < 1:

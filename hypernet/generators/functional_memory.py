@@ -1,39 +1,29 @@
 """HY-WU's functional memory: from a set of unlabelled windows to an adapter, in one pass."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from hypernet.generators.attention import Attention, FeedForward
-from hypernet.generators.conditioned import ConditionedGenerator, ConditionError
-from hypernet.generators.memory_slots import MemorySlot
+from hypernet.generators.memory import Memory
 from hypernet.generators.tokens import TokenPlan
 from hypernet.parameters import ParameterSpec
 
 
-class FunctionalMemory(ConditionedGenerator):
+class FunctionalMemory(Memory):
     """Tokens over layers × (patch, rank slot) attend to each other and to the condition.
 
     HY-WU; the condition enters through cross-attention alone. Factors of all kinds (LoRA's A and B)
-    are cut into patches; each kind has its own head. Heads start at zero, so that before training
-    every device gets ``start``: an adapter that changes nothing. What is generated is a difference
-    from what the mean condition gets: ``start`` alone learns what serves everybody.
+    are cut into patches; each kind has its own head. Heads start at zero.
 
     Parameters
     ----------
     start : (length,)
-        Factors that change nothing; learned, and all that a static adapter has.
     spec : ParameterSpec
         Of the adapter: names ``layer.factor``, a factor's first axis its rank slots.
-    tokens, channels : int
-        Of a condition, which is given flat: (tokens · channels,).
-    backbone : str
-        Hash of the network that conditions are measured on and adapters are made for.
-    width, blocks, heads, patch : int
-        Of the generator; entries that one token makes.
-    scale : float
-        What generated residuals are multiplied by.
+    tokens, channels, backbone, width, blocks, scale
+        See ``Memory``.
+    heads, patch : int
+        Of attention; entries that one token makes.
     """
 
     def __init__(
@@ -50,10 +40,8 @@ class FunctionalMemory(ConditionedGenerator):
         patch: int = 64,
         scale: float = 0.1,
     ) -> None:
-        super().__init__(tokens, channels, backbone)
+        super().__init__(start, tokens, channels, backbone, width=width, blocks=blocks, scale=scale)
         self.plan = TokenPlan.of(spec, patch)
-        self.scale, self.width = scale, width
-        self.start = nn.Parameter(start.detach().clone())
         self.layer = nn.Parameter(0.5 * torch.randn(self.plan.layers, 1, width))
         self.place = nn.Parameter(0.5 * torch.randn(self.plan.places, width))
         self.read = nn.Linear(channels, width)
@@ -66,62 +54,19 @@ class FunctionalMemory(ConditionedGenerator):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.heads_of = nn.ModuleDict(heads_of)
-        self.slots = nn.ModuleList()
-        self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
-    def generate(self, conditions: Tensor) -> Tensor:
-        """Conditions (cohort, tokens · channels) → adapters (cohort, length)."""
-        made = self._made(torch.cat([conditions, self.center[None]]))
-        return self.start + self.scale * (made[:-1] - made[-1:])
-
-    def _made(self, conditions: Tensor) -> Tensor:
-        """What tokens say to conditions: (conditions, length)."""
-        normal = self.normal(conditions)
+    def made(self, normal: Tensor) -> Tensor:
+        """What tokens say to standardised conditions: (conditions, length)."""
         seen = self.read(normal.reshape(-1, self.tokens, self.channels))
         seen = self.read_norm(seen + self.which)
-        slots: list[Any] = list(self.slots)
-        members = [slot.members(normal) for slot in slots]
+        members = self.members(normal)
         x = (self.layer + self.place)[None]  # alike for all, up to the first cross-attention
         there = self.plan.there
         for number, block in enumerate(self.blocks):
-            x = block(x, seen, there)
-            for slot, member in zip(slots, members, strict=True):
-                x = slot(x, number, member)
+            x = self.read_slots(block(x, seen, there), number, members)
         x = self.norm(x)
         made = {kind: head(x) for kind, head in self.heads_of.items()}
         return self.plan.join(made)
-
-    def add_slot(self, near: Tensor, old: Tensor, size: int = 8, reach: float = 3.0) -> MemorySlot:
-        """Add memory that only conditions near ``near`` read; everything else is frozen.
-
-        The mean condition, from which all others differ, counts as an old one.
-
-        Parameters
-        ----------
-        near : (condition,)
-        old : (conditions, condition)
-            Must stay out of reach: these get what they got, bit for bit, now and later.
-        size : int
-            Tokens of the slot.
-        reach : float
-            Largest distance (see ``distance``) at which a condition reads it; cut to half of that
-            to the nearest old one.
-
-        Raises
-        ------
-        ConditionError
-            Where an old condition is ``near`` itself.
-        """
-        old = torch.cat([old.reshape(-1, len(near)), self.center[None]])
-        nearest = float(self.distance(old, near).min())
-        if nearest < 1e-6:
-            raise ConditionError("an old condition lies where the new slot would; it would change")
-        self.requires_grad_(False)
-        slot = MemorySlot(
-            self.normal(near), min(reach, nearest / 2), size, self.width, len(self.blocks)
-        )
-        self.slots.append(slot)
-        return slot
 
 
 class _Block(nn.Module):
@@ -144,13 +89,3 @@ class _Block(nn.Module):
         x = self.condition(x.reshape(devices, layers * places, -1), seen)
         out: Tensor = self.forth(x).reshape(len(x), layers, places, -1)
         return out
-
-
-def _make_room(module: FunctionalMemory, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Add the slots that a state has, so that it can be loaded."""
-    found = {key[len(prefix) :].split(".")[1] for key in state if key.startswith(f"{prefix}slots.")}
-    for number in range(len(module.slots), len(found)):
-        keys = state[f"{prefix}slots.{number}.keys"]
-        near = state[f"{prefix}slots.{number}.center"]
-        slot = MemorySlot(near, 0.0, keys.shape[1], module.width, len(module.blocks))
-        module.slots.append(slot.to(keys.dtype))

@@ -18,8 +18,12 @@ from hypernet.networks.norm import norms, set_groups
 
 MIX: Final = 0.5  # AdaBN's share of a person's own statistics
 FLOOR: Final = 0.2  # of the mean posterior, divided by the classes
-LAST: Final = ("encoder.linear", "head")
-Layers = Literal["last", "all"]
+Layers = Literal["head", "last", "all"]
+SOME: Final[dict[str, tuple[str, ...]]] = {
+    "head": ("head",),
+    "last": ("encoder.linear", "head"),
+}
+"""Which layers an adapter sits in; all that it can where none are named."""
 
 
 class Adapted(nn.Module):
@@ -81,11 +85,12 @@ class AdaptedClassifier(nn.Module):
     seed : int
         Of the adapter's start, which changes nothing.
     layers : str
-        ``last`` (the encoder's linear layer and the head) or ``all``.
+        ``head``, ``last`` (the encoder's linear layer and the head) or ``all``.
     """
 
     plain: Any
     body: Any
+    conditioner: Any
 
     def __init__(
         self,
@@ -128,6 +133,17 @@ class AdaptedClassifier(nn.Module):
         """What the encoder's linear layer gets (windows, width) → logits."""
         logits: Tensor = self.body.head(self.body.encoder.project(pooled))
         return logits
+
+    def merged(self) -> dict[str, Tensor]:
+        """The backbone's tensors that the adapter changes, by the backbone's names, changed."""
+        found: dict[str, Tensor] = {}
+        for name, child in self.body.named_modules():
+            if isinstance(child, Adapted):
+                weight, bias = child.merged()
+                found[f"{name}.weight"] = weight
+                if bias is not None:
+                    found[f"{name}.bias"] = bias
+        return found
 
     def condition(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Raw windows → condition (tokens, channels), of the frozen backbone: no adapter in it."""
@@ -225,7 +241,7 @@ def _adapt_layers(
     """Put an adapter into convolutions and linear layers; shared factors are one tensor."""
     shared: dict[str, Tensor] = {}
     for name, child in list(body.named_modules()):
-        if not isinstance(child, nn.Conv1d | nn.Linear) or (layers == "last" and name not in LAST):
+        if not isinstance(child, nn.Conv1d | nn.Linear) or name not in SOME.get(layers, (name,)):
             continue
         adapter = kind(Layer.of(child), rank, scale)
         factors = adapter.start(generator)

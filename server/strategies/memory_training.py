@@ -10,10 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from hypernet.adapters import adapter_class
 from hypernet.condition import CONDITIONERS, Conditioner, ConditionKind
 from hypernet.episodes import Course, Episodes, train_memory
 from hypernet.frozen_episodes import FrozenEpisodes
+from hypernet.generators.class_memory import ClassMemory
 from hypernet.generators.functional_memory import FunctionalMemory
+from hypernet.generators.memory import Memory
 from hypernet.latent import Sample, latent_sources, sample_sources
 from hypernet.networks.adapted import AdaptedClassifier, Layers
 from hypernet.networks.classifier import Classifier
@@ -36,11 +39,15 @@ WINDOWS: Final = 20  # of each source and class in its class means
 class MemorySettings(Strict):
     """Adapter, condition, generator, and how it is trained on the sources."""
 
-    adapter: str = Field("lora", description="lora, bone, compacter, scale-shift, or an installed.")
-    layers: Layers = Field(
-        "last",
-        description="Where it sits: in the encoder's linear layer and the head, or in all layers, "
-        "which takes many times longer to train.",
+    adapter: str = Field(
+        "rows",
+        description="rows: the head's rows, each made from what the condition says of its class; "
+        "lora, bone, compacter, scale-shift, or an installed one.",
+    )
+    layers: Layers | None = Field(
+        None,
+        description="Where it sits: head; last (the encoder's linear layer and the head); all, "
+        "which takes many times longer to train. Left out: head for rows, last for others.",
     )
     rank: int = Field(4, ge=1, le=64, description="The adapter's.")
     adapter_scale: float = Field(1.0, gt=0, le=100, description="s of W + s·BA.")
@@ -49,17 +56,19 @@ class MemorySettings(Strict):
         0.0, ge=0, le=1e6, description="Largest length of a condition's token; 0: no limit."
     )
     width: int = Field(64, ge=8, le=4096, description="Of the generator's tokens.")
-    blocks: int = Field(2, ge=1, le=64, description="Of its attention.")
+    blocks: int | None = Field(
+        None, ge=1, le=64, description="Of its attention. Left out: 1 for rows, 2 for others."
+    )
     patch: int = Field(64, ge=1, le=65_536, description="Entries of a factor that a token makes.")
     scale: float = Field(0.1, gt=0, le=10, description="Unit of what is generated.")
     memory_steps: int = Field(
-        800, ge=0, le=1_000_000, description="Episodes' optimizer steps at the server."
+        400, ge=0, le=1_000_000, description="Episodes' optimizer steps at the server."
     )
     memory_persons: int = Field(16, ge=1, le=256, description="Virtual persons in a step.")
     memory_seen: int = Field(200, ge=1, le=4096, description="Windows of a condition in training.")
     memory_judged: int = Field(110, ge=1, le=4096, description="Windows of a person's loss in it.")
     versions: int = Field(
-        4, ge=1, le=64, description="Virtual persons of each source, with layers = 'last'."
+        4, ge=1, le=64, description="Virtual persons of each source, unless layers = 'all'."
     )
     memory_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's in them, cosine to 0.")
     l2: float = Field(1e-3, ge=0, le=10, description="Of generated weights.")
@@ -87,10 +96,15 @@ class MemorySettings(Strict):
         False, description="Virtual persons worn further off than those of the backbone's training."
     )
 
+    @property
+    def place(self) -> Layers:
+        """Where the adapter sits."""
+        return self.layers or ("head" if adapter_class(self.adapter).by_output else "last")
+
 
 def trained_memory(
     federation: Federation, settings: MemorySettings, steps: int, *, conditions: bool
-) -> tuple[AdaptedClassifier, FunctionalMemory]:
+) -> tuple[AdaptedClassifier, Memory]:
     """Train a memory, or read the one that the same training made before.
 
     Parameters
@@ -110,18 +124,7 @@ def trained_memory(
             widths, federation.classes, settings.token_limit
         )
         network = _network(federation, settings, conditioner)
-        spec = ParameterSpec.of(network)
-        memory = FunctionalMemory(
-            vector_of(network)[: spec.trainable_length],
-            spec,
-            conditioner.tokens,
-            conditioner.channels,
-            network.version,
-            width=settings.width,
-            blocks=settings.blocks,
-            patch=settings.patch,
-            scale=settings.scale,
-        )
+        memory = _memory(settings, network)
     if steps:
         course = Course(
             steps=steps,
@@ -143,6 +146,35 @@ def trained_memory(
     return _refined(federation, settings, network, memory), memory
 
 
+def _memory(settings: MemorySettings, network: AdaptedClassifier) -> Memory:
+    """Made for what there is to make: one map for all classes, or tokens over layers."""
+    spec = ParameterSpec.of(network)
+    told: Conditioner = network.conditioner
+    start = vector_of(network)[: spec.trainable_length]
+    if adapter_class(settings.adapter).by_output:
+        return ClassMemory(
+            start,
+            network.plain.head.weight,
+            told.tokens,
+            told.channels,
+            network.version,
+            width=settings.width,
+            blocks=settings.blocks or 1,
+            scale=settings.scale,
+        )
+    return FunctionalMemory(
+        start,
+        spec,
+        told.tokens,
+        told.channels,
+        network.version,
+        width=settings.width,
+        blocks=settings.blocks or 2,
+        patch=settings.patch,
+        scale=settings.scale,
+    )
+
+
 def _episodes(
     federation: Federation, settings: MemorySettings, network: AdaptedClassifier
 ) -> Episodes:
@@ -151,7 +183,7 @@ def _episodes(
     turning = FAR if settings.far else turning
     generator = torch.Generator().manual_seed(config.seed * 1009 + 5)
     users = VirtualUsers(federation.sources, turning, generator)
-    if settings.layers == "last":
+    if settings.place != "all":
         return FrozenEpisodes(network, users, settings.versions)
     return Episodes(network, users)
 
@@ -166,7 +198,7 @@ def _network(
         settings.adapter_scale,
         conditioner,
         federation.config.seed,
-        settings.layers,
+        settings.place,
     ).eval()
 
 
@@ -175,7 +207,7 @@ def _refined(
     federation: Federation,
     settings: MemorySettings,
     network: AdaptedClassifier,
-    memory: FunctionalMemory,
+    memory: Memory,
 ) -> RefinedClassifier:
     """The network with prototypes: the sources' class means as seen through their own adapters."""
     samples = sample_sources(federation.sources, WINDOWS)
@@ -192,7 +224,7 @@ def _refined(
         settings.adapter_scale,
         network.conditioner,
         federation.config.seed,
-        settings.layers,
+        settings.place,
         mixing=Mixing(iterations=settings.prototypes, kappa=settings.kappa),
         sources=latent_sources(network, samples, federation.classes, own),
         guard=settings.guard,
@@ -220,7 +252,7 @@ def _path(
     return cache / f"memory-{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
 
-def _read(path: Path, memory: FunctionalMemory, conditioner: Conditioner) -> bool:
+def _read(path: Path, memory: Memory, conditioner: Conditioner) -> bool:
     """Whether there was one that could be read."""
     if not path.is_file():
         return False
@@ -234,7 +266,7 @@ def _read(path: Path, memory: FunctionalMemory, conditioner: Conditioner) -> boo
     return True
 
 
-def _write(path: Path | None, memory: FunctionalMemory, conditioner: Conditioner) -> None:
+def _write(path: Path | None, memory: Memory, conditioner: Conditioner) -> None:
     if path is None:
         return
     state = {f"memory/{k}": v.contiguous() for k, v in memory.state_dict().items()}

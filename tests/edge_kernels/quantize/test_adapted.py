@@ -22,7 +22,14 @@ WIDTHS, CLASSES, LATENT = [4, 8, 8, 6], 3, 6  # of the tests' small classifier
 
 @pytest.mark.parametrize(
     ("adapter", "refined"),
-    [("lora", True), ("lora", False), ("bone", False), ("compacter", False), ("scale-shift", True)],
+    [
+        ("lora", True),
+        ("lora", False),
+        ("bone", False),
+        ("compacter", False),
+        ("rows", True),
+        ("scale-shift", True),
+    ],
 )
 def test_it_is_read_as_the_backbone_s_own_layers(network, windows, adapter, refined):
     torch.manual_seed(2)

@@ -6,9 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hypernet.adapters import Adapter, Bone, Compacter, Layer, Lora, ScaleShift, adapter_class
+from hypernet.adapters import (
+    Adapter,
+    Bone,
+    Compacter,
+    Layer,
+    Lora,
+    Rows,
+    ScaleShift,
+    adapter_class,
+)
 
-ALL = [Lora, Bone, Compacter, ScaleShift]
+ALL = [Lora, Bone, Compacter, ScaleShift, Rows]
 
 
 def conv_or_linear():
@@ -123,6 +132,11 @@ def test_the_formulas():
     f = factors_of(bone)
     change = bone.merge(torch.zeros(3, 4).double(), None, f)[0]
     torch.testing.assert_close(change, torch.cat([f["block"].T, f["block"].T[:, :1]], 1))
+    rows = Rows(layer, scale=0.5)
+    f = factors_of(rows)
+    weights, bias = rows.merge(weight, torch.ones(3).double(), f)
+    torch.testing.assert_close(weights, weight + 0.5 * f["rows"][:, :4])
+    torch.testing.assert_close(bias, 1 + 0.5 * f["rows"][:, 4])
     scale = ScaleShift(layer)
     f = factors_of(scale)
     x = torch.randn(5, 4).double()
@@ -162,7 +176,8 @@ def test_the_seam_is_abstract():
 
 
 def test_adapters_are_found_by_name():
-    names = {"lora": Lora, "bone": Bone, "compacter": Compacter, "scale-shift": ScaleShift}
+    names = {"lora": Lora, "bone": Bone, "compacter": Compacter}
+    names |= {"rows": Rows, "scale-shift": ScaleShift}
     assert {name: adapter_class(name) for name in names} == names
     with pytest.raises(ValueError, match="no adapter 'none'; installed: bone, compacter, lora"):
         adapter_class("none")

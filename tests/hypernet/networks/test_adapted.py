@@ -39,7 +39,7 @@ def moved(network):
     return spec, vector
 
 
-@pytest.mark.parametrize("adapter", ["lora", "bone", "compacter", "scale-shift"])
+@pytest.mark.parametrize("adapter", ["lora", "bone", "compacter", "rows", "scale-shift"])
 def test_it_starts_as_its_backbone_and_only_the_adapter_travels(adapter, adapted, network, person):
     made, backbone = adapted(adapter), network("classifier").eval()
     torch.testing.assert_close(made(*person), backbone(*person))
@@ -53,14 +53,20 @@ def test_it_starts_as_its_backbone_and_only_the_adapter_travels(adapter, adapted
     assert torch.equal(backbone.head.weight, made.body.head.weight)
 
 
-def test_the_last_layers_alone_are_adapted_and_run_from_what_they_get(network, person):
+@pytest.mark.parametrize(
+    ("adapter", "layers", "where"),
+    [("lora", "last", {"body.encoder.linear", "body.head"}), ("rows", "head", {"body.head"})],
+)
+def test_the_last_layers_alone_are_adapted_and_run_from_what_they_get(
+    adapter, layers, where, network, person
+):
     conditioner = CONDITIONERS["prototypes"](WIDTHS, CLASSES, 0.0)
     made = AdaptedClassifier(
-        network("classifier"), "lora", 2, 0.5, conditioner, layers="last"
+        network("classifier"), adapter, 2, 0.5, conditioner, layers=layers
     ).eval()
     spec, vector = moved(made)
     names = spec.names[: spec.trainable]
-    assert {name.rpartition(".")[0] for name in names} == {"body.encoder.linear", "body.head"}
+    assert {name.rpartition(".")[0] for name in names} == where
     load_vector(made, vector)
     pooled = made.plain.encoder.pool(made.spec.normalise(*person))
     torch.testing.assert_close(made.tail(pooled), made(*person), rtol=1e-4, atol=1e-5)
