@@ -12,7 +12,9 @@ from simulations.options import Format, Formats
 
 
 def personalize(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run of functional-memory.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run of functional-memory or personal.")
+    ],
     person: Annotated[str, typer.Option(help="A client, or a person the run had not seen.")],
     strategy: Annotated[
         str | None, typer.Option(help="One of the run's; its main one if left out.")
@@ -21,7 +23,8 @@ def personalize(
 ) -> None:
     """Show what one exchange is worth to a person: accuracy before and after, without a label.
 
-    The device tells a condition made from its unlabelled windows, and gets an adapter made for it.
+    The device tells a condition made from its unlabelled windows, and gets what is made for it: an
+    adapter, or (personal) a classifier that goes on to learn from the person's own windows.
 
     Example: flwr-sim personalize runs/functional-memory-… --person person-04
     """
@@ -40,7 +43,7 @@ def personalize(
     console = Console()
     console.print(table)
     console.print(
-        f"{said['bytes_up']:,} bytes of condition up, {said['bytes_down']:,} bytes of adapter and "
+        f"{said['bytes_up']:,} bytes of condition up, {said['bytes_down']:,} bytes of weights and "
         f"plan down, for backbone {said['backbone'][:12]}",
         highlight=False,
     )

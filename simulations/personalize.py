@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.border import payload
 from server.outcome import macro_f1
+from server.strategies.base import EdgeStrategy
 from server.strategies.functional_memory import FunctionalMemoryStrategy
+from server.strategies.personal import Personal
 from server.view import GridView
 from simulations.personal_model import Models, open_models
 from simulations.report.files import RunError
@@ -21,10 +23,10 @@ def personalize(
     strategy: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Ask a person's device for its condition, send the adapter made for it, and judge both.
+    """Ask a person's device for its condition, send what was made for it, and judge both.
 
-    Before: the backbone with AdaBN and an adapter that changes nothing. After: the same with the
-    generated one. The device has no label and was perhaps never seen.
+    Before: the plan's stages from the backbone, with an adapter that changes nothing. After: the
+    same with the generated one. The device may have no label, and was perhaps never seen.
 
     Raises
     ------
@@ -33,26 +35,33 @@ def personalize(
     """
     tell(f"{run}: taking the run up where it ended")
     with open_models(run, strategy, tell) as models:
-        memory = models.strategy
-        if not isinstance(memory, FunctionalMemoryStrategy):
+        memory = _memory(models.strategy)
+        if memory is None:
             raise RunError(
                 f"{run}: strategy {models.outcome.strategy} makes no adapters from conditions; "
-                "run functional-memory, or name it with --strategy"
+                "run functional-memory or personal, or name one with --strategy"
             )
-        node = models.node(person)
-        return _exchanged(models, memory, node, person)
+        return _exchanged(models, memory, models.node(person), person)
+
+
+def _memory(strategy: EdgeStrategy) -> FunctionalMemoryStrategy | None:
+    """What a strategy asks conditions with, if it does."""
+    found = strategy.memory if isinstance(strategy, Personal) else strategy
+    asks = isinstance(found, FunctionalMemoryStrategy) and found.settings.given != "none"
+    return cast(FunctionalMemoryStrategy, found) if asks else None
 
 
 def _exchanged(
     models: Models, memory: FunctionalMemoryStrategy, node: int, person: str
 ) -> dict[str, Any]:
-    before = models.judged(node, memory.unadapted(node))
+    asking = cast(FunctionalMemoryStrategy | Personal, models.strategy)
+    before = models.judged(node, asking.unadapted(node))
     memory.embeddings.pop(node, None)  # as if never seen
     view = GridView(models.grid, {node})
     memory.join([node], view)
     if node not in memory.embeddings:
         raise RunError(f"{models.run}: {person} told no condition: its device did not answer")
-    (request,) = memory.configure_evaluate(0, memory.initial(), memory.evaluate_config(), view)
+    (request,) = asking.configure_evaluate(0, asking.initial(), asking.evaluate_config(), view)
     after = models.judged(node, request)
     adapter = memory.spec.trainable_length
     return {

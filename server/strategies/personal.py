@@ -1,24 +1,30 @@
 """The product's best recipe: a good start, then each device learns from its own stream.
 
 No round is needed: the server sends one vector and a plan. What is personal happens on the device,
-with labels or without, and each step is a stage that can be left out.
+with labels or without, and each step is a stage that can be left out. The start is the sources'
+model, or has a head that functional memory made for the person's condition.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.serverapp import Grid
 from pydantic import Field
+from torch import Tensor
 
+from hypernet.condition import SHARE_FLOOR
 from hypernet.latent import latent_sources, pooled_means, sample_sources
 from hypernet.networks.personal import Mixing
-from hypernet.networks.self_training import Bouts, SelfTraining
-from hypernet.parameters import ParameterSpec, vector_of
+from hypernet.networks.self_training import Bouts, SelfTraining, diversity
+from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from schemas.base import Strict
 from schemas.plan import STREAM, Adapt, Plan, Stage, Train
 from server.border import weights_record
 from server.federation import Federation
-from server.strategies.base import Adapts, config_of
+from server.strategies.base import Adapts, State, config_of, request
+from server.strategies.functional_memory import FunctionalMemoryStrategy, Given
 from server.strategies.local import Unfederated
 
 LAST = ("encoder.linear", "encoder.norm4", "head")
@@ -26,11 +32,30 @@ MOVED = (".mean", ".var")
 
 
 class Personal(Unfederated):
-    """The sources' model, AdaBN, and self-training on the person's stream of windows."""
+    """The sources' model, AdaBN, and self-training on the person's stream of windows.
+
+    A memory (``FunctionalMemoryStrategy``, its defaults) has the same backbone: what it generates
+    is merged into the classifier that is sent.
+    """
 
     class Parameters(Strict):
         """``[strategies.personal]``."""
 
+        memory: Given = Field(
+            "none",
+            description="Whose generated head a device starts from: matched asks for its "
+            "condition first; none: the sources', and no exchange.",
+        )
+        memory_steps: int = Field(
+            400, ge=0, le=1_000_000, description="Steps of the memory's training at the server."
+        )
+        memory_guard: float = Field(
+            0.85,
+            ge=0,
+            le=1,
+            description="A person whose condition tells of fewer classes than this share, by the "
+            "exponent of their entropy, starts from the sources' head; 0: nobody.",
+        )
         adapt: Adapts = True
         prototypes: int = Field(
             0,
@@ -99,6 +124,10 @@ class Personal(Unfederated):
         super().__init__(federation, parameters)
         self.network = self._network()
         self.spec = ParameterSpec.of(self.network)
+        wanted = FunctionalMemoryStrategy.Parameters(
+            given=self.parameters.memory, memory_steps=self.parameters.memory_steps
+        )
+        self.memory = FunctionalMemoryStrategy(federation, wanted)
 
     def initial(self) -> ArrayRecord:
         """The sources' classifier, and their class means."""
@@ -106,7 +135,62 @@ class Personal(Unfederated):
 
     def evaluate_config(self) -> ConfigRecord:
         """The device's stages."""
+        if self.parameters.memory != "none":
+            self.memory.asking_config()  # its graph must be where devices find it
         return config_of(self.plan())
+
+    def join(self, nodes: Iterable[int], grid: Grid) -> None:
+        """One exchange: persons tell their conditions; who does not has the mean one."""
+        self.memory.join(nodes, grid)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask those who have told no condition; then everyone's own start."""
+        nodes = sorted(int(node) for node in grid.get_node_ids())
+        self.join([node for node in nodes if node not in self.memory.embeddings], grid)
+        shared = torch.from_numpy(arrays["weights"].numpy().copy())
+        starts = self.starts(nodes, shared)
+        return [
+            request(node, MessageType.EVALUATE, weights_record(start.numpy()), config, server_round)
+            for node, start in zip(nodes, starts, strict=True)
+        ]
+
+    def unadapted(self, node: int) -> Message:
+        """Return the request to evaluate a person from the sources' head."""
+        return request(node, MessageType.EVALUATE, self.initial(), self.evaluate_config(), 0)
+
+    @torch.no_grad()
+    def starts(self, nodes: list[int], shared: Tensor) -> list[Tensor]:
+        """Weights (length,) of each person: the shared ones with what the memory made merged in."""
+        if self.parameters.memory == "none" or not nodes:
+            return [shared] * len(nodes)
+        adapted, tensors, starts = self.memory.network, self.spec.unflatten(shared), []
+        for node, vector in zip(nodes, self.memory.vectors(nodes), strict=True):
+            own = {}
+            if self._various(node):
+                load_vector(adapted, vector)
+                own = adapted.merged()
+            starts.append(self.spec.flatten(tensors | own))
+        return starts
+
+    def _various(self, node: int) -> bool:
+        """Whether a condition tells of enough classes; the mean one does."""
+        told = self.memory.embeddings.get(node)
+        if told is None:
+            return True
+        shares = told.reshape(self.memory.generator.tokens, -1)[:, -1].exp() - SHARE_FLOOR
+        shares = shares.clamp(min=0)
+        least: float = self.parameters.memory_guard
+        return float(diversity(shares[None] / shares.sum())) >= least
+
+    def state(self) -> State:
+        """The memory's: the generator and conditions."""
+        return self.memory.state()
+
+    def load(self, state: State) -> None:
+        """Go on from ``state``."""
+        self.memory.load(state)
 
     def plan(self) -> Plan:
         """AdaBN, prototypes, self-training: those that are wanted."""

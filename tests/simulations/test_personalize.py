@@ -21,7 +21,10 @@ def memory_run(recordings_file, edge_cache, tmp_path_factory):
     table = "strategies.functional-memory"
     overrides = (
         "strategy='functional-memory'",
-        "baselines=['finetune']",
+        "baselines=['finetune', 'personal']",
+        "strategies.personal.memory_steps=3",
+        "strategies.personal.memory_guard=0.0",
+        "strategies.personal.steps=1",
         "rounds=2",
         f"{table}.memory_steps=3",
         f"{table}.memory_persons=2",
@@ -55,10 +58,22 @@ def test_a_client_is_asked_anew(memory_run, sim):
     assert "bytes of condition up" in out
 
 
+def test_a_personal_run_goes_on_from_what_was_made(memory_run, sim):
+    summary = json.loads((memory_run / "summary.json").read_text())
+    (unseen,) = summary["unseen_persons"]
+    (scores,) = [one for one in summary["baselines"] if one["strategy"] == "personal"]
+    options = ("--strategy", "personal", "--format", "json")
+    code, out, _ = sim("personalize", memory_run, "--person", unseen, *options)
+    said = json.loads(out)
+    assert code == 0
+    assert said["after"]["macro_f1"] == pytest.approx(scores["macro_f1"]["unseen"])
+    assert said["bytes_up"] > 0
+
+
 def test_what_cannot_be_is_said(memory_run, finished_run, sim):
     code, _, said = sim("personalize", memory_run, "--person", "nobody")
     assert code == 2
     assert "no person 'nobody'; there are" in said[-1]
     code, _, said = sim("personalize", memory_run, "--person", "x", "--strategy", "finetune")
     assert code == 1
-    assert "makes no adapters from conditions; run functional-memory" in said[-1]
+    assert "makes no adapters from conditions; run functional-memory or personal" in said[-1]

@@ -3,19 +3,65 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import Array, ArrayRecord, Error, Message
 
 from hypernet.latent import pooled_means, sample_sources
 from hypernet.parameters import load_vector
 from schemas.plan import Adapt, Train
+from server.border import weights_of
 from server.strategies.personal import Personal
+from server.view import GridView
+
+NODES = (1, 2, 9)
 
 
 @pytest.fixture
 def made(federation):
     def make(**wanted):
-        return Personal(federation(), Personal.Parameters(**wanted))
+        return Personal(federation(), Personal.Parameters(**({"memory": "none"} | wanted)))
 
     return make
+
+
+@pytest.fixture
+def started(devices, plan_of, trained):
+    """Everyone's start after one exchange, by tensor; ``told`` makes conditions, or is None."""
+
+    def ask(strategy, told):
+        asked = []
+
+        def answer(message):
+            asked.append(message)
+            reply = trained(message, np.zeros(strategy.memory.spec.length, np.float32))
+            condition = told(message.metadata.dst_node_id)
+            reply.content["report"] = ArrayRecord({"condition": Array(condition)})
+            return reply
+
+        grid = GridView(devices(NODES, answer if told else _failed), NODES)
+        config = strategy.evaluate_config()
+        requests = list(strategy.configure_evaluate(1, strategy.initial(), config, grid))
+        assert [r.metadata.dst_node_id for r in requests] == list(NODES)
+        starts = [torch.from_numpy(weights_of(r).copy()) for r in requests]
+        return [strategy.spec.unflatten(start) for start in starts], asked
+
+    return ask
+
+
+def _failed(message):
+    return Message(Error(code=1, reason="no condition"), reply_to=message)
+
+
+def conditions(strategy, shares=None):
+    """A condition for each node, of so many windows of each class."""
+    memory = strategy.memory.generator
+    shares = np.full(memory.tokens, 1 / memory.tokens) if shares is None else np.array(shares)
+
+    def told(node):
+        tokens = np.random.default_rng(node).standard_normal((memory.tokens, memory.channels))
+        tokens[:, -1] = np.log(shares + 0.01)
+        return tokens.astype(np.float32)
+
+    return told
 
 
 def test_nobody_is_asked_to_train(made, training):
@@ -77,3 +123,63 @@ def test_what_is_taken_to_be_true_is_part_of_the_networks_name(made):
     assert len({repr(made(**one).network) for one in wanted}) == len(
         wanted
     )  # graphs are kept by it
+
+
+def test_each_head_is_made_for_its_persons_condition_and_all_else_is_shared(
+    made, started, federation
+):
+    strategy = made(memory="matched", memory_steps=2)
+    torch.nn.init.normal_(strategy.memory.generator.say.weight)
+    starts, asked = started(strategy, conditions(strategy))
+    assert len(asked) == 3
+    shared = strategy.spec.unflatten(torch.from_numpy(strategy.initial()["weights"].numpy().copy()))
+    for name, tensor in shared.items():
+        alike = [torch.equal(start[name], tensor) for start in starts]
+        assert alike == [not name.startswith("head.")] * 3, name
+    assert not torch.equal(starts[0]["head.weight"], starts[1]["head.weight"])
+    network, vector = strategy.memory.network, strategy.memory.vectors([2])[0]
+    load_vector(network, vector)
+    torch.testing.assert_close(starts[1]["head.weight"], network.body.head.merged()[0])
+    again, asked = started(strategy, conditions(strategy))
+    assert not asked
+    assert torch.equal(again[1]["head.bias"], starts[1]["head.bias"])
+
+
+def test_who_has_few_classes_starts_from_the_sources_head(made, started):
+    strategy = made(memory="matched", memory_steps=2)
+    torch.nn.init.normal_(strategy.memory.generator.say.weight)
+    starts, _ = started(strategy, conditions(strategy, [0.9, 0.1, 0.0]))
+    source = strategy.network.head.weight
+    assert all(torch.equal(start["head.weight"], source) for start in starts)
+
+
+def test_who_does_not_answer_starts_from_what_the_mean_condition_gets(made, started):
+    strategy = made(memory="matched", memory_steps=2)
+    torch.nn.init.normal_(strategy.memory.generator.start)
+    starts, _ = started(strategy, None)
+    assert torch.equal(starts[0]["head.weight"], starts[2]["head.weight"])
+    assert not torch.equal(starts[0]["head.weight"], strategy.network.head.weight)
+
+
+def test_without_the_memory_nobody_is_asked(made, started):
+    strategy = made()
+    starts, asked = started(strategy, conditions(strategy))
+    assert not asked
+    assert torch.equal(starts[0]["head.weight"], strategy.network.head.weight)
+
+
+def test_a_checkpoint_brings_conditions_back_and_refuses_another_backbone(made, started):
+    strategy = made(memory="matched", memory_steps=2)
+    torch.nn.init.normal_(strategy.memory.generator.say.weight)
+    starts, _ = started(strategy, conditions(strategy))
+    state = strategy.state()
+    other = made(memory="matched", memory_steps=0)
+    other.load(state)
+    again, asked = started(other, conditions(other))
+    assert not asked
+    assert all(
+        torch.equal(a["head.weight"], b["head.weight"]) for a, b in zip(again, starts, strict=True)
+    )
+    state["backbone"] = state["backbone"][::-1].copy()
+    with pytest.raises(ValueError, match="belongs to backbone"):
+        other.load(state)
