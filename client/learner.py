@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client.graphs import GraphStore
 from client.windows import PersonWindows
-from schemas.plan import STREAM, Adapt, Plan, Range, Stage, Train
+from schemas.plan import STREAM, Adapt, Blend, Plan, Range, Stage, Train
 
 Floats = NDArray[np.float32]
 _PREDICT_BATCH = 256
@@ -89,12 +89,10 @@ class Learner:
         started = time.perf_counter()
         rng = np.random.default_rng([plan.seed, salt])
         result = Fitted(weights=weights, own=None)
-        for stage in plan.stages:
-            result.weights = self._run(stage, plan, result.weights, result.weights, rng, result)
+        result.weights = self._stages(plan.stages, plan, weights, None, rng, result)
         if plan.own:
-            result.own = weights if own is None else own
-            for stage in plan.own:
-                result.own = self._run(stage, plan, result.own, weights, rng, result)
+            start = weights if own is None else own
+            result.own = self._stages(plan.own, plan, start, weights, rng, result)
         result.report = {
             name: noised(self.report(name, plan, result.weights), plan) for name in plan.report
         }
@@ -158,9 +156,37 @@ class Learner:
         if not shape[0] or list(shape[1:]) != expected[1:]:
             raise LearnerError(f"training windows are {list(shape)}; the plan's take {expected}")
 
+    def _stages(
+        self,
+        stages: tuple[Stage, ...],
+        plan: Plan,
+        weights: Floats,
+        anchor: Floats | None,
+        rng: np.random.Generator,
+        result: Fitted,
+    ) -> Floats:
+        """Run stages one after the other; without an anchor each one's is its own start."""
+        looked_back = {stage.since for stage in stages if isinstance(stage, Blend)}
+        before: dict[int, Floats] = {}
+        for place, stage in enumerate(stages):
+            if place in looked_back:
+                before[place] = weights
+            if isinstance(stage, Blend):
+                weights = self._blend(stage, before[stage.since], weights)
+            else:
+                pulled = weights if anchor is None else anchor
+                weights = self._run(stage, plan, weights, pulled, rng, result)
+        return weights
+
+    def _blend(self, stage: Blend, before: Floats, weights: Floats) -> Floats:
+        if stage.at_most is not None and self.windows.labelled.size > stage.at_most:
+            return weights
+        blended: Floats = before + np.float32(stage.share) * (weights - before)
+        return blended
+
     def _run(
         self,
-        stage: Stage,
+        stage: Train | Adapt,
         plan: Plan,
         weights: Floats,
         anchor: Floats,

@@ -73,7 +73,22 @@ class Adapt(Strict):
     windows: int = Field(512, ge=1, le=65_536, description="Most windows used, evenly spread.")
 
 
-Stage = Annotated[Train | Adapt, Field(discriminator="kind")]
+class Blend(Strict):
+    """Keep a share of what the stages from one on have changed.
+
+    The mean of weights before and after fine-tuning errs less than either where the two err apart
+    (arXiv:2109.01903).
+    """
+
+    kind: Literal["blend"] = "blend"
+    since: int = Field(ge=0, description="The first of these stages, counted from 0.")
+    share: float = Field(ge=0, le=1, description="Of the change; the rest is as it was before.")
+    at_most: int | None = Field(
+        None, ge=0, description="Skipped by a person with more labelled windows."
+    )
+
+
+Stage = Annotated[Train | Adapt | Blend, Field(discriminator="kind")]
 
 
 class Plan(Strict):
@@ -142,6 +157,14 @@ class Plan(Strict):
                 raise ValueError(f"range {start}:{stop} does not lie in 0:{self.length}")
         return self
 
+    @model_validator(mode="after")
+    def _blends_look_back(self) -> "Plan":
+        for stages in (self.stages, self.own):
+            for place, stage in enumerate(stages):
+                if isinstance(stage, Blend) and stage.since >= place:
+                    raise ValueError(f"stage {place} blends since {stage.since}, which is not past")
+        return self
+
     def with_proximal(self, proximal: float) -> "Plan":
         """The plan with another μ in every training stage (Flower's FedProx sends one)."""
         stages = tuple(
@@ -155,8 +178,7 @@ class Plan(Strict):
     def graphs(self) -> set[str]:
         """Digests of all graphs that the plan runs."""
         predict = {self.predict} if self.predict else set()
-        stages = {stage.graph for stage in (*self.stages, *self.own)}
-        stages |= {
-            s.targets for s in (*self.stages, *self.own) if isinstance(s, Train) and s.targets
-        }
+        running = [s for s in (*self.stages, *self.own) if not isinstance(s, Blend)]
+        stages = {stage.graph for stage in running}
+        stages |= {s.targets for s in running if isinstance(s, Train) and s.targets}
         return {self.statistics, *stages, *predict, *self.report.values()}

@@ -20,7 +20,7 @@ from hypernet.networks.personal import Mixing
 from hypernet.networks.self_training import Bouts, SelfTraining, diversity
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from schemas.base import Strict
-from schemas.plan import STREAM, Adapt, Plan, Stage, Train
+from schemas.plan import STREAM, Adapt, Blend, Plan, Stage, Train
 from server.border import weights_record
 from server.federation import Federation
 from server.strategies.base import Adapts, State, config_of, request
@@ -90,6 +90,13 @@ class Personal(Unfederated):
             le=1e3,
             description="Windows given to every class in the pool's mix, as a share of an even "
             "one; 1000 learns the mix with the classes (no logit adjustment).",
+        )
+        trust: float = Field(
+            0.3,
+            ge=0,
+            le=1,
+            description="Share of what self-training changed that a person without labels keeps; "
+            "with labels it is all.",
         )
         replay: float = Field(
             0.3, ge=0, le=1e3, description="Weight of the sources' class means in the loss."
@@ -207,6 +214,9 @@ class Personal(Unfederated):
             if wanted.many_steps:
                 many = self._learning("learn", wanted.many_steps, at_least=wanted.many + 1)
                 stages.append(many)
+        if wanted.trust < 1 and wanted.rounds:
+            first = next(place for place, stage in enumerate(stages) if isinstance(stage, Train))
+            stages.append(Blend(since=first, share=wanted.trust, at_most=0))
         return Plan(
             length=self.spec.length,
             statistics=book.statistics(self.network.spec),

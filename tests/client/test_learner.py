@@ -8,7 +8,7 @@ import pytest
 
 from client.graphs import GraphError
 from client.learner import Learner, LearnerError
-from schemas.plan import Train
+from schemas.plan import Blend, Train
 
 
 def by_hand(store, stage, person, weights, anchor=None, rates=None):
@@ -153,6 +153,29 @@ def test_stages_run_one_after_the_other(learner, plan, train, adapt, vector):
     expected = learner.fit(plan(second), half).weights
     np.testing.assert_array_equal(learner.fit(plan(first, second), vector()).weights, expected)
     assert not np.array_equal(learner.fit(plan(second, first), vector()).weights, expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_blend_keeps_a_share_of_what_changed(learner, plan, train, adapt, vector, share):
+    stages, start = (adapt(), train(), train()), vector()
+    adapted = learner.fit(plan(*stages[:1]), start).weights
+    learned = learner.fit(plan(*stages), start).weights
+    blended = learner.fit(plan(*stages, Blend(since=1, share=share)), start).weights
+    close(blended, adapted + share * (learned - adapted))
+    assert not np.array_equal(learned, adapted)
+    labelled = learner.windows.labelled.size
+    few = Blend(since=1, share=share, at_most=labelled - 1)
+    np.testing.assert_array_equal(learner.fit(plan(*stages, few), start).weights, learned)
+    enough = Blend(since=1, share=share, at_most=labelled)
+    np.testing.assert_array_equal(learner.fit(plan(*stages, enough), start).weights, blended)
+
+
+def test_a_blend_of_the_own_vector_looks_back_at_it(learner, plan, train, vector):
+    start = vector()
+    own = start + np.float32(0.1)
+    learned = learner.fit(plan(own=(train(),)), start, own).own
+    blended = learner.fit(plan(own=(train(), Blend(since=0, share=0.5))), start, own).own
+    close(blended, (own + learned) / 2)
 
 
 def test_cosine_lets_the_rate_fall(learner, store, plan, train, vector, person):

@@ -1,10 +1,11 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.plan import Adapt, Plan, Train
+from schemas.plan import Adapt, Blend, Plan, Train
 
 A, B, C, D, E = (letter * 64 for letter in "abcde")
 TRAIN = {"graph": A, "part": "labelled", "learning_rate": 0.1}
+BLEND = {"since": 0, "share": 0.5}
 PLAN = {"length": 10, "statistics": A}
 
 BOUNDS = [
@@ -21,6 +22,9 @@ BOUNDS = [
     (Adapt, {"graph": A}, "graph", [A], ["../../etc/passwd", "g" * 64]),
     (Adapt, {"graph": A}, "mix", [0, 1], [-0.1, 1.1, float("nan")]),
     (Adapt, {"graph": A}, "windows", [1, 65_536], [0, 65_537]),
+    (Blend, BLEND, "since", [0, 5], [-1, 0.5]),
+    (Blend, BLEND, "share", [0, 1], [-0.1, 1.1, float("nan")]),
+    (Blend, BLEND, "at_most", [None, 0], [-1]),
     (Plan, PLAN, "length", [1, 1_000_000_000], [0, 1_000_000_001]),
     (Plan, PLAN, "statistics", [B], ["", "../x"]),
     (Plan, PLAN, "predict", [None, B], ["x"]),
@@ -41,7 +45,9 @@ def test_bounds(bounds, cls, base, key, good, bad):
     bounds(cls, base, key, good, bad)
 
 
-@pytest.mark.parametrize(("cls", "base"), [(Train, TRAIN), (Adapt, {"graph": A}), (Plan, PLAN)])
+@pytest.mark.parametrize(
+    ("cls", "base"), [(Train, TRAIN), (Adapt, {"graph": A}), (Blend, BLEND), (Plan, PLAN)]
+)
 def test_unknown_keys_are_refused(cls, base):
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         cls.model_validate({**base, "grahp": A})
@@ -91,6 +97,17 @@ def test_graphs_are_all_that_a_device_needs():
     plan = Plan(**PLAN, stages=(adapt,), own=(train,), predict=D, report={"q": E})
     assert plan.graphs() == {A, B, C, D, E}
     assert Plan(**PLAN).graphs() == {A}
+
+
+@pytest.mark.parametrize("where", ["stages", "own"])
+def test_a_blend_looks_back(where):
+    adapt, blend = Adapt(graph=B), Blend(since=1, share=0.5)
+    plan = Plan(**PLAN, **{where: (adapt, adapt, blend)})
+    assert plan.graphs() == {A, B}
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    for stages in ((blend,), (adapt, blend), (adapt, adapt, Blend(since=2, share=0.5))):
+        with pytest.raises(ValidationError, match="which is not past"):
+            Plan(**PLAN, **{where: stages})
 
 
 def test_with_proximal_reaches_every_training_stage_and_nothing_else():

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, Error, Message
 
 from hypernet.latent import pooled_means, sample_sources
 from hypernet.parameters import load_vector
-from schemas.plan import Adapt, Train
+from schemas.plan import Adapt, Blend, Train
 from server.border import weights_of
 from server.strategies.personal import Personal
 from server.view import GridView
@@ -112,10 +112,19 @@ def test_each_step_can_be_left_out(made, plan_of):
     def kinds(**wanted):
         return [stage.kind for stage in plan_of(made(**wanted).evaluate_config()).stages]
 
+    assert kinds(rounds=1) == ["adapt", "train", "train", "blend"]
+    assert kinds(rounds=1, trust=1.0) == ["adapt", "train", "train"]
     assert kinds(rounds=0) == ["adapt"]
     assert kinds(rounds=0, adapt=False) == []
     assert kinds(rounds=0, prototypes=3) == ["adapt", "adapt"]
-    assert kinds(rounds=1, many_steps=0, adapt=False) == ["train"]
+    assert kinds(rounds=1, many_steps=0, adapt=False, trust=1.0) == ["train"]
+
+
+def test_without_labels_a_share_of_what_was_learned_is_kept(made, plan_of):
+    plan = plan_of(made(prototypes=1, trust=0.5).evaluate_config())
+    blend = plan.stages[-1]
+    assert blend == Blend(since=2, share=0.5, at_most=0)
+    assert [stage.kind for stage in plan.stages[:3]] == ["adapt", "adapt", "train"]
 
 
 def test_what_is_taken_to_be_true_is_part_of_the_networks_name(made):
