@@ -70,6 +70,11 @@ class Data(Strict):
     client_days: int | None = Field(
         None, ge=1, le=100_000, description="Kind days: so many days after these are clients."
     )
+    held_out: tuple[str, ...] = Field(
+        (),
+        description="Kind days: persons of whom no day is a source's. They alone are then clients "
+        "and unseen, from the same days on.",
+    )
     unseen_persons: int = Field(
         0,
         ge=0,

@@ -92,11 +92,11 @@ class Personal(Unfederated):
             "one; 1000 learns the mix with the classes (no logit adjustment).",
         )
         trust: float = Field(
-            0.3,
+            0.5,
             ge=0,
             le=1,
-            description="Share of what self-training changed that a person without labels keeps; "
-            "with labels it is all.",
+            description="Share of what self-training changed that is kept where nothing but the "
+            "stream vouches for it; with labels, or the prior, it is all.",
         )
         replay: float = Field(
             0.3, ge=0, le=1e3, description="Weight of the sources' class means in the loss."
@@ -214,7 +214,7 @@ class Personal(Unfederated):
             if wanted.many_steps:
                 many = self._learning("learn", wanted.many_steps, at_least=wanted.many + 1)
                 stages.append(many)
-        if wanted.trust < 1 and wanted.rounds:
+        if wanted.trust < 1 and wanted.rounds and not wanted.balanced_classes:
             first = next(place for place, stage in enumerate(stages) if isinstance(stage, Train))
             stages.append(Blend(since=first, share=wanted.trust, at_most=0))
         return Plan(

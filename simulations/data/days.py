@@ -1,5 +1,7 @@
 """Recordings over many days: every day of a person is a device of its own."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,8 @@ class DaysSource(DataSource):
 
     The first ``data.source_days`` days of every person are the sources', the next
     ``data.client_days`` are clients, and all later ones unseen: they meet only the result, without
-    labels. A day is named ``PERSON day DAY``. Without ``stream``, the windows of one day, class and
+    labels. ``data.held_out`` names persons that are no source; then the others are nothing else. A
+    day is named ``PERSON day DAY``. Without ``stream``, the windows of one day, class and
     ``trial`` (whole, optional) are one stream, in file order, none overlapping another unless
     ``data.overlap`` says so.
     """
@@ -37,16 +40,18 @@ class DaysSource(DataSource):
         file.check_finite(x, owner, owners)
         y, classes = file.labels(len(x))
         day = self._days(file, len(x))
+        stream, start = self._times(file, x, numbered(owner, day), y)
+        rows = self._rows(file, owner, owners, day)
+        owner, day = owner[rows], day[rows]
         person = numbered(owner, day)
         first = np.unique(person, return_index=True)[1]
         lives = tuple((str(owners[owner[row]]), int(day[row])) for row in first)
-        stream, start = self._times(file, x, person, y)
         return Recordings(
-            x=x,
-            y=y,
+            x=x[rows],
+            y=y[rows],
             person=person,
-            stream=stream,
-            start=start,
+            stream=stream[rows],
+            start=start[rows],
             persons=tuple(f"{who} day {number}" for who, number in lives),
             classes=classes,
             channels=file.channels(x.shape[2]),
@@ -62,6 +67,26 @@ class DaysSource(DataSource):
         if day <= sources:
             return "source"
         return "client" if day <= sources + (self.config.client_days or 0) else "unseen"
+
+    def _rows(
+        self,
+        file: Fields,
+        owner: NDArray[np.integer],
+        owners: Sequence[str],
+        day: NDArray[np.int64],
+    ) -> NDArray[np.intp]:
+        """Windows that have a role: all, unless persons are held out."""
+        names = [str(name) for name in owners]
+        if unknown := set(self.config.held_out) - set(names):
+            raise DataError(
+                f"data.held_out: no person {', '.join(sorted(unknown))} in {file.path}; there are "
+                f"{', '.join(names)}"
+            )
+        held = np.array([name in self.config.held_out for name in names])
+        if held.all():
+            raise DataError("data.held_out: everybody is; nobody is left to be a source")
+        late = day > (self.config.source_days or 0)
+        return np.flatnonzero(~held.any() | (held[owner] == late))
 
     def _days(self, file: Fields, windows: int) -> NDArray[np.int64]:
         if not self.config.source_days or not self.config.client_days:

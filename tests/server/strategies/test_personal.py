@@ -114,6 +114,7 @@ def test_each_step_can_be_left_out(made, plan_of):
 
     assert kinds(rounds=1) == ["adapt", "train", "train", "blend"]
     assert kinds(rounds=1, trust=1.0) == ["adapt", "train", "train"]
+    assert kinds(rounds=1, balanced_classes=True) == ["adapt", "train", "train"]
     assert kinds(rounds=0) == ["adapt"]
     assert kinds(rounds=0, adapt=False) == []
     assert kinds(rounds=0, prototypes=3) == ["adapt", "adapt"]

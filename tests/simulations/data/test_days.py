@@ -53,6 +53,32 @@ def test_a_day_of_a_person_is_a_device_and_time_gives_the_roles(arrays, opened):
         ]
 
 
+def test_who_is_held_out_is_no_source_and_the_others_nothing_else(arrays, opened):
+    recordings, data = opened(arrays, held_out=("bob",))
+    parts = split(recordings, data, 0)
+    named = [
+        [recordings.persons[p] for p in side]
+        for side in (parts.sources, parts.clients, parts.unseen)
+    ]
+    assert named == [["ann day 1", "ann day 2"], ["bob day 3"], ["bob day 4"]]
+    whole, _ = opened(arrays)
+    for name in ("bob day 3", "ann day 1"):
+        rows, all_rows = (r.x[r.person == r.persons.index(name)] for r in (recordings, whole))
+        np.testing.assert_array_equal(rows, all_rows)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        (("bob", "eve"), "data.held_out: no person eve in .*; there are ann, bob"),
+        (("ann", "bob"), "everybody is; nobody is left"),
+    ],
+)
+def test_who_cannot_be_held_out_is_said(arrays, opened, held_out, message):
+    with pytest.raises(DataError, match=message):
+        opened(arrays, held_out=held_out)
+
+
 def test_nothing_of_a_test_trial_is_in_training(arrays, opened):
     recordings, data = opened(arrays)
     for part in split(recordings, data, 0).parts.values():
