@@ -142,3 +142,5 @@ CONDITIONERS: Final[dict[str, Callable[[list[int], int, float], Conditioner]]] =
     "layers": LayerMix,
     "moments": MomentTokens,
 }
+BY_CLASS: Final = ("prototypes", "layers")
+"""Conditions with a token for each class, in the classes' order, its log share last."""

@@ -14,7 +14,6 @@ from flwr.serverapp import Grid
 from pydantic import Field
 from torch import Tensor, nn
 
-from hypernet.adapters import adapter_class
 from hypernet.generators.conditioned import ConditionedGenerator
 from hypernet.parameters import ParameterSpec, vector_of
 from schemas.base import Strict
@@ -89,7 +88,6 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
 
     def trained(self) -> tuple[nn.Module, ConditionedGenerator]:
         """Return the devices' network and the generator, trained on the sources."""
-        adapter_class(self.settings.adapter)  # says so where it is not installed
         steps = 0 if self.settings.given == "none" else self.settings.memory_steps
         return trained_memory(
             self.federation, self.settings, steps, conditions=self.settings.given != "static"

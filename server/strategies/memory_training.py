@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hypernet.adapters import adapter_class
-from hypernet.condition import CONDITIONERS, Conditioner, ConditionKind
+from hypernet.condition import BY_CLASS, CONDITIONERS, Conditioner, ConditionKind
 from hypernet.episodes import Course, Episodes, train_memory
 from hypernet.frozen_episodes import FrozenEpisodes
 from hypernet.generators.class_memory import ClassMemory
@@ -95,6 +95,28 @@ class MemorySettings(Strict):
     far: bool = Field(
         False, description="Virtual persons worn further off than those of the backbone's training."
     )
+
+    @field_validator("adapter")
+    @classmethod
+    def _installed(cls, name: str) -> str:
+        adapter_class(name)  # says which there are
+        return name
+
+    @model_validator(mode="after")
+    def _rows_are_classes(self) -> "MemorySettings":
+        if not adapter_class(self.adapter).by_output:
+            return self
+        if self.place != "head":
+            raise ValueError(
+                f"layers = {self.place!r}: the adapter {self.adapter!r} is made for the head "
+                "alone; leave layers out, or take adapter = 'lora'"
+            )
+        if self.condition not in BY_CLASS:
+            raise ValueError(
+                f"condition = {self.condition!r}: the adapter {self.adapter!r} needs a token for "
+                f"each class; take {' or '.join(map(repr, BY_CLASS))}, or adapter = 'lora'"
+            )
+        return self
 
     @property
     def place(self) -> Layers:

@@ -129,7 +129,7 @@ def test_allowed_keys_are_every_table_s():
 def test_an_unknown_key_names_key_value_and_what_is_allowed(write):
     (said,) = problems(write(GOOD + "[data]\nlabels = 0.5\n"))
     assert said.startswith(
-        "data.labels = 0.5: unknown key; allowed here: bout_windows, client_days, kind, "
+        "data.labels = 0.5: unknown key; allowed here: bout_windows, client_days, held_out, kind, "
     )
     (said,) = problems(write(GOOD + "[strategies.fedavg]\nstep = 3\n"))
     assert said.startswith("strategies.fedavg.step = 3: unknown key; allowed here: ")

@@ -22,6 +22,7 @@ def memory_run(recordings_file, edge_cache, tmp_path_factory):
     overrides = (
         "strategy='functional-memory'",
         "baselines=['finetune', 'personal']",
+        "strategies.personal.memory='matched'",
         "strategies.personal.memory_steps=3",
         "strategies.personal.memory_guard=0.0",
         "strategies.personal.steps=1",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord
+from pydantic import ValidationError
 
 from hypernet.parameters import vector_of
 from schemas.delta import DeltaError
@@ -18,6 +19,28 @@ def make(federation, cohort=4, **parameters):
     small |= {"memory_persons": 2, "scale": 1.0, "generator_rate": 1e-2}
     made = FunctionalMemoryStrategy.Parameters(**(small | parameters))
     return FunctionalMemoryStrategy(federation(cohort=cohort), made)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"adapter": "none"}, "no adapter 'none'; installed: bone, compacter, lora, rows"),
+        ({"layers": "all"}, "the adapter 'rows' is made for the head alone"),
+        ({"condition": "moments"}, "needs a token for each class; take 'prototypes' or 'layers'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        FunctionalMemoryStrategy.Parameters(**wrong)
+    FunctionalMemoryStrategy.Parameters(adapter="lora", layers="all", condition="moments")
+
+
+@pytest.mark.parametrize("adapter", ["rows", "lora"])
+def test_every_adapter_has_its_memory(adapter, federation, devices, answered):
+    strategy = make(federation, adapter=adapter)
+    assert strategy.settings.place == {"rows": "head", "lora": "last"}[adapter]
+    one, two, _ = (weights_of(r) for r in evaluations(strategy, devices, answered))
+    assert not np.array_equal(one, two)
 
 
 def told(strategy, node, scale=1.0):
