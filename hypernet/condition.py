@@ -16,7 +16,7 @@ from torch.nn.functional import softmax
 
 ConditionKind = Literal["prototypes", "queries", "layers", "moments"]
 SHRINK: Final = 2.0  # windows that the overall mean weighs in a class's
-SHARE_FLOOR: Final = 0.01  # added to a class's share before its log
+_SHARE_FLOOR: Final = 0.01  # added to a class's share before its log
 
 
 class Conditioner(nn.Module, ABC):
@@ -133,7 +133,13 @@ def prototypes(hidden: Tensor, posteriors: Tensor) -> Tensor:
     overall = hidden.mean(-2, keepdim=True)
     mean = (posteriors.mT @ hidden + SHRINK * overall) / (mass + SHRINK)
     share = mass / mass.sum(-2, keepdim=True)
-    return torch.cat([mean, (share + SHARE_FLOOR).log()], -1)
+    return torch.cat([mean, (share + _SHARE_FLOOR).log()], -1)
+
+
+def shares(condition: Tensor) -> Tensor:
+    """Each class's share of the windows (classes,), told by a condition (classes, channels)."""
+    share = (condition[:, -1].exp() - _SHARE_FLOOR).clamp(min=0)
+    return share / share.sum()
 
 
 CONDITIONERS: Final[dict[str, Callable[[list[int], int, float], Conditioner]]] = {

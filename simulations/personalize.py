@@ -47,8 +47,9 @@ def personalize(
 def _memory(strategy: EdgeStrategy) -> FunctionalMemoryStrategy | None:
     """What a strategy asks conditions with, if it does."""
     found = strategy.memory if isinstance(strategy, Personal) else strategy
-    asks = isinstance(found, FunctionalMemoryStrategy) and found.settings.given != "none"
-    return cast(FunctionalMemoryStrategy, found) if asks else None
+    if isinstance(found, FunctionalMemoryStrategy) and found.settings.given != "none":
+        return found
+    return None
 
 
 def _exchanged(

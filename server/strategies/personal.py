@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from pydantic import Field
 from torch import Tensor
 
-from hypernet.condition import SHARE_FLOOR
+from hypernet.condition import shares
 from hypernet.latent import latent_sources, pooled_means, sample_sources
 from hypernet.networks.personal import Mixing
 from hypernet.networks.self_training import Bouts, SelfTraining, diversity
@@ -131,10 +131,16 @@ class Personal(Unfederated):
         super().__init__(federation, parameters)
         self.network = self._network()
         self.spec = ParameterSpec.of(self.network)
-        wanted = FunctionalMemoryStrategy.Parameters(
-            given=self.parameters.memory, memory_steps=self.parameters.memory_steps
+        self.memory = self._memory()
+
+    def _memory(self) -> FunctionalMemoryStrategy | None:
+        wanted = self.parameters
+        if wanted.memory == "none":
+            return None
+        made = FunctionalMemoryStrategy.Parameters(
+            given=wanted.memory, memory_steps=wanted.memory_steps
         )
-        self.memory = FunctionalMemoryStrategy(federation, wanted)
+        return FunctionalMemoryStrategy(self.federation, made)
 
     def initial(self) -> ArrayRecord:
         """The sources' classifier, and their class means."""
@@ -142,20 +148,22 @@ class Personal(Unfederated):
 
     def evaluate_config(self) -> ConfigRecord:
         """The device's stages."""
-        if self.parameters.memory != "none":
+        if self.memory is not None:
             self.memory.asking_config()  # its graph must be where devices find it
         return config_of(self.plan())
 
     def join(self, nodes: Iterable[int], grid: Grid) -> None:
         """One exchange: persons tell their conditions; who does not has the mean one."""
-        self.memory.join(nodes, grid)
+        if self.memory is not None:
+            known = self.memory.embeddings
+            self.memory.join([node for node in nodes if node not in known], grid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask those who have told no condition; then everyone's own start."""
         nodes = sorted(int(node) for node in grid.get_node_ids())
-        self.join([node for node in nodes if node not in self.memory.embeddings], grid)
+        self.join(nodes, grid)
         shared = torch.from_numpy(arrays["weights"].numpy().copy())
         starts = self.starts(nodes, shared)
         return [
@@ -170,34 +178,33 @@ class Personal(Unfederated):
     @torch.no_grad()
     def starts(self, nodes: list[int], shared: Tensor) -> list[Tensor]:
         """Weights (length,) of each person: the shared ones with what the memory made merged in."""
-        if self.parameters.memory == "none" or not nodes:
+        if self.memory is None or not nodes:
             return [shared] * len(nodes)
         adapted, tensors, starts = self.memory.network, self.spec.unflatten(shared), []
         for node, vector in zip(nodes, self.memory.vectors(nodes), strict=True):
             own = {}
-            if self._various(node):
+            if self._various(self.memory, node):
                 load_vector(adapted, vector)
                 own = adapted.merged()
             starts.append(self.spec.flatten(tensors | own))
         return starts
 
-    def _various(self, node: int) -> bool:
+    def _various(self, memory: FunctionalMemoryStrategy, node: int) -> bool:
         """Whether a condition tells of enough classes; the mean one does."""
-        told = self.memory.embeddings.get(node)
+        told = memory.embeddings.get(node)
         if told is None:
             return True
-        shares = told.reshape(self.memory.generator.tokens, -1)[:, -1].exp() - SHARE_FLOOR
-        shares = shares.clamp(min=0)
-        least: float = self.parameters.memory_guard
-        return float(diversity(shares[None] / shares.sum())) >= least
+        share = shares(told.reshape(memory.generator.tokens, -1))
+        return bool(diversity(share[None]) >= self.parameters.memory_guard)
 
     def state(self) -> State:
         """The memory's: the generator and conditions."""
-        return self.memory.state()
+        return {} if self.memory is None else self.memory.state()
 
     def load(self, state: State) -> None:
         """Go on from ``state``."""
-        self.memory.load(state)
+        if self.memory is not None:
+            self.memory.load(state)
 
     def plan(self) -> Plan:
         """AdaBN, prototypes, self-training: those that are wanted."""

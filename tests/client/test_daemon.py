@@ -231,6 +231,21 @@ def test_work_waits_and_questions_do_not(world, hub):
     done(hub, task)
 
 
+def test_why_work_waits_stands_while_the_daemon_looks_again(world, hub, monkeypatch):
+    world.condition = (False, "on battery")
+    hub.task("train", ASKED)
+    hub.until(lambda: world.daemon.status()["waiting"] == "on battery")
+    said = []
+
+    def look():
+        said.append(world.daemon.status()["waiting"])
+        return world.condition
+
+    monkeypatch.setattr(world.daemon.runner, "_may_work", look)
+    hub.until(lambda: len(said) > 2)
+    assert set(said) == {"on battery"}
+
+
 @pytest.mark.parametrize("action", ["query.secrets", "train.more"])
 def test_an_unknown_action_fails_before_anything_is_pulled(hub, action):
     assert f"no action '{action}'; there are bundle, bundle.back, evaluate" in failed(

@@ -173,8 +173,9 @@ def test_who_does_not_answer_starts_from_what_the_mean_condition_gets(made, star
 
 def test_without_the_memory_nobody_is_asked(made, started):
     strategy = made()
-    starts, asked = started(strategy, conditions(strategy))
+    starts, asked = started(strategy, lambda _: pytest.fail("asked"))
     assert not asked
+    assert strategy.state() == {}
     assert torch.equal(starts[0]["head.weight"], strategy.network.head.weight)
 
 
