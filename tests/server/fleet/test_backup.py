@@ -79,7 +79,8 @@ def test_what_is_wrong_leaves_no_folder(keeper, registrar, config, tmp_path):
     backup(keeper.folder, config, tmp_path / "b", WORD, objects=True)
     data = (tmp_path / "b").read_bytes()
     assert b"BEGIN" not in data
-    for bad in (data[:-1], data[:40], b"", data[:99] + b"x" + data[100:], data + b"x"):
+    flipped = data[:99] + bytes([data[99] ^ 1]) + data[100:]
+    for bad in (data[:-1], data[:40], b"", flipped, data + b"x"):
         (tmp_path / "bad").write_bytes(bad)
         with pytest.raises(SealError):
             restore(tmp_path / "bad", tmp_path / "new", WORD, "registry.sqlite")
