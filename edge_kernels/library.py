@@ -60,6 +60,16 @@ def library_path() -> Path:
     )
 
 
+def exact_int8(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+    """Ask for exact int8 products of ONNX Runtime's own operators on every CPU; the same options.
+
+    On x86 CPUs without VNNI it otherwise adds pairs of products (uint8 times int8) in saturating
+    16 bits: a few percent of a QDQ graph's output are then wrong.
+    """
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 def session(
     model: bytes | str | PathLike[str],
     *,
@@ -75,7 +85,7 @@ def session(
     threads
         Threads of one call, at least 1.
     options
-        More settings; they are changed: the threads and the library are added.
+        More settings; they are changed: the threads, the library and `exact_int8` are added.
 
     Raises
     ------
@@ -86,7 +96,7 @@ def session(
         raise ValueError(f"threads is {threads}; at least 1 is needed")
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(library_path()))
+    exact_int8(options).register_custom_ops_library(str(library_path()))
     if not isinstance(model, bytes):
         model = str(Path(model))
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -30,6 +30,7 @@ def session(form: str, model: bytes) -> onnxruntime.InferenceSession:
         if form == "edge":
             return edge_kernels.session(model, threads=1, options=options)
         options.intra_op_num_threads = 1
+        edge_kernels.exact_int8(options)
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base
         raise NotRunnableError(f"the model does not load: {_line(error)}") from error

@@ -81,7 +81,12 @@ struct Isa {
   void (*unpack)(const Weights& weights, int64_t row_tile, int64_t tile, int8_t* values,
                  int32_t* value_sums);
   void (*gemm)(const Gemm& job);
+  // By bit width: up to so many rows of activations, gemv a row at a time is the faster, measured
+  // where that was possible. Both give the same bits. Not for the fast mode.
+  int64_t gemv_rows[5];
 };
+
+constexpr int64_t kAllRows = INT64_MAX;
 
 // Null where the CPU lacks it or the build leaves it out.
 const Isa* scalar_isa();

@@ -11,12 +11,11 @@
 namespace flwr_edge {
 namespace {
 
-// Rows of activations up to which a row at a time, by gemv, is faster than unpacking the weights
-// for gemm, by bit width. Measured on Zen 4 with run_gemv and run_gemm in turn, the fastest of
-// many, group 64, 1024^2 and 4096^2: the two are equal at 16+ and 16, 8 and 5, 3 and 3, 6 and 6
-// rows (avx512vnni); at 16+, 16, 8 and 6 or more (avx2). Both give the same bits.
-constexpr int64_t kGemvRows[5] = {0, 12, 5, 3, 6};
-
+// Rows of activations whose tables are made at a time.
+constexpr int64_t kTableRows = 16;
+// Rows of activations, by bit width, that the fast mode looks up: it is lossy and gemm is not, so
+// every instruction set has the same. (4 bits have no tables.)
+constexpr int64_t kFastRows[4] = {0, 12, 5, 3};
 // Tiles of rows that one call of gemv gets at most: their sums take 64 KB.
 constexpr int64_t kGemvTiles = 256;
 // Bytes of weights that several rows of activations share.
@@ -100,8 +99,8 @@ size_t gemv_bytes(const Weights& w) {
 void run_gemv(const Call& call) {
   const Weights& w = call.w;
   Scratch scratch(size_t(call.m) * gemv_bytes(w));
-  Activation rows[*std::max_element(kGemvRows, kGemvRows + 5)];
-  uint8_t finite[std::size(rows)];
+  Activation rows[kTableRows];
+  uint8_t finite[kTableRows];
   bool all = true;
   for (int64_t i = 0; i < call.m; ++i) all &= (finite[i] = prepare(call, i, scratch, &rows[i]));
 
@@ -247,14 +246,15 @@ void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, 
                  const Pool& pool) const {
   Call call{isa_, weights_, fast_, x, m, epilogue, y, y_stride, pool};
   if (m <= 0) return;
-  if (m <= kGemvRows[weights_.bits]) return run_gemv(call);
+  const bool by_tables = fast_ && weights_.bits < 4;
+  const bool by_row = m <= (by_tables ? kFastRows : isa_.gemv_rows)[weights_.bits];
   const int64_t width = weights_.input_tiles * (kTile + 12);
-  const int64_t most = std::max(kMostQuantized / width, kGemmRows);
+  const int64_t most = by_row ? kTableRows : std::max(kMostQuantized / width, kGemmRows);
   for (int64_t first = 0; first < m; first += most) {
     call.x = x + first * weights_.inputs;
     call.y = y + first * y_stride;
     call.m = std::min(most, m - first);
-    run_gemm(call);
+    by_row ? run_gemv(call) : run_gemm(call);
   }
 }
 

@@ -10,47 +10,17 @@
 #include <thread>
 #include <vector>
 
+#include "readers.h"
+
 namespace {
 
-constexpr size_t kBlock = 256;           // bytes of one turn of the reading loop
-constexpr size_t kAhead = 2048;          // of the prefetch, as in the kernels
+using flwr_edge::kReadBlock;
+using flwr_edge::Reader;
+
 constexpr size_t kSample = 256 * 1024;   // bytes to read between two looks at the clock, at least,
 constexpr size_t kMostPasses = 64;       // but not by more passes than these
 constexpr int kWarm = 6;                 // passes until caches hold what they will hold
-
-using Reader = uint64_t (*)(const uint8_t* p, size_t bytes);
-
-// Four vectors a turn keep four loads in flight. A macro, for GCC splits wide vectors into narrow
-// ones before it inlines a shared body into a function with a wider target.
-#define FLWR_EDGE_READER(NAME, TARGET)                                        \
-  TARGET uint64_t NAME(const uint8_t* p, size_t bytes) {                      \
-    typedef uint64_t Vec __attribute__((vector_size(64), may_alias));         \
-    Vec a{}, b{}, c{}, d{};                                                   \
-    for (const uint8_t* end = p + bytes; p != end; p += kBlock) {             \
-      const Vec* line = reinterpret_cast<const Vec*>(p);                      \
-      a ^= line[0];                                                           \
-      b ^= line[1];                                                           \
-      c ^= line[2];                                                           \
-      d ^= line[3];                                                           \
-      for (size_t i = 0; i < kBlock; i += 64) __builtin_prefetch(p + kAhead + i); \
-    }                                                                         \
-    const Vec all = (a ^ b) ^ (c ^ d);                                        \
-    return all[0] ^ all[1] ^ all[2] ^ all[3] ^ all[4] ^ all[5] ^ all[6] ^ all[7]; \
-  }
-
-#if defined(__x86_64__)
-FLWR_EDGE_READER(read_avx512, __attribute__((target("avx512f"))))
-FLWR_EDGE_READER(read_avx2, __attribute__((target("avx2"))))
-#endif
-FLWR_EDGE_READER(read_plain, )
-
-Reader best_reader() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return read_avx512;
-  if (__builtin_cpu_supports("avx2")) return read_avx2;
-#endif
-  return read_plain;
-}
+constexpr int kTrials = 5;               // samples that decide between readers
 
 void relax(int turns) {
   if (turns > 1024) std::this_thread::yield();  // more threads than cores
@@ -62,11 +32,11 @@ void relax(int turns) {
 // Threads that each read their share of a buffer when told; the caller reads the first share.
 class Team {
  public:
-  Team(const uint8_t* buffer, size_t bytes, int threads) : reader_(best_reader()) {
-    const size_t blocks = bytes / kBlock;
+  Team(const uint8_t* buffer, size_t bytes, int threads) {
+    const size_t blocks = bytes / kReadBlock;
     for (int i = 0; i < threads; ++i) {
       const size_t begin = blocks * i / threads, end = blocks * (i + 1) / threads;
-      shares_.push_back({buffer + begin * kBlock, (end - begin) * kBlock});
+      shares_.push_back({buffer + begin * kReadBlock, (end - begin) * kReadBlock});
     }
     try {
       for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(shares_[i]); });
@@ -76,6 +46,9 @@ class Team {
     }
   }
   ~Team() { stop(); }
+
+  // Between passes alone.
+  void use(Reader reader) { reader_ = reader; }
 
   void pass() {
     done_.store(0, std::memory_order_relaxed);
@@ -113,7 +86,7 @@ class Team {
     helpers_.clear();
   }
 
-  Reader reader_;
+  Reader reader_ = flwr_edge::readers()[0];
   std::vector<Share> shares_;
   std::vector<std::thread> helpers_;
   std::atomic<int64_t> go_{0};
@@ -128,18 +101,35 @@ double sample(Team& team, int passes) {
   return took.count() / passes;
 }
 
+// The reader that is faster here, by the medians of a few samples in turns.
+Reader faster_reader(Team& team, int passes) {
+  std::vector<double> took[flwr_edge::kReaders];
+  for (int trial = 0; trial < kTrials; ++trial) {
+    for (int i = 0; i < flwr_edge::kReaders; ++i) {
+      team.use(flwr_edge::readers()[i]);
+      took[i].push_back(sample(team, passes));
+    }
+  }
+  int best = 0;
+  for (int i = 0; i < flwr_edge::kReaders; ++i) {
+    std::nth_element(took[i].begin(), took[i].begin() + kTrials / 2, took[i].end());
+    if (took[i][kTrials / 2] < took[best][kTrials / 2]) best = i;
+  }
+  return flwr_edge::readers()[best];
+}
+
 }  // namespace
 
 // Reads a buffer of `bytes` (rounded up to 256) again and again on `threads` threads, each its own
-// share. After passes that are not counted, microseconds[i] of each of `samples` is one pass; what
+// share, by the faster of the readers. After passes that are not counted, microseconds[i] of each of `samples` is one pass; what
 // is small is read several times between two looks at the clock. The buffer is malloc's, as the
 // weights of an ONNX Runtime session are. Returns 0, or 1: bad arguments, no memory or no threads.
 extern "C" __attribute__((visibility("default"))) int flwr_edge_stream(size_t bytes, int threads,
                                                                       int samples,
                                                                       double* microseconds) {
   if (bytes == 0 || bytes > (size_t(1) << 40) || threads < 1 || threads > 1024) return 1;
-  bytes = (bytes + kBlock - 1) / kBlock * kBlock;
-  uint8_t* buffer = static_cast<uint8_t*>(std::aligned_alloc(kBlock, bytes));
+  bytes = (bytes + kReadBlock - 1) / kReadBlock * kReadBlock;
+  uint8_t* buffer = static_cast<uint8_t*>(std::aligned_alloc(kReadBlock, bytes));
   if (!buffer) return 1;
   std::memset(buffer, 1, bytes);
   int wrong = 0;
@@ -147,6 +137,7 @@ extern "C" __attribute__((visibility("default"))) int flwr_edge_stream(size_t by
     Team team(buffer, bytes, threads);
     for (int i = 0; i < kWarm; ++i) team.pass();
     const int passes = int(std::clamp<size_t>(kSample / bytes, 1, kMostPasses));
+    team.use(faster_reader(team, passes));
     for (int i = 0; i < samples; ++i) microseconds[i] = sample(team, passes);
   } catch (const std::exception&) {
     wrong = 1;

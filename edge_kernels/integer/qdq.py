@@ -181,7 +181,12 @@ class Writer:
 
 
 def _product(writer: Writer, at: int, step: Product) -> str:
-    scale = writer.constant(f"step{at}.scale", step.weight_scale.astype(np.float32))
+    # Zero points, though all are 0: where int8 weights are made uint8 (`exact_int8`), ONNX Runtime
+    # fails on weights that have none.
+    levels = [
+        writer.constant(f"step{at}.scale", step.weight_scale.astype(np.float32)),
+        writer.constant(f"step{at}.zero", np.zeros(len(step.weight_scale), np.int8)),
+    ]
     bias_scale = writer.net.known(step.x).scale * step.weight_scale
     both = writer.constant(f"step{at}.bias_scale", bias_scale.astype(np.float32))
     held = writer.constant(f"step{at}.bias", step.bias)
@@ -190,7 +195,7 @@ def _product(writer: Writer, at: int, step: Product) -> str:
     x = writer.read(step.x)
     if not step.linear:
         codes = writer.constant(f"step{at}.weight", weight)
-        floats = writer.make("DequantizeLinear", [codes, scale], axis=0)
+        floats = writer.make("DequantizeLinear", [codes, *levels], axis=0)
         out = writer.make(
             "Conv",
             [x, floats, bias],
@@ -201,11 +206,11 @@ def _product(writer: Writer, at: int, step: Product) -> str:
         )
     elif len(writer.net.shapes[step.x]) == 1:
         codes = writer.constant(f"step{at}.weight", weight[:, :, 0])
-        floats = writer.make("DequantizeLinear", [codes, scale], axis=0)
+        floats = writer.make("DequantizeLinear", [codes, *levels], axis=0)
         out = writer.make("Gemm", [x, floats, bias], transB=1)
     else:
         codes = writer.constant(f"step{at}.weight", weight[:, :, 0].T)
-        floats = writer.make("DequantizeLinear", [codes, scale], axis=1)
+        floats = writer.make("DequantizeLinear", [codes, *levels], axis=1)
         out = writer.make("Add", [writer.make("MatMul", [x, floats]), bias])
     return writer.relu(out, wanted=step.relu)
 

@@ -98,7 +98,7 @@ class MobileQuant:
         return integers(self._choice(learner, net, x))
 
     def _learned(
-        self, net: FloatNet, calibration: NDArray[np.float32]
+        self, net: FloatNet, calibration: NDArray[np.float32], *, smooth: bool = True
     ) -> tuple[Learner, NDArray[np.float32]]:
         """Return what was learned, and the windows that it was learned from."""
         check_bits(self.bits)
@@ -111,7 +111,7 @@ class MobileQuant:
         at = np.unique(np.linspace(0, len(calibration) - 1, self.windows).astype(int))
         x = np.ascontiguousarray(calibration[at], np.float32)
         with torch.enable_grad(), _one_thread():
-            return self._best(net, x), x
+            return self._best(net, x, smooth=smooth), x
 
     def _choice(self, learner: Learner, net: FloatNet, x: NDArray[np.float32]) -> Choice:
         del net, x
@@ -121,7 +121,7 @@ class MobileQuant:
         """All values of windows, as they are learned from."""
         return learner(x)  # type: ignore[no-any-return]
 
-    def _best(self, net: FloatNet, x: NDArray[np.float32]) -> Learner:
+    def _best(self, net: FloatNet, x: NDArray[np.float32], *, smooth: bool) -> Learner:
         """Learn from the better start, and keep what was learned where it is better still."""
         windows = torch.from_numpy(x)
         with torch.no_grad():
@@ -131,20 +131,22 @@ class MobileQuant:
         def lost(learner: Learner) -> float:
             return float(error(self._values(learner, windows)[net.output], right))
 
-        learner = min(self._starts(net, x), key=lost)
+        learner = min(self._starts(net, x, smooth=smooth), key=lost)
         before, start = lost(learner), copy.deepcopy(learner.state_dict())
         self._learn(learner, windows)
         if lost(learner) > before:
             learner.load_state_dict(start)
         return learner
 
-    def _starts(self, net: FloatNet, x: NDArray[np.float32]) -> Iterator[Learner]:
-        """With SmoothQuant's scales and without: either may lose less."""
-        smooth = smoothed(net, x)
-        found, seen = ranges(smooth, x, self.method), ranges(net, x, self.method)
-        if self.ranges is not None:
-            found, seen = carried(self.ranges, ranges(net, x), found), list(self.ranges)
-        yield Learner(smooth, found, self.bits, self.ends)
+    def _starts(self, net: FloatNet, x: NDArray[np.float32], *, smooth: bool) -> Iterator[Learner]:
+        """Where to start: as it is and, if ``smooth``, with SmoothQuant's scales."""
+        if smooth:
+            scaled = smoothed(net, x)
+            found = ranges(scaled, x, self.method)
+            if self.ranges is not None:
+                found = carried(self.ranges, ranges(net, x), found)
+            yield Learner(scaled, found, self.bits, self.ends)
+        seen = ranges(net, x, self.method) if self.ranges is None else self.ranges
         yield Learner(net, seen, self.bits, self.ends)
 
     def rates(self, learner: Learner) -> list[dict[str, Any]]:
@@ -257,7 +259,8 @@ class Distilled(MobileQuant):
         ValueError
             As `quantize`.
         """
-        learner, _ = self._scaled(16, 32)._learned(net, calibration)
+        # Not from SmoothQuant's scales: what is learned there does not fit the layers as they are.
+        learner, _ = self._scaled(16, 32)._learned(net, calibration, smooth=False)
         levels = ("widths", "zeros")  # of this network's own ranges
         return {name: each for name, each in learner.state_dict().items() if name not in levels}
 
@@ -288,12 +291,11 @@ class Distilled(MobileQuant):
             total = total + error(made[last.x] * factors, right[last.x][at])
         return total
 
-    def _starts(self, net: FloatNet, x: NDArray[np.float32]) -> Iterator[Learner]:
+    def _starts(self, net: FloatNet, x: NDArray[np.float32], *, smooth: bool) -> Iterator[Learner]:
         if self.start is None:
-            yield from super()._starts(net, x)
+            yield from super()._starts(net, x, smooth=smooth)
             return
-        found = ranges(net, x, self.method) if self.ranges is None else self.ranges
-        learner = Learner(net, found, self.bits, self.ends)
+        (learner,) = super()._starts(net, x, smooth=False)
         try:
             learner.load_state_dict({**learner.state_dict(), **self.start})
         except RuntimeError as wrong:

@@ -129,8 +129,14 @@ template <int count, int run>
 INLINE void dot_block(const int8_t* values, const uint8_t* a, int64_t a_stride, int steps,
                       __m256i dots[count][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
+  const uint8_t* rows[count];
+  for (int i = 0; i < count; ++i) {
+    rows[i] = a + i * a_stride;
+    // Or the compiler keeps the address of each step of each row, on the stack.
+    __asm__ volatile("" : "+r"(rows[i]));
+  }
   for (int i = 0; i < count; ++i) dots[i][0] = dots[i][1] = _mm256_setzero_si256();
-  for (; steps > 0; steps -= run, values += run * 4 * kTile, a += run * 4) {
+  for (int at = 0; at < steps; at += run, values += run * 4 * kTile) {
     __m256i pairs[count][2];
     for (int i = 0; i < count; ++i) pairs[i][0] = pairs[i][1] = _mm256_setzero_si256();
 #pragma GCC unroll 16
@@ -138,7 +144,7 @@ INLINE void dot_block(const int8_t* values, const uint8_t* a, int64_t a_stride, 
       const __m256i v0 = load(values + s * 4 * kTile), v1 = load(values + s * 4 * kTile + 32);
 #pragma GCC unroll 4
       for (int i = 0; i < count; ++i) {
-        const __m256i x = pinned(four_bytes(a + i * a_stride + 4 * s));
+        const __m256i x = pinned(four_bytes(rows[i] + 4 * (at + s)));
         pairs[i][0] = add_words(pairs[i][0], _mm256_maddubs_epi16(x, v0));
         pairs[i][1] = add_words(pairs[i][1], _mm256_maddubs_epi16(x, v1));
       }

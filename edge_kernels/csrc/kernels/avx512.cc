@@ -4,7 +4,8 @@
 namespace flwr_edge {
 
 const Isa* avx512_isa() {
-  static const Isa isa{"avx512", quantize, tables, fast_tables, gemv, unpack, gemm};
+  static const Isa isa{"avx512", quantize, tables, fast_tables, gemv, unpack, gemm,
+                       {0, 12, 5, 3, 6}};
   return &isa;
 }
 

@@ -206,7 +206,8 @@ void gemm(const Gemm& job) {
 }  // namespace
 
 const Isa* scalar_isa() {
-  static const Isa isa{"scalar", quantize, tables, fast_tables, gemv, unpack, gemm};
+  static const Isa isa{"scalar", quantize, tables, fast_tables, gemv, unpack, gemm,
+                       {0, 12, 5, 3, 6}};
   return &isa;
 }
 

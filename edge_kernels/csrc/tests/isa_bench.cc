@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "readers.h"
 
 namespace flwr_edge {
 namespace {
@@ -33,28 +34,6 @@ double microseconds(F&& run, int repeats) {
   for (int i = 0; i < repeats; ++i) run();
   const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
   return took.count() / repeats;
-}
-
-#if defined(__x86_64__)
-#define FLWR_EDGE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FLWR_EDGE_CLONES
-#endif
-
-// Reads it all, prefetching as the kernels do.
-FLWR_EDGE_CLONES uint64_t stream(const uint8_t* from, size_t bytes) {
-  typedef uint64_t Line __attribute__((vector_size(64), aligned(1), may_alias));
-  Line a{}, b{}, c{}, d{};
-  for (size_t i = 0; i + 256 <= bytes; i += 256) {
-    const Line* line = reinterpret_cast<const Line*>(from + i);
-    a ^= line[0];
-    b ^= line[1];
-    c ^= line[2];
-    d ^= line[3];
-    for (int p = 0; p < 256; p += 64) __builtin_prefetch(from + i + 2048 + p);
-  }
-  a ^= b ^ c ^ d;
-  return a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7];
 }
 
 // Random weights and everything that a product needs.
@@ -153,20 +132,24 @@ void bench_gemv(const Isa& isa, const Options& o, int bits, int64_t k, int64_t n
                      p.low.data(), p.high.data(),  o.fast ? p.fast.data() : nullptr, p.step.data()};
   const Gemv job{&w, &x, p.acc.data(), 0, w.row_tiles};
   auto product = [&] { isa.gemv(job); };
-  auto read = [&] {
-    const uint64_t sum = stream(p.payload, p.bytes);
+  const size_t readable = p.bytes / kReadBlock * kReadBlock;
+  auto read = [&](Reader reader) {
+    const uint64_t sum = reader(p.payload, readable);
     asm volatile("" : : "r"(sum) : "memory");
   };
   const int repeats = int(std::max<size_t>(1, 400000 / p.bytes));
   const size_t affordable = 400000000 / (p.bytes * size_t(repeats));
   const int samples = int(std::min<size_t>(400, std::max<size_t>(60, affordable)));
-  std::vector<double> tq, tt, tp, tr;
+  std::vector<double> tq, tt, tp, reads[kReaders];
   for (int i = 0; i < samples; ++i) {
     tq.push_back(microseconds(quantize, 4));
     tt.push_back(microseconds(tables, 4));
     tp.push_back(microseconds(product, repeats));
-    tr.push_back(microseconds(read, repeats));
+    for (int r = 0; r < kReaders; ++r) {
+      reads[r].push_back(microseconds([&] { read(readers()[r]); }, repeats));
+    }
   }
+  const std::vector<double>& tr = reads[median(reads[0]) < median(reads[1]) ? 0 : 1];
   std::printf("%-11s %5lld %6lld  %d  quantize %5.2f  tables %5.2f  gemv %8.2f us (fastest %8.2f) "
               "%5.1f GB/s  read %8.2f us %5.1f GB/s  ratio %.2f (medians %.2f)\n",
               isa.name, (long long)k, (long long)n, bits, median(tq), median(tt), median(tp),

@@ -3,6 +3,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, checker, helper
 
+from edge_kernels import exact_int8
 from edge_kernels.integer import qdq
 from edge_kernels.integer.net import IntNet, Levels, Product, Relu
 from edge_kernels.quantize.integer_rounding import RoundToNearest
@@ -30,7 +31,7 @@ def model_of(net, opset=20):
 
 
 def run(model, x, level=PLAIN):
-    options = onnxruntime.SessionOptions()
+    options = exact_int8(onnxruntime.SessionOptions())
     options.graph_optimization_level = level
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

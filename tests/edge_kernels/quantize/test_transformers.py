@@ -26,7 +26,7 @@ def windows(count, seed=0, length=LENGTH):
 
 
 def run(model, x):
-    options = onnxruntime.SessionOptions()
+    options = edge_kernels.exact_int8(onnxruntime.SessionOptions())
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0]
 
