@@ -11,9 +11,9 @@ from torch.func import functional_call
 from hypernet.condition import Conditioner
 from hypernet.generators.attention import cosine_squared
 from hypernet.generators.memory import Memory
-from hypernet.networks.adapted import MIX, AdaptedClassifier
+from hypernet.networks.adapted import AdaptedClassifier
 from hypernet.networks.losses import cross_entropy
-from hypernet.networks.norm import norms, set_groups
+from hypernet.networks.norm import adapt_norms, rest_norms, set_groups
 from hypernet.parameters import ParameterSpec
 from hypernet.virtual_users import VirtualUsers
 
@@ -83,14 +83,12 @@ class Episodes:
         named = zip(self.spec.names, parts, self.spec.shapes, strict=False)
         factors = {name: part.reshape(-1, *shape) for name, part, shape in named}
         set_groups(self.network.body, len(adapters))
-        for norm in norms(self.network.body):
-            norm.adapting = MIX
+        adapt_norms(self.network.body)
         try:
             return self.call(x, _below(factors))
         finally:
             set_groups(self.network.body, 1)
-            for norm in norms(self.network.body):
-                norm.adapting = None
+            rest_norms(self.network.body)
 
     def call(self, x: Tensor, named: dict[str, Tensor]) -> Tensor:
         """Logits with factors by name, as ``network.…``."""

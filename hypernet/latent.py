@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from hypernet.networks.norm import norms
+from hypernet.networks.norm import adapt_norms, rest_norms
 from hypernet.sources import Sources
 
 RIDGE: Final = 0.05  # share of the mean variance added to the covariance's diagonal
@@ -56,15 +56,13 @@ def sample_sources(sources: Sources, windows_per_class: int) -> list[Sample]:
     return samples
 
 
-def adapt(network: nn.Module, sample: Sample, mix: float = 0.5) -> Tensor:
+def adapt(network: nn.Module, sample: Sample) -> Tensor:
     """AdaBN on a sample; return its latent vectors. The network's statistics are changed."""
-    for norm in norms(network):
-        norm.adapting = torch.tensor(mix)
+    adapt_norms(network)
     try:
         latent: Tensor = network.encode(sample.x, sample.mean, sample.deviation)  # type: ignore[operator]
     finally:
-        for norm in norms(network):
-            norm.adapting = None
+        rest_norms(network)
     return latent
 
 

@@ -4,7 +4,7 @@ import torch
 
 from hypernet.networks.classifier import Classifier, dropout
 from hypernet.networks.losses import cross_entropy
-from hypernet.networks.norm import set_groups
+from hypernet.networks.norm import set_groups, set_own
 from hypernet.sources import Sources
 from hypernet.virtual_users import STILL, Turning, VirtualUsers
 from schemas.simulation import Model, Source
@@ -50,4 +50,6 @@ def new_classifier(sources: Sources, model: Model, seed: int) -> Classifier:
     """An untrained classifier; one seed gives one initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(sources.spec, sources.classes, model.width, model.latent)
+        network = Classifier(sources.spec, sources.classes, model.width, model.latent)
+    set_own(network, model.own_statistics)
+    return network

@@ -88,6 +88,9 @@ class Model(Strict):
 
     width: int = Field(32, ge=4, le=256, description="Channels of the first convolution.")
     latent: int = Field(64, ge=4, le=512, description="Length of a window's latent vector.")
+    own_statistics: float = Field(
+        0.5, ge=0, le=1, description="Share of a person's own statistics in AdaBN."
+    )
 
 
 class Source(Strict):

@@ -211,7 +211,8 @@ class SourceModel:
     def _path(self) -> Path:
         config = self.config
         digest = hashlib.sha256(code_digest().encode())
-        digest.update(f"{config.seed} {config.model!r} {config.source!r}".encode())
+        size = f"{config.model.width} {config.model.latent}"
+        digest.update(f"{config.seed} {size} {config.source!r}".encode())
         for x, y in zip(self.sources.x, self.sources.y, strict=True):
             digest.update(np.ascontiguousarray(x.numpy()).data)
             digest.update(np.ascontiguousarray(y.numpy()).data)

@@ -14,9 +14,8 @@ from hypernet.adapters.base import Factors
 from hypernet.condition import Conditioner
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.losses import cross_entropy, log_softmax
-from hypernet.networks.norm import norms, set_groups
+from hypernet.networks.norm import adapt_norms, set_groups
 
-MIX: Final = 0.5  # AdaBN's share of a person's own statistics
 FLOOR: Final = 0.2  # of the mean posterior, divided by the classes
 Layers = Literal["head", "last", "all"]
 SOME: Final[dict[str, tuple[str, ...]]] = {
@@ -106,8 +105,6 @@ class AdaptedClassifier(nn.Module):
         self.spec, self.layers = backbone.spec, layers
         self.version = version_of(backbone)
         self.plain = _constant(copy.deepcopy(backbone).eval(), statistics=True)
-        for norm in norms(self.plain):
-            norm.keeps = False
         self.conditioner = _constant(copy.deepcopy(conditioner), statistics=True)
         body = copy.deepcopy(backbone).eval()
         generator = torch.Generator().manual_seed(seed)
@@ -171,8 +168,7 @@ class AdaptedClassifier(nn.Module):
     def seen(self, x: Tensor, devices: int = 0) -> tuple[list[Tensor], Tensor]:
         """Each layer's states over time's mean, and the posteriors; see ``condition_of``."""
         set_groups(self.plain, max(1, devices))
-        for norm in norms(self.plain):
-            norm.adapting = MIX
+        adapt_norms(self.plain, keep=False)
         states = self.plain.encoder.states(x)
         posteriors = softmax(self.plain.head(states[-1]), 1)
         return [state.mean(2) if state.ndim == 3 else state for state in states], posteriors

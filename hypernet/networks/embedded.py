@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from hypernet.networks.adapted import MIX, version_of
+from hypernet.networks.adapted import version_of
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.encoder import ConvEncoder
-from hypernet.networks.norm import norms
+from hypernet.networks.norm import adapt_norms, rest_norms
 from hypernet.parameters import ParameterSpec
 
 
@@ -62,9 +62,7 @@ class EmbeddedClassifier(Classifier):
         """
         names, shapes = spec.names[: spec.trainable], spec.shapes[: spec.trainable]
         head = _Head(self)
-        changed = norms(self.encoder)
-        for norm in changed:
-            norm.adapting, norm.keeps = MIX, False
+        adapt_norms(self.encoder, keep=False)
 
         def one(vector: Tensor, windows: Tensor) -> Tensor:
             parts = torch.split(vector, list(spec.sizes[: spec.trainable]))
@@ -77,8 +75,7 @@ class EmbeddedClassifier(Classifier):
         try:
             result: Tensor = vmap(one)(weights, x)
         finally:
-            for norm in changed:
-                norm.adapting, norm.keeps = None, True
+            rest_norms(self.encoder)
         return result
 
 

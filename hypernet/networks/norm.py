@@ -14,7 +14,8 @@ class BatchNorm(nn.Module):
 
     Modes: ``eval()`` uses the running statistics; ``train()`` those of the batch, and moves the
     running ones by ``momentum``; with ``adapting`` set, a mix of both that becomes the new
-    running statistics, if ``keeps``. By groups, a mix is each group's own and is not kept.
+    running statistics, if ``keeps`` (``own`` is the share that AdaBN takes of a person's own
+    statistics: ``adapt_norms``). By groups, a mix is each group's own and is not kept.
     """
 
     weight: nn.Parameter
@@ -31,8 +32,13 @@ class BatchNorm(nn.Module):
         self.momentum = momentum
         self.eps = eps
         self.groups = 1
+        self.own = 0.5
         self.adapting: Tensor | float | None = None
         self.keeps = True
+
+    def extra_repr(self) -> str:
+        """Name what graphs hold as a constant."""
+        return f"own={self.own}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (windows, channels) or (windows, channels, time)."""
@@ -86,3 +92,21 @@ def set_groups(module: nn.Module, groups: int) -> None:
     """Tell every batch norm how many persons a batch holds."""
     for norm in norms(module):
         norm.groups = groups
+
+
+def set_own(module: nn.Module, share: float) -> None:
+    """Tell every batch norm the share of a person's own statistics that AdaBN gives it."""
+    for norm in norms(module):
+        norm.own = share
+
+
+def adapt_norms(module: nn.Module, *, keep: bool = True) -> None:
+    """Let every batch norm mix in what it sees, by its own share; ``keep``: for good."""
+    for norm in norms(module):
+        norm.adapting, norm.keeps = norm.own, keep
+
+
+def rest_norms(module: nn.Module) -> None:
+    """Undo ``adapt_norms``; what was kept stays."""
+    for norm in norms(module):
+        norm.adapting, norm.keeps = None, True

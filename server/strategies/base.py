@@ -167,7 +167,8 @@ class Plans:
         """AdaBN, then the head alone or the whole network, by how many labels there are."""
         stages: list[Stage] = []
         if tuning.adapt:
-            stages.append(Adapt(graph=self.book.adapt(self.network)))
+            share = self.federation.config.model.own_statistics
+            stages.append(Adapt(graph=self.book.adapt(self.network), mix=share))
         if tuning.finetune:
             common: dict[str, Any] = {
                 "graph": self.step("adam", batch=False),

@@ -144,7 +144,8 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
     def _adapted(self) -> list[Stage]:
         if not self.settings.adapt:
             return []
-        return [Adapt(graph=self.federation.graphs.adapt(self.network))]
+        share = self.federation.config.model.own_statistics
+        return [Adapt(graph=self.federation.graphs.adapt(self.network), mix=share)]
 
     def _training(self) -> tuple[Stage, ...]:
         """On labels where clients have any, else by what neighbouring windows tell each other."""

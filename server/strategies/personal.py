@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hypernet.condition import shares
 from hypernet.latent import latent_sources, pooled_means, sample_sources
+from hypernet.networks.norm import set_own
 from hypernet.networks.personal import Mixing
 from hypernet.networks.self_training import Bouts, SelfTraining, diversity
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
@@ -211,7 +212,8 @@ class Personal(Unfederated):
         wanted, book = self.parameters, self.federation.graphs
         stages: list[Stage] = []
         if wanted.adapt:
-            stages.append(Adapt(graph=book.adapt(self.network)))
+            share = self.federation.config.model.own_statistics
+            stages.append(Adapt(graph=book.adapt(self.network), mix=share))
         if wanted.prototypes:
             stages.append(Adapt(graph=book.update(self.network, "prototypes"), windows=STREAM))
         last = self.spec.ranges(lambda name: name.startswith(LAST) and not name.endswith(MOVED))
@@ -266,6 +268,7 @@ class Personal(Unfederated):
                 guard=wanted.guard,
             ),
         ).eval()
+        set_own(network, model.own_statistics)
         start = federation.source_model()
         network.encoder.load_state_dict(start.encoder.state_dict())
         network.head.load_state_dict(start.head.state_dict())

@@ -95,7 +95,8 @@ class SemiPFL(GeneratedStrategy):
         """Fine-tune the autoencoder on all training windows, labels unread."""
         settings, book = self.settings, self.federation.graphs
         config = self.federation.config
-        adapt = Adapt(graph=book.adapt(self.network), windows=128)
+        share = config.model.own_statistics
+        adapt = Adapt(graph=book.adapt(self.network), mix=share, windows=128)
         figure = settings.variant == "figure"
         train = Train(
             graph=book.step(self.network, "reconstruction_loss", "sgd", labels=False),

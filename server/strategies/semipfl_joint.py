@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hypernet.latent import latent_sources, sample_sources
 from hypernet.networks.autoencoder import Autoencoder
+from hypernet.networks.norm import set_own
 from hypernet.networks.personal import Mixing, PersonalModel
 from hypernet.parameters import ParameterSpec, vector_of
 from schemas.plan import Adapt, Plan, Stage, Train
@@ -66,6 +67,7 @@ class JointPersonaliser:
             model.latent,
             mixing,
         ).eval()
+        set_own(self.network, model.own_statistics)
         self.network.head.load_state_dict(federation.source_model().head.state_dict())
         self.spec = ParameterSpec.of(self.network)
         self.samples = sample_sources(federation.sources, settings.base_windows)
@@ -75,7 +77,8 @@ class JointPersonaliser:
         book, settings = self.federation.graphs, self.settings
         stages: list[Stage] = []
         if settings.adapt:
-            stages.append(Adapt(graph=book.adapt(self.network)))
+            share = self.federation.config.model.own_statistics
+            stages.append(Adapt(graph=book.adapt(self.network), mix=share))
         stages.append(Adapt(graph=book.update(self.network, "mix"), windows=2048))
         if settings.tuning_steps:
             stages.append(self._tuning())

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hypernet.latent import adapt, latent_sources, sample_sources, whitening
+from hypernet.networks.norm import norms, set_own
 from hypernet.networks.personal import PersonalModel
 from hypernet.sources import Sources
 
@@ -34,6 +35,18 @@ def test_base_models_are_class_means_of_each_source_with_its_own_norms(sources):
     z = adapt(alone, samples[1])
     expected = z[samples[1].y == 2].mean(0) @ found.whiten
     torch.testing.assert_close(found.base[1, 2], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_share_of_own_statistics_is_the_network_s(sources):
+    sample = sample_sources(sources, 50)[0]
+    whole, half = network_for(sources), network_for(sources)
+    set_own(whole, 1.0)
+    adapt(whole, sample)
+    adapt(half, sample)
+    for one, other in zip(norms(whole)[:1], norms(half)[:1], strict=True):
+        start = norms(network_for(sources))[0].mean
+        torch.testing.assert_close(other.mean, (start + one.mean) / 2)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ BOUNDS = [
     (Data, "unseen_persons", [0, 100_000], [-1, 100_001]),
     (Model, "width", [4, 256], [3, 257]),
     (Model, "latent", [4, 512], [3, 513]),
+    (Model, "own_statistics", [0, 0.5, 1], [-0.1, 1.1, float("nan")]),
     (Source, "steps", [0, 1_000_000], [-1, 1_000_001]),
     (Source, "persons_per_step", [1, 256], [0, 257]),
     (Source, "windows_per_person", [2, 1024], [1, 1025]),

@@ -50,7 +50,7 @@ def federation() -> Callable[..., Federation]:
             name="tiny",
             rounds=config.pop("rounds", 2),
             strategy="fedavg",
-            model=Model(width=4, latent=4),
+            model=Model(width=4, latent=4, own_statistics=config.pop("own_statistics", 0.5)),
             cohort=Cohort(size=config.pop("cohort", None)),
             upload=Upload(encoding=config.pop("encoding", "int8")),
             **config,

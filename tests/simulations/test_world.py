@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from client.windows import PersonWindows
+from hypernet.networks.norm import norms
 from schemas.base import ConfigError
 from simulations.config import load
 from simulations.data.base import DataError
@@ -135,6 +136,17 @@ def test_the_source_model_is_trained_once_and_found_again(model, edge_cache, mon
     assert not network.training
     assert not model()().training
     assert not torch.equal(vector(model(seed=5)()), vector(network))
+
+
+def test_a_share_of_statistics_trains_nothing_anew(model):
+    network = model()()
+    lines = len(model.lines)
+    settings = model().config.model.model_copy(update={"own_statistics": 0.9})
+    other = model(model=settings)()
+    assert torch.equal(vector(other), vector(network))
+    assert len(model.lines) == lines
+    assert {norm.own for norm in norms(network)} == {0.5}
+    assert {norm.own for norm in norms(other)} == {0.9}
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None])

@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypernet.networks.norm import BatchNorm, norms, set_groups
+from hypernet.networks.norm import (
+    BatchNorm,
+    adapt_norms,
+    norms,
+    rest_norms,
+    set_groups,
+    set_own,
+)
 
 
 def made(channels, groups=1):
@@ -118,6 +125,18 @@ def test_set_groups_reaches_every_norm(network):
     assert len(norms(model)) == 4
     set_groups(model, 3)
     assert [norm.groups for norm in norms(model)] == [3] * 4
+
+
+def test_adabn_takes_each_norm_s_own_share(network):
+    model = network("classifier")
+    assert [norm.own for norm in norms(model)] == [0.5] * 4
+    plain = repr(model)
+    set_own(model, 0.8)
+    assert repr(model) != plain  # graphs that hold it as a constant are others
+    adapt_norms(model, keep=False)
+    assert [(norm.adapting, norm.keeps) for norm in norms(model)] == [(0.8, False)] * 4
+    rest_norms(model)
+    assert [(norm.adapting, norm.keeps) for norm in norms(model)] == [(None, True)] * 4
 
 
 def test_windows_that_do_not_share_out_evenly_are_refused():

@@ -14,6 +14,7 @@ from server.strategies.base import (
     sample,
     start_vector,
 )
+from server.strategies.installed import strategies
 
 NODES = [11, 3, 8, 5, 1]
 
@@ -112,6 +113,25 @@ def test_adabn_comes_first_and_can_be_left_out(federation):
     plans = classifier_plans(federation())
     assert isinstance(plans.personal(Finetune(finetune=True))[0], Adapt)
     assert plans.personal(Finetune(adapt=False)) == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["adabn", "finetune", "functional-memory", "personal", "semipfl", "source"]
+)
+def test_the_share_of_own_statistics_is_the_file_s(name, federation, plan_of):
+    kind = strategies()[name]
+    strategy = kind(federation(own_statistics=0.8), kind.Parameters())
+    strategy.initial()
+    configs = (strategy.evaluate_config(), strategy.train_config())
+    plans = [plan_of(config) for config in configs if "plan" in config]
+    mixes = [
+        stage.mix
+        for plan in plans
+        for stage in plan.stages
+        if isinstance(stage, Adapt) and stage.windows <= 512
+    ]
+    assert set(mixes) <= {0.8}
+    assert mixes or name == "source"
 
 
 def test_a_round_s_training_is_what_the_parameters_say(federation):
