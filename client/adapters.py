@@ -66,6 +66,7 @@ class KeptAdapters:
         self.folder, self.backbone, self.most, self.dropped = folder, backbone, most, ""
         self._conditions: list[Floats] = []
         self._adapters: list[Floats] = []
+        self._carried: Floats | None = None
         self._asked: Floats | None = None
         if folder is not None and (folder / _FILE).is_file():
             self._read(folder / _FILE)
@@ -138,8 +139,26 @@ class KeptAdapters:
         self._write(conditions[-self.most :], adapters[-self.most :], None)
 
     def forget(self) -> None:
-        """Keep none."""
+        """Keep none, and carry nothing."""
+        self._carried = None
         self._write([], [], None)
+
+    def carried(self, length: int) -> Floats | None:
+        """What the last evaluation left for the next (length,); None where it left nothing.
+
+        Raises
+        ------
+        AdapterError
+            Where it is of another length.
+        """
+        if self._carried is not None and self._carried.size != length:
+            raise AdapterError(f"{self._carried.size} numbers are carried here; {length} are asked")
+        return self._carried
+
+    def carry(self, numbers: Floats) -> None:
+        """Leave finite numbers (length,) for the next evaluation."""
+        self._carried = numbers.astype(np.float32)
+        self._write(self._conditions, self._adapters, self._asked)
 
     def _ask(self, condition: Floats, far: float | None) -> Chosen:
         self._write(self._conditions, self._adapters, condition)
@@ -168,6 +187,8 @@ class KeptAdapters:
         from safetensors.numpy import save
 
         arrays = {} if asked is None else {"asked": asked}
+        if self._carried is not None:
+            arrays["carried"] = self._carried
         if adapters:
             arrays |= {"conditions": np.stack(conditions), "adapters": np.stack(adapters)}
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,6 +210,9 @@ class KeptAdapters:
         if backbone != self.backbone:
             raise AdapterError(f"those kept were of backbone {backbone[:12] or '(none)'}")
         conditions, adapters = arrays.get("conditions"), arrays.get("adapters")
+        carried = arrays.get("carried", np.zeros(0, np.float32))
+        if carried.ndim != 1 or carried.dtype != np.float32 or not np.isfinite(carried).all():
+            raise AdapterError("what was carried is no vector of finite float32")
         asked = arrays.get("asked")
         if (conditions is None) != (adapters is None):
             raise AdapterError("conditions without adapters, or the other way round")
@@ -201,6 +225,7 @@ class KeptAdapters:
             self._conditions = list(conditions[-self.most :])
             self._adapters = list(adapters[-self.most :])
         self._asked = None if asked is None else self._checked(asked)
+        self._carried = carried if carried.size else None
 
 
 def _moved(rows: list[Floats], index: int) -> list[Floats]:

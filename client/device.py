@@ -140,12 +140,17 @@ class Device:
         The plan, this device's learner, and what the plan's stages came to.
         """
         plan, received, number = _received(asked)
-        received = self._adapter(plan, received)
+        kept = self._adapters(plan)
+        if kept is not None:
+            received = self._carrying(plan, kept, self._adapter(plan, kept, received))
         learner, own = self.learner(), self.kept.get("own")
         start = self._with_personal(plan, received)
         if own is not None and plan.predict_own:
             start = own
-        return plan, learner, learner.fit(plan, start, own, salt=self._salt(number))
+        fitted = learner.fit(plan, start, own, salt=self._salt(number))
+        if kept is not None and plan.carried:
+            kept.carry(np.concatenate([fitted.weights[i:j] for i, j in plan.carried]))
+        return plan, learner, fitted
 
     def _evaluate(self, asked: Payload) -> Payload:
         plan, learner, fitted = self.personalised(asked)
@@ -169,11 +174,8 @@ class Device:
             return None
         return KeptAdapters(self.adapters, plan.drift.backbone, plan.drift.most)
 
-    def _adapter(self, plan: Plan, received: Floats) -> Floats:
+    def _adapter(self, plan: Plan, kept: KeptAdapters, received: Floats) -> Floats:
         """The weights received, which are kept, or the present ones where none came."""
-        kept = self._adapters(plan)
-        if kept is None:
-            return received
         if not received.size:
             return kept.present
         if received.size != plan.length:
@@ -181,6 +183,19 @@ class Device:
         if self.adapters is not None:
             kept.take(received)
         return received
+
+    def _carrying(self, plan: Plan, kept: KeptAdapters, weights: Floats) -> Floats:
+        """The weights, with what the last evaluation left in their ranges."""
+        if not plan.carried:
+            return weights
+        before = kept.carried(sum(stop - start for start, stop in plan.carried))
+        if before is None:
+            return weights
+        mixed, at = weights.copy(), 0
+        for start, stop in plan.carried:
+            mixed[start:stop] = before[at : at + stop - start]
+            at += stop - start
+        return mixed
 
     def _salt(self, round_number: int) -> int:
         return round_number * 1_000_003 + self.number

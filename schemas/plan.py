@@ -101,6 +101,9 @@ class Plan(Strict):
     personal
         Ranges that never leave the device: they are kept there between rounds (FedPer's head,
         FedBN's norms) and start from the server's values the first time.
+    carried
+        Ranges that a device that keeps adapters hands from one evaluation to the next, whichever
+        adapter that is with; they never leave it and start from the weights' values.
     variances
         Ranges that hold running variances. They must stay positive; coded, delayed or hostile
         changes may say otherwise, and the server cuts these.
@@ -123,6 +126,7 @@ class Plan(Strict):
     stages: tuple[Stage, ...] = ()
     own: tuple[Stage, ...] = ()
     personal: tuple[Range, ...] = ()
+    carried: tuple[Range, ...] = ()
     variances: tuple[Range, ...] = ()
     predict: Digest | None = None
     predict_own: bool = Field(False, description="Evaluate the device's second vector.")
@@ -148,13 +152,19 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> "Plan":
-        ranges = [*self.personal, *self.variances]
+        ranges = [*self.personal, *self.carried, *self.variances]
         for stage in (*self.stages, *self.own):
             if isinstance(stage, Train):
                 ranges += stage.trainable or ()
         for start, stop in ranges:
             if not start < stop <= self.length:
                 raise ValueError(f"range {start}:{stop} does not lie in 0:{self.length}")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_carried_is_kept_beside_adapters(self) -> "Plan":
+        if self.carried and self.drift is None:
+            raise ValueError("carried: only a device that keeps adapters (drift) carries anything")
         return self
 
     @model_validator(mode="after")

@@ -135,6 +135,8 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
                     at_least=settings.tuning_least,
                 )
             )
+        if fields.get("drift") is not None:
+            fields["carried"] = self.spec.ranges(lambda name: name.startswith("own_"))
         return self.plan(tuple(stages), predict=book.forward(self.network), **fields)
 
     def asking_config(self) -> ConfigRecord:

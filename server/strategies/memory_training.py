@@ -92,6 +92,14 @@ class MemorySettings(Strict):
         description="EM is left out where a person's classes are fewer than this share, by the "
         "exponent of their entropy; 0: never.",
     )
+    track: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Data of kind days: a device carries its class means to the next day, where "
+        "they stand in the sources' place; so much of earlier days' stays beside today's. 0: each "
+        "day is by itself.",
+    )
     far: bool = Field(
         False, description="Virtual persons worn further off than those of the backbone's training."
     )
@@ -101,6 +109,17 @@ class MemorySettings(Strict):
     def _installed(cls, name: str) -> str:
         adapter_class(name)  # says which there are
         return name
+
+    @model_validator(mode="after")
+    def _what_is_tracked_stays_where_it_is(self) -> "MemorySettings":
+        if self.track and not self.prototypes:
+            raise ValueError("track: it is prototype EM that has class means; set prototypes to 3")
+        if self.track and self.place != "head":
+            raise ValueError(
+                f"track: an adapter in layers = {self.place!r} moves the latent space that class "
+                "means lie in; take layers = 'head'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rows_are_classes(self) -> "MemorySettings":
@@ -250,6 +269,7 @@ def _refined(
         mixing=Mixing(iterations=settings.prototypes, kappa=settings.kappa),
         sources=latent_sources(network, samples, federation.classes, own),
         guard=settings.guard,
+        track=settings.track,
     ).eval()
 
 

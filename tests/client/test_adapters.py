@@ -150,23 +150,43 @@ def test_adapters_of_another_backbone_are_never_used(kept):
     assert not len(kept())
 
 
+def test_what_is_carried_outlives_every_choice_but_a_new_life(kept):
+    assert kept().carried(3) is None
+    live(kept(), [0, 1])
+    kept().carry(np.array([1, 2, 3]))
+    live(kept(), [2, 0, 1, 3])
+    np.testing.assert_array_equal(kept().carried(3), np.array([1, 2, 3], np.float32))
+    with pytest.raises(AdapterError, match="3 numbers are carried here; 4 are asked"):
+        kept().carried(4)
+    assert kept(backbone=OTHER).carried(3) is None
+    kept().forget()
+    assert kept().carried(3) is None
+
+
 def damaged(path, kind):
     if kind == "cut":
         path.write_bytes(path.read_bytes()[:-7])
         return
     arrays = load_file(path)
+    if kind == "carried nan":
+        arrays["carried"] = np.array([0, np.nan], np.float32)
+    if kind == "carried wide":
+        arrays["carried"] = np.zeros(2)
     if kind == "nan":
         arrays["adapters"][0, 0] = np.nan
     elif kind == "one missing":
         arrays["conditions"] = arrays["conditions"][:1]
     elif kind == "no conditions":
         del arrays["conditions"]
-    else:
+    elif kind == "wide":
         arrays["adapters"] = arrays["adapters"].astype(np.float64)
     save_file(arrays, path, {"backbone": BACKBONE})
 
 
-@pytest.mark.parametrize("kind", ["cut", "nan", "one missing", "no conditions", "wide"])
+@pytest.mark.parametrize(
+    "kind",
+    ["cut", "nan", "one missing", "no conditions", "wide", "carried nan", "carried wide"],
+)
 def test_a_damaged_file_is_dropped_with_the_reason(kept, tmp_path, kind):
     live(kept(), [0, 1])
     damaged(tmp_path / "adapters" / "adapters.safetensors", kind)

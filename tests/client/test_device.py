@@ -47,7 +47,7 @@ def device(graphs, tmp_path):
 
 @pytest.fixture
 def ask(graphs):
-    def asked(device, action, weights=None, noise=0.0, drift=True, **fields):
+    def asked(device, action, weights=None, noise=0.0, drift=True, carried=(), **fields):
         told = Drift(**({"backbone": BACKBONE, "threshold": 0.3} | fields)) if drift else None
         plan = Plan(
             length=handmade.LENGTH,
@@ -55,6 +55,7 @@ def ask(graphs):
             predict=graphs[1]["forward"],
             report={"condition": graphs[1]["forward"]} if action == "query.drift" else {},
             drift=told,
+            carried=carried,
             noise=noise,
         )
         payload = Payload(config={"config": {"plan": plan.model_dump_json(), "server-round": 1}})
@@ -93,6 +94,29 @@ def _evaluation(device, ask, fields):
     one.answer = lambda action, payload: caught.append(payload)
     ask(one, "evaluate", NONE, **fields)
     return caught[0]
+
+
+def test_what_is_carried_goes_from_day_to_day_whatever_the_adapter(device, ask):
+    carried = ((0, 1), (2, 4))
+
+    def fitted(fields, value=None):
+        told = NONE if value is None else weights(value)
+        caught = []
+        one = device(1)
+        one.answer = lambda action, payload: caught.append(payload)
+        ask(one, "evaluate", told, **fields)
+        return device(1).personalised(caught[0])[2].weights
+
+    ask(device(1), "query.drift")
+    first = fitted({"carried": carried}, 1.0)
+    assert (first == 1).all()
+    ask(device(1), "query.drift", threshold=0.0)
+    second = fitted({"carried": carried}, 5.0)
+    assert second[[0, 2, 3]].tolist() == [1, 1, 1]
+    assert (np.delete(second, [0, 2, 3]) == 5).all()
+    np.testing.assert_array_equal(fitted({}), weights(5))  # the adapter itself is as it came
+    ask(device(1), "query.drift", begin=True)
+    assert (fitted({"carried": carried}, 7.0) == 7).all()
 
 
 def test_a_life_begins_without_adapters(device, ask):

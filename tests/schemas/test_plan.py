@@ -66,6 +66,16 @@ def test_ranges_lie_in_the_vector(where, bad):
         plan(bad)
 
 
+def test_what_is_carried_is_kept_beside_adapters():
+    drift = {"backbone": A, "threshold": 0.5}
+    plan = Plan.model_validate({**PLAN, "drift": drift, "carried": [(0, 3)]})
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    with pytest.raises(ValidationError, match="range 3:11 does not lie in 0:10"):
+        Plan.model_validate({**PLAN, "drift": drift, "carried": [(3, 11)]})
+    with pytest.raises(ValidationError, match="only a device that keeps adapters"):
+        Plan.model_validate({**PLAN, "carried": [(0, 3)]})
+
+
 @pytest.mark.parametrize("kind", ["train", "adapt", "shell", None])
 def test_a_stage_is_known_by_its_kind(kind):
     stage = {"train": TRAIN, "adapt": {"graph": A}}.get(kind, TRAIN)

@@ -16,7 +16,7 @@ WIDTHS, CLASSES, LATENT = [4, 8, 8, 6], 3, 6
 
 @pytest.fixture
 def refined(network):
-    def make(guard=0.0, iterations=2, blend=0.5):
+    def make(guard=0.0, iterations=2, blend=0.5, track=0.0):
         torch.manual_seed(2)
         sources = LatentSources(torch.eye(LATENT), torch.randn(2, CLASSES, LATENT))
         return RefinedClassifier(
@@ -29,6 +29,7 @@ def refined(network):
             mixing=Mixing(iterations=iterations, kappa=5.0, blend=blend),
             sources=sources,
             guard=guard,
+            track=track,
         ).eval()
 
     return make
@@ -86,10 +87,59 @@ def test_where_classes_are_missing_the_head_stays(refined, person):
 
 
 @torch.no_grad()
-def test_a_device_runs_the_same(refined, person, run):
+def test_the_first_day_is_as_without_tracking(refined, person):
     x, y, mean, deviation = person
-    made = refined()
+    plain, made = refined(), refined(track=0.5)
+    plain.prototypes(x, y, mean, deviation)
+    made.prototypes(x, y, mean, deviation)
+    torch.testing.assert_close(made(x, mean, deviation), plain(x, mean, deviation))
+    assert made.own_days.item() == 1
+    head, _ = made.body.head.merged()
+    shift = made.mixing.blend * (made.own_centres @ made.whiten.T - head)
+    torch.testing.assert_close(made.shift_weight, shift)
+
+
+@torch.no_grad()
+def test_later_days_start_from_the_device_s_own(refined, person):
+    x, y, mean, deviation = person
+    made = refined(iterations=1, blend=1.0, track=0.25)
+    own = torch.randn(CLASSES, LATENT)
+    made.own_centres, made.own_days = own.clone(), torch.ones(1)
+    z = made.encode(x, mean, deviation)
+    yesterday = (z @ own.T - own.square().sum(1) / 2).softmax(1)
+    probable = (made.body.head(z).softmax(1) + yesterday) / 2
+    probable[0] = torch.eye(CLASSES)[2]
+    weight = probable * torch.where(y >= 0, made.mixing.label_weight, 1.0)[:, None]
+    centres = (5 * own + weight.T @ z) / (5 + weight.sum(0)[:, None])
+    made.prototypes(x, y, mean, deviation)
+    wanted = z @ centres.T - centres.square().sum(1) / 2
+    torch.testing.assert_close(made(x, mean, deviation), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made.own_centres, 0.25 * own + 0.75 * centres)
+    assert made.own_days.item() == 2
+
+
+@torch.no_grad()
+def test_a_day_that_lacks_classes_carries_nothing(refined, person):
+    x, y, mean, deviation = person
+    made = refined(guard=1.0, track=0.5)
+    own = torch.randn(CLASSES, LATENT)
+    made.own_centres, made.own_days = own.clone(), torch.ones(1)
+    before = made(x, mean, deviation)
+    made.prototypes(x, y, mean, deviation)
+    assert torch.equal(made.own_centres, own)
+    assert made.own_days.item() == 1
+    assert torch.equal(made(x, mean, deviation), before)
+
+
+@pytest.mark.parametrize("track", [0.0, 0.5])
+@torch.no_grad()
+def test_a_device_runs_the_same(refined, person, run, track):
+    x, y, mean, deviation = person
+    made = refined(track=track)
     vector = moved(made)
+    if track:
+        vector[-1] = 1  # its second day
+        load_vector(made, vector)
     inputs = {"input_mean": mean, "input_deviation": deviation}
     graph = update_graph(made, "prototypes")
     (found,) = run(graph, windows=x, labels=y, weights=vector, **inputs)
@@ -107,5 +157,6 @@ def made_length(made):
 def test_graphs_are_named_by_their_constants(refined):
     one, other = refined(), refined()
     assert repr(one) == repr(other)
+    assert repr(one) != repr(refined(track=0.5))
     other.base.add_(1)
     assert repr(one) != repr(other)

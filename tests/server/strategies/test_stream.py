@@ -199,3 +199,32 @@ def test_what_was_said_outlives_an_interruption(go):
     again = outcome_of("it", progress_of(outcome))
     assert again.exchanges == outcome.exchanges
     assert outcome_of("it", {**progress_of(Outcome("it")), "exchanges": {}}).exchanges == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"track": 0.5}, "set prototypes to 3"),
+        ({"track": 0.5, "prototypes": 3, "adapter": "lora"}, "take layers = 'head'"),
+        ({"track": 1.0, "prototypes": 3}, "less than 1"),
+    ],
+)
+def test_what_cannot_be_tracked_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        FunctionalMemoryStrategy.Parameters(**wrong)
+
+
+def test_class_means_are_carried_by_those_who_live_through_days(go, plan_of):
+    _, grid, strategy = go(asks, prototypes=2, track=0.5)
+    wanted = strategy.spec.ranges(lambda name: name.startswith("own_"))
+    classes, latent = strategy.network.own_centres.shape
+    assert sum(stop - start for start, stop in wanted) == classes * latent + 1
+    plans = [plan_of(m.content.config_records["config"]) for m in sent(grid, "evaluate")]
+    assert {plan.carried for plan in plans} == {wanted}
+    assert plan_of(strategy.evaluate_config()).carried == ()
+
+
+def test_without_tracking_nothing_is_carried(go, plan_of):
+    _, grid, _ = go(asks, prototypes=2)
+    plans = [plan_of(m.content.config_records["config"]) for m in sent(grid, "evaluate")]
+    assert {plan.carried for plan in plans} == {()}
