@@ -97,8 +97,8 @@ class MemorySettings(Strict):
         ge=0,
         lt=1,
         description="Data of kind days: a device carries its class means to the next day, where "
-        "they stand in the sources' place; so much of earlier days' stays beside today's. 0: each "
-        "day is by itself.",
+        "they stand in the sources' place in prototype EM; so much of earlier days' stays beside "
+        "today's. 0: each day is by itself.",
     )
     far: bool = Field(
         False, description="Virtual persons worn further off than those of the backbone's training."
@@ -112,9 +112,7 @@ class MemorySettings(Strict):
 
     @model_validator(mode="after")
     def _what_is_tracked_stays_where_it_is(self) -> "MemorySettings":
-        if self.track and not self.prototypes:
-            raise ValueError("track: it is prototype EM that has class means; set prototypes to 3")
-        if self.track and self.place != "head":
+        if self.track and self.prototypes and self.place != "head":
             raise ValueError(
                 f"track: an adapter in layers = {self.place!r} moves the latent space that class "
                 "means lie in; take layers = 'head'"

@@ -204,7 +204,6 @@ def test_what_was_said_outlives_an_interruption(go):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"track": 0.5}, "set prototypes to 3"),
         ({"track": 0.5, "prototypes": 3, "adapter": "lora"}, "take layers = 'head'"),
         ({"track": 1.0, "prototypes": 3}, "less than 1"),
     ],
@@ -224,7 +223,8 @@ def test_class_means_are_carried_by_those_who_live_through_days(go, plan_of):
     assert plan_of(strategy.evaluate_config()).carried == ()
 
 
-def test_without_tracking_nothing_is_carried(go, plan_of):
-    _, grid, _ = go(asks, prototypes=2)
+@pytest.mark.parametrize(("prototypes", "track"), [(2, 0.0), (0, 0.5)])
+def test_without_tracking_or_class_means_nothing_is_carried(go, plan_of, prototypes, track):
+    _, grid, _ = go(asks, prototypes=prototypes, track=track)
     plans = [plan_of(m.content.config_records["config"]) for m in sent(grid, "evaluate")]
     assert {plan.carried for plan in plans} == {()}
