@@ -34,6 +34,7 @@ class Sweep(Strict):
 
     name: Name
     base: str = Field(description="The simulation file, relative to this one.")
+    set: tuple[str, ...] = Field((), description="Overrides of all cells; a method's come later.")
     grids: tuple[Grid, ...] = Field(min_length=1, description="Cells that several have run once.")
     methods: tuple[Method, ...] = Field(min_length=1)
 

@@ -89,7 +89,7 @@ def cell(loaded: LoadedSweep, method: Method, fraction: float, seed: int) -> Tas
         f"data.label_fraction={fraction}",
         f"seed={seed}",
     )
-    return Task(method, load(loaded.base, (*method.set, *grid)))
+    return Task(method, load(loaded.base, (*loaded.sweep.set, *method.set, *grid)))
 
 
 def run_sweep(

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.base import ConfigError
 from simulations.report.files import RunError
-from simulations.sweep import load_sweep, run_sweep
+from simulations.sweep import cell, load_sweep, run_sweep
 
 SWEEP = """
 name = "grid"
@@ -58,6 +58,21 @@ def test_a_sweep_runs_each_cell_once_and_skips_what_is_done(sweep_file, quiet, t
     assert "| as it is |" in table
     assert "no labels" in table
     assert list(out.glob(".windows*")) == []
+
+
+def test_what_is_set_for_all_cells_yields_to_a_method(sweep_file):
+    text = SWEEP.replace(
+        "[[grids]]", 'set = ["source.steps=3", "strategies.finetune.head_steps=9"]\n[[grids]]', 1
+    )
+    sweep_file.write_text(text)
+    loaded = load_sweep(sweep_file)
+    plain, tuned = (cell(loaded, method, 0.2, 0).loaded.config for method in loaded.sweep.methods)
+    assert (plain.source.steps, tuned.source.steps) == (3, 3)
+    assert plain.strategies["finetune"]["head_steps"] == 9
+    assert tuned.strategies["finetune"]["head_steps"] == 2
+    sweep_file.write_text(text.replace("source.steps=3", "source.stops=3"))
+    with pytest.raises(ConfigError, match=r"source\.stops"):
+        load_sweep(sweep_file)
 
 
 def test_a_cell_is_the_run_that_flwr_sim_run_would_do(sweep_file, quiet, tmp_path):
@@ -111,7 +126,14 @@ def test_what_is_wrong_in_a_sweep_file_is_said_before_anything_runs(sweep_file, 
         load_sweep(sweep_file)
 
 
-@pytest.mark.parametrize("name", ["wisdm-sweep", "wisdm-ablations"])
+SHIPPED = Path(__file__).parents[2] / "simulations"
+SWEEPS = sorted(p.stem for p in SHIPPED.glob("*.toml") if "[[grids]]" in p.read_text())
+
+
+@pytest.mark.parametrize("name", SWEEPS)
 def test_the_shipped_sweeps_are_right(name):
-    folder = Path(__file__).parents[2] / "simulations"
-    assert load_sweep(folder / f"{name}.toml").sweep.name == name
+    assert load_sweep(SHIPPED / f"{name}.toml").sweep.name == name
+
+
+def test_sweeps_are_shipped():
+    assert {"drift-recipe", "personal-start", "wisdm-sweep"} <= set(SWEEPS)
