@@ -156,7 +156,7 @@ class KeptAdapters:
         return self._carried
 
     def carry(self, numbers: Floats) -> None:
-        """Leave finite numbers (length,) for the next evaluation."""
+        """Leave finite numbers (length,) for the next evaluation; one done again counts again."""
         self._carried = numbers.astype(np.float32)
         self._write(self._conditions, self._adapters, self._asked)
 

@@ -6,7 +6,7 @@ runs a plan and returns the change, ``evaluate`` runs a plan and returns counts,
 ``evaluate.ranges`` tells how a model's values are spread (``schemas.ranges``). What is kept from
 one question to the next is a few arrays: the device's second vector (``own``), the ranges that
 never leave it (``personal``) and what coding lost of its last change (``residual``); and, longer
-than a run, adapters (``client.adapters``).
+than a run, adapters and what goes with a device from day to day (``client.adapters``).
 """
 
 import functools

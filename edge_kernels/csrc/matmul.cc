@@ -13,9 +13,6 @@ namespace {
 
 // Rows of activations whose tables are made at a time.
 constexpr int64_t kTableRows = 16;
-// Rows of activations, by bit width, that the fast mode looks up: it is lossy and gemm is not, so
-// every instruction set has the same. (4 bits have no tables.)
-constexpr int64_t kFastRows[4] = {0, 12, 5, 3};
 // Tiles of rows that one call of gemv gets at most: their sums take 64 KB.
 constexpr int64_t kGemvTiles = 256;
 // Bytes of weights that several rows of activations share.
@@ -247,7 +244,7 @@ void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, 
   Call call{isa_, weights_, fast_, x, m, epilogue, y, y_stride, pool};
   if (m <= 0) return;
   const bool by_tables = fast_ && weights_.bits < 4;
-  const bool by_row = m <= (by_tables ? kFastRows : isa_.gemv_rows)[weights_.bits];
+  const bool by_row = m <= (by_tables ? kGemvRows : isa_.gemv_rows)[weights_.bits];
   const int64_t width = weights_.input_tiles * (kTile + 12);
   const int64_t most = by_row ? kTableRows : std::max(kMostQuantized / width, kGemmRows);
   for (int64_t first = 0; first < m; first += most) {

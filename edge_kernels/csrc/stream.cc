@@ -121,9 +121,10 @@ Reader faster_reader(Team& team, int passes) {
 }  // namespace
 
 // Reads a buffer of `bytes` (rounded up to 256) again and again on `threads` threads, each its own
-// share, by the faster of the readers. After passes that are not counted, microseconds[i] of each of `samples` is one pass; what
-// is small is read several times between two looks at the clock. The buffer is malloc's, as the
-// weights of an ONNX Runtime session are. Returns 0, or 1: bad arguments, no memory or no threads.
+// share, by the faster of the readers. After passes that are not counted, microseconds[i] of each of
+// `samples` is one pass; what is small is read several times between two looks at the clock. The
+// buffer is malloc's, as the weights of an ONNX Runtime session are. Returns 0, or 1: bad arguments,
+// no memory or no threads.
 extern "C" __attribute__((visibility("default"))) int flwr_edge_stream(size_t bytes, int threads,
                                                                       int samples,
                                                                       double* microseconds) {

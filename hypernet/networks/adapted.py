@@ -204,8 +204,11 @@ def _by_device(x: Tensor, devices: int) -> Tensor:
 
 
 def version_of(backbone: nn.Module) -> str:
-    """SHA-256 of a network's names, shapes and values: adapters are made for one version."""
-    digest = hashlib.sha256()
+    """SHA-256 of a network's names, shapes and values: adapters are made for one version.
+
+    With its norms' shares of AdaBN (``repr``), on which its conditions depend too.
+    """
+    digest = hashlib.sha256(repr(backbone).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())
         digest.update(np.ascontiguousarray(tensor.detach().float().numpy()).data)

@@ -283,7 +283,7 @@ def _path(
     cache = federation.graphs.cache
     if cache is None:
         return None
-    later = {"prototypes", "kappa", "guard"}  # of what comes after the memory's training
+    later = {"prototypes", "kappa", "guard", "track"}  # of what comes after the memory's training
     names = [name for name in MemorySettings.model_fields if name not in later]
     made_from = {name: getattr(settings, name) for name in names}
     config = federation.config

@@ -4,8 +4,7 @@
 namespace flwr_edge {
 
 const Isa* avx512_isa() {
-  static const Isa isa{"avx512", quantize, tables, fast_tables, gemv, unpack, gemm,
-                       {0, 12, 5, 3, 6}};
+  static const Isa isa{"avx512", quantize, tables, fast_tables, gemv, unpack, gemm};
   return &isa;
 }
 

@@ -96,7 +96,7 @@ struct LongProduct {
 const Isa* neon_isa() {
   static const Isa isa{"neon",        quantize,           tables,
                        fast_tables,   gemv<LongProduct>,  unpack,
-                       gemm<LongProduct>,    {0, 12, 5, 3, 6}};
+                       gemm<LongProduct>};
   return &isa;
 }
 

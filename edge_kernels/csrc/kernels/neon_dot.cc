@@ -66,7 +66,7 @@ struct DotProduct {
 const Isa* neon_dot_isa() {
   static const Isa isa{"neon_dot",   quantize,          tables,
                        fast_tables,  gemv<DotProduct>,  unpack,
-                       gemm<DotProduct>,    {0, 12, 5, 3, 6}};
+                       gemm<DotProduct>};
   return &isa;
 }
 

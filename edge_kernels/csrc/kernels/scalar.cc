@@ -206,8 +206,7 @@ void gemm(const Gemm& job) {
 }  // namespace
 
 const Isa* scalar_isa() {
-  static const Isa isa{"scalar", quantize, tables, fast_tables, gemv, unpack, gemm,
-                       {0, 12, 5, 3, 6}};
+  static const Isa isa{"scalar", quantize, tables, fast_tables, gemv, unpack, gemm};
   return &isa;
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from client import bundle
-from client.bundle.predictor import NotRunnableError, Predictor, check_windows
+from client.bundle.predictor import NotRunnableError, Predictor, check_windows, session
 from schemas.base import ConfigError
 from schemas.signing import new_key
 from tests.client import small_models
@@ -17,6 +17,16 @@ INPUT = small_models.card().input
 def path(tmp_path):
     bundle.write(tmp_path / "b", small_models.card(), small_models.codes())
     return tmp_path / "b"
+
+
+@pytest.mark.parametrize("form", ["edge", "qdq"])
+def test_int8_products_are_exact_on_every_cpu(form, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda _, options, **__: made.append(options)
+    )
+    session(form, b"")
+    assert made[0].get_session_config_entry("session.x64quantprecision") == "1"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,17 @@ def test_two_bits_start_from_what_a_close_network_learned(split, calibration):
     assert started < 0.9 * without
 
 
+def test_what_is_shared_is_learned_on_the_layers_as_they_are(split, calibration, monkeypatch):
+    learned = []
+    monkeypatch.setattr(MobileQuant, "_learn", lambda _, learner, __: learned.append(learner.net))
+    quantizer = Distilled(2, steps=1)
+    near = close_to(split.net)
+    quantizer.shared(near, calibration)
+    assert learned == [near]
+    quantizer.quantize(near, calibration)
+    assert learned[1] is not near  # SmoothQuant's scales lose less here
+
+
 def test_a_start_of_other_layers_is_refused(split, calibration):
     other = read(GRAPHS[next(iter(GRAPHS))])
     windows_of_it = inputs(other, normal(80, 5, 12))

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from hypernet import export
 from hypernet.condition import CONDITIONERS
 from hypernet.networks.adapted import AdaptedClassifier, version_of
-from hypernet.networks.norm import norms
+from hypernet.networks.norm import norms, set_own
 from hypernet.networks.transformer import TransformerEncoder
 from hypernet.parameters import ParameterSpec, frozen_buffers, load_vector, vector_of
 
@@ -155,6 +155,9 @@ def test_another_backbone_is_another_version(network):
     with torch.no_grad():
         two.head.bias[0] += 1e-3
     assert version_of(one) != version_of(two)
+    other = network("classifier")
+    set_own(other, 0.9)  # its conditions are others
+    assert version_of(one) != version_of(other)
 
 
 def test_graphs_hold_the_backbone(adapted, person, run):
