@@ -42,6 +42,27 @@ def slice_backward(
     return pad(grad, [*after, max(first, 0), length - last])
 
 
+def _by_rows(operator: Any) -> Callable[..., Any]:
+    """Each step of windows and one vector, window by window: the runtime is slow at short rows."""
+
+    def applied(x: Any, vector: Any, **given: Any) -> Any:
+        tensors = isinstance(x, Tensor) and isinstance(vector, Tensor)
+        if given or not tensors or (x.ndim, vector.ndim) != (3, 1) or len(vector) != x.shape[2]:
+            return NotImplemented
+        return operator(x.flatten(1), vector.repeat(x.shape[1])).reshape(x.shape)
+
+    return applied
+
+
+minus_by_rows, over_by_rows = _by_rows(aten.sub.Tensor), _by_rows(aten.div.Tensor)
+
+
+def split(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor]:
+    """Cuts, which the runtime makes in one go; a split would be a list that it copies from."""
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    return [x.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=True)]
+
+
 def eye(size: int, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """Ones where the row's number is the column's."""
     numbers = torch.arange(size)
@@ -55,6 +76,9 @@ TABLE: Table = {
     aten.pow.Tensor_Scalar: power,
     aten.rsub.Scalar: reversed_minus,
     aten.slice_backward.default: slice_backward,
+    aten.split_with_sizes.default: split,
+    aten.sub.Tensor: minus_by_rows,
+    aten.div.Tensor: over_by_rows,
     aten.eye.default: eye,
 }
 

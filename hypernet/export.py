@@ -18,7 +18,7 @@ from torch.func import functional_call, grad_and_value
 
 from hypernet.decompositions import INFERENCE, TABLE, Table
 from hypernet.networks.inputs import InputSpec
-from hypernet.networks.norm import norms
+from hypernet.networks.norm import folded, norms
 from hypernet.onnx_registry import lacking, made_once
 from hypernet.parameters import ParameterSpec, frozen_buffers, vector_of
 from hypernet.translations import leave_out_what_is_there_twice, name_windows, translations
@@ -126,7 +126,8 @@ def step_graph(
     vectors = {"anchor": torch.zeros(size), "mask": torch.ones(size), "weights": vector_of(call)}
     state = {"state": torch.zeros(2 * size + 1 if optimizer == "adam" else size)}
     outputs = ["loss", "new_weights", "new_state"]
-    return _export(step, {**data, **scalars, **vectors, **state}, outputs, held.values)
+    with folded(call):
+        return _export(step, {**data, **scalars, **vectors, **state}, outputs, held.values)
 
 
 def forward_graph(network: nn.Module, method: str) -> bytes:
@@ -145,7 +146,8 @@ def forward_graph(network: nn.Module, method: str) -> bytes:
         return result
 
     inputs = {**_example(network.spec, labels=False), "weights": vector_of(call)}  # type: ignore[arg-type]
-    return _export(forward, inputs, ["output"], held.values)
+    with folded(call):
+        return _export(forward, inputs, ["output"], held.values)
 
 
 def adapt_graph(network: nn.Module, method: str = "encode") -> bytes:

@@ -69,6 +69,7 @@ def trace(
     )
     for node in traced.graph.find_nodes(op="get_attr"):
         refuse_counted_in(getattr(traced, str(node.target)))
+    _leave_out_views_of_the_same_shape(traced.graph)
     _free(traced.graph, [name in free for name in inputs])
     if baked:
         bake(traced, dict(enumerate(baked, len(inputs))))
@@ -78,6 +79,15 @@ def trace(
 def _example(like: Tensor, *, free: bool) -> Tensor:
     shape = (MANY, *like.shape[1:]) if free else like.shape
     return torch.empty(shape, dtype=like.dtype)
+
+
+def _leave_out_views_of_the_same_shape(graph: fx.Graph) -> None:
+    for view in (aten.view.default, aten._unsafe_view.default):
+        for node in graph.find_nodes(op="call_function", target=view):
+            viewed = node.args[0]
+            if viewed.meta["val"].shape == node.meta["val"].shape:
+                node.replace_all_uses_with(viewed)
+                graph.erase_node(node)
 
 
 def _free(graph: fx.Graph, free: Sequence[bool]) -> None:

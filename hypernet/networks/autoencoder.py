@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import conv1d, relu
 
 from hypernet.networks.encoder import ConvEncoder, MlpEncoder
 from hypernet.networks.inputs import InputSpec
@@ -26,8 +26,8 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(windows, latent) → (windows, features, time)."""
         x = relu(self.linear(z)).reshape(-1, self.width, self.coarse)
-        x = relu(self.conv1(_double(x)))
-        rebuilt: Tensor = self.conv2(_double(x))[..., : self.time]
+        x = relu(_doubled(x, self.conv1))
+        rebuilt: Tensor = _doubled(x, self.conv2)[..., : self.time]
         return rebuilt
 
 
@@ -88,10 +88,21 @@ class MlpAutoencoder(Autoencoder):
         self.decoder = MlpDecoder(spec, latent)
 
 
-def _double(x: Tensor) -> Tensor:
-    """(windows, channels, time) → (windows, channels, 2·time), each step twice.
+def _doubled(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """(windows, channels, time) → (windows, outputs, 2·time): each step twice, then convolved.
 
-    By steps × channels, as exported convolutions have it: no copy element by element.
+    Five taps on doubled steps see three different ones. So this is a convolution of three taps
+    with an output for the even step and one for the odd: 3/5 of the multiplications.
     """
-    rows = x.transpose(1, 2)
-    return torch.cat([rows, rows], dim=2).reshape(-1, 2 * x.shape[2], x.shape[1]).transpose(1, 2)
+    outputs = conv.weight.shape[0]
+    tap = conv.weight
+    even = torch.cat([_pairs(tap[..., :4]), tap[..., 4:]], 2)
+    odd = torch.cat([tap[..., :1], _pairs(tap[..., 1:])], 2)
+    bias = None if conv.bias is None else conv.bias.repeat(2)
+    pairs = conv1d(x, torch.cat([even, odd]), bias, padding=1)
+    return pairs.transpose(1, 2).reshape(-1, 2 * x.shape[2], outputs).transpose(1, 2)
+
+
+def _pairs(taps: Tensor) -> Tensor:
+    """Sums of taps 0 and 1, 2 and 3: (…, 4) → (…, 2)."""
+    return taps.reshape(*taps.shape[:2], 2, 2).sum(3)

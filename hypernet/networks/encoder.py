@@ -46,9 +46,9 @@ class ConvEncoder(nn.Module):
         return [*layers, self.project(_pooled(layers[-1]))]
 
     def _convolved(self, x: Tensor) -> list[Tensor]:
-        one = relu(self.norm1(self.conv1(x)))
-        two = relu(self.norm2(self.conv2(one)))
-        return [one, two, relu(self.norm3(self.conv3(two)))]
+        one = relu(self.norm1.after(self.conv1, x))
+        two = relu(self.norm2.after(self.conv2, one))
+        return [one, two, relu(self.norm3.after(self.conv3, two))]
 
 
 def _pooled(x: Tensor) -> Tensor:

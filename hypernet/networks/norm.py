@@ -1,7 +1,11 @@
 """Batch norm whose statistics are part of the weights vector."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv1d
 
 
 class BatchNorm(nn.Module):
@@ -35,6 +39,7 @@ class BatchNorm(nn.Module):
         self.own = 0.5
         self.adapting: Tensor | float | None = None
         self.keeps = True
+        self.folds = False
 
     def extra_repr(self) -> str:
         """Name what graphs hold as a constant."""
@@ -53,8 +58,28 @@ class BatchNorm(nn.Module):
                 mean = torch.lerp(self.mean, mean, self.adapting)
                 var = torch.lerp(self.var, var, self.adapting)
             self._keep(mean, var)
+        scale, shift = self._factors(mean, var)
+        return x * _spread(scale, x.ndim) + _spread(shift, x.ndim)
+
+    def after(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Run a layer and then this norm.
+
+        With ``folds``, a convolution without bias and running statistics are one convolution: the
+        norm changes its few weights and not its many outputs, which is quicker, above all where
+        it learns. The layers are then not called, and no hook of theirs is.
+        """
+        still = not self.training and self.adapting is None
+        if not (self.folds and still and isinstance(layer, nn.Conv1d) and layer.bias is None):
+            normed: Tensor = self(layer(x))
+            return normed
+        scale, shift = self._factors(self.mean, self.var)
+        weight = layer.weight * scale[:, None, None]
+        settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return conv1d(x, weight, shift, *settings)  # type: ignore[arg-type]
+
+    def _factors(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return x * _spread(scale, x.ndim) + _spread(self.bias - mean * scale, x.ndim)
+        return scale, self.bias - mean * scale
 
     def _keep(self, mean: Tensor, var: Tensor) -> None:
         if not self.keeps:
@@ -110,3 +135,15 @@ def rest_norms(module: nn.Module) -> None:
     """Undo ``adapt_norms``; what was kept stays."""
     for norm in norms(module):
         norm.adapting, norm.keeps = None, True
+
+
+@contextmanager
+def folded(module: nn.Module) -> Iterator[None]:
+    """Let every batch norm fold into the convolution before it (``BatchNorm.after``)."""
+    for norm in norms(module):
+        norm.folds = True
+    try:
+        yield
+    finally:
+        for norm in norms(module):
+            norm.folds = False

@@ -8,9 +8,12 @@ from hypernet.convolutions import convolution, convolution_backward
 from hypernet.decompositions import (
     TABLE,
     eye,
+    minus_by_rows,
+    over_by_rows,
     power,
     reversed_minus,
     slice_backward,
+    split,
     threshold_backward,
 )
 
@@ -111,9 +114,32 @@ def test_the_table_holds_them():
         aten.pow.Tensor_Scalar: power,
         aten.rsub.Scalar: reversed_minus,
         aten.slice_backward.default: slice_backward,
+        aten.split_with_sizes.default: split,
+        aten.sub.Tensor: minus_by_rows,
+        aten.div.Tensor: over_by_rows,
         aten.eye.default: eye,
     }
     assert expected == TABLE
+
+
+@pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 0, 3, 1]])
+def test_a_split_is_torchs(sizes):
+    x = torch.randn(4, 6)
+    for dim, whole in ((1, x), (-1, x), (0, x.t())):
+        for mine, torchs in zip(split(whole, sizes, dim), whole.split(sizes, dim), strict=True):
+            assert torch.equal(mine, torchs)
+
+
+@pytest.mark.parametrize(
+    ("mine", "torchs"), [(minus_by_rows, torch.sub), (over_by_rows, torch.div)]
+)
+def test_windows_and_a_vector_are_torchs_to_the_bit(mine, torchs):
+    x, vector = torch.randn(4, 5, 3), torch.randn(3)
+    assert torch.equal(mine(x, vector), torchs(x, vector))
+    one_a_window, one_for_all = torch.randn(4, 1, 3), torch.randn(1)
+    for other in ((x, 2.0), (x, one_a_window), (x, one_for_all), (x[0], vector), (vector, x)):
+        assert mine(*other) is NotImplemented
+    assert minus_by_rows(x, vector, alpha=2) is NotImplemented
 
 
 @pytest.mark.parametrize("cut", [(0, 5), (2, 4), (-4, -1), (1, (1 << 63) - 1), (0, 99), (3, -1)])

@@ -37,6 +37,17 @@ def test_what_follows_from_constants_is_computed_ahead(program):
     assert held.item() == 3.0
 
 
+def test_views_of_the_same_shape_are_left_out():
+    def viewed(x: torch.Tensor) -> torch.Tensor:
+        return (x.reshape(-1, 6).view(-1, 6) * 2).view(-1, 3, 2)
+
+    traced = trace(viewed, {"windows": torch.ones(4, 3, 2)}, ("windows",), (), TABLE)
+    views = traced.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)
+    assert len(views) == 2
+    x = torch.randn(5, 3, 2)
+    assert torch.equal(run(traced, x)[0], 2 * x)
+
+
 COUNTED = {
     "mean": lambda x: x.mT.sum() / x.mT.numel(),
     "neighbours": lambda x: (x[1:] - x[:-1]).reshape(-1, 3).sum(0) / (x.shape[0] - 1),

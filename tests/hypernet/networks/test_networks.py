@@ -23,6 +23,16 @@ def test_autoencoders_give_windows_of_any_length_back(make, time):
     torch.testing.assert_close(model(x, *statistics), errors)
 
 
+def test_a_decoder_convolves_each_step_twice():
+    """As its docstring says, in plain torch."""
+    decoder = Autoencoder(InputSpec(22, 3, ((0, 1, 2),)), latent=5).decoder.double()
+    z = torch.randn(4, 5, dtype=torch.float64)
+    x = torch.relu(decoder.linear(z)).reshape(4, decoder.width, 6).repeat_interleave(2, 2)
+    x = torch.relu(decoder.conv1(x)).repeat_interleave(2, 2)
+    expected = decoder.conv2(x)[..., :22]
+    torch.testing.assert_close(decoder(z), expected)
+
+
 def test_a_windows_result_does_not_depend_on_its_batch(network, windows):
     model = network("classifier").eval()
     x = torch.from_numpy(windows(8))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypernet.networks.norm import (
     BatchNorm,
     adapt_norms,
+    folded,
     norms,
     rest_norms,
     set_groups,
@@ -142,3 +143,53 @@ def test_adabn_takes_each_norm_s_own_share(network):
 def test_windows_that_do_not_share_out_evenly_are_refused():
     with pytest.raises(RuntimeError):
         made(3, groups=2).train()(torch.randn(5, 3, 4))
+
+
+def convolved(norm, conv, x):
+    """What a norm makes of a convolution, with the gradients of all that learns."""
+    out = norm.after(conv, x)
+    return [out, *torch.autograd.grad(out.square().sum(), [conv.weight, norm.weight, norm.bias])]
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 4, 1), (1, 2, 2)])
+def test_a_folded_norm_equals_the_norm(stride, padding, dilation):
+    norm = made(6).double().eval()
+    conv = torch.nn.Conv1d(4, 6, 3, stride, padding, dilation, bias=False).double()
+    x = torch.randn(5, 4, 11, dtype=torch.float64)
+    expected = convolved(norm, conv, x)
+    with folded(norm):
+        found = convolved(norm, conv, x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_what_can_be_folded_is():
+    norm, x = made(6).eval(), torch.randn(5, 4, 11)
+    plain, biased = torch.nn.Conv1d(4, 6, 3, bias=False), torch.nn.Conv1d(4, 6, 3)
+    linear = torch.nn.Linear(4, 6, bias=False)
+    called = []
+    for layer in (plain, biased, linear):
+        layer.register_forward_hook(lambda *_: called.append(1))
+
+    def calls(layer, given=x):
+        called.clear()
+        norm.after(layer, given)
+        return len(called)
+
+    assert calls(plain) == 1
+    with folded(norm):
+        assert calls(plain) == 0
+        assert calls(biased) == calls(linear, x[..., 0]) == 1
+        norm.train()
+        assert calls(plain) == 1
+        norm.eval().adapting = 0.5
+        assert calls(plain) == 1
+        norm.adapting = None
+        assert calls(plain) == 0
+    assert calls(plain) == 1
+
+
+def test_a_failure_unfolds():
+    norm = made(3)
+    with pytest.raises(RuntimeError), folded(norm):
+        raise RuntimeError
+    assert not norm.folds
