@@ -206,22 +206,39 @@ def guarded(command: Callable[[], Any]) -> int:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    except Exception as error:
+        code = _code_of(error)
+        if not code:
+            raise
+        return _fail(str(error), code)
+    return 0
+
+
+def _code_of(error: Exception) -> int:
+    """Exit code of an error whose message is all that a user needs; 0 for any other.
+
+    The errors are imported here and not where they are expected: with them come torch and Flower,
+    which who asks for help or lists runs need not wait for.
+    """
+    from simulations.data.base import DataError
+    from simulations.report.files import RunError
+
+    if isinstance(error, DataError):
+        return 2
+    if isinstance(error, RunError):
+        return 1
     from server.checkpoint import CheckpointError
     from server.install import InstallError
     from server.rounds import RoundsError
-    from simulations.data.base import DataError
     from simulations.engine.pool import WorkerError
-    from simulations.report.files import RunError
 
-    try:
-        command()
-    except (ConfigError, DataError) as error:
-        return _fail(str(error), 2)
-    except (CheckpointError, RunError, InstallError, RoundsError, WorkerError) as error:
-        return _fail(str(error), 1)
-    except OSError as error:
-        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    return 0
+    return int(isinstance(error, CheckpointError | InstallError | RoundsError | WorkerError))
 
 
 def _fail(message: str, code: int) -> int:

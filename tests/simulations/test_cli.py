@@ -332,6 +332,19 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(
     assert not [p for p in out.rglob("*") if p.name.startswith(".")]
 
 
+@pytest.mark.parametrize("words", [["--help"], ["sweep", "--help"], ["list"], ["compare", "x"]])
+def test_who_asks_for_help_or_lists_runs_does_not_wait_for_torch(tmp_path, words):
+    script = (
+        "import atexit, sys;"
+        "atexit.register(lambda: print('loaded', {'torch', 'flwr'} & set(sys.modules)));"
+        "from simulations.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == ("--help" not in words), done.stderr
+    assert done.stdout.endswith("loaded set()\n")
+
+
 def test_ctrl_c_ends_with_one_line_no_orphans_and_can_be_resumed(simulation_file, quiet, tmp_path):
     overrides = ("baselines=[]", "rounds=40", "evaluate_every=40")
     out = tmp_path / "out"
