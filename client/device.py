@@ -211,7 +211,7 @@ class Device:
 
     def _keep(self, **arrays: Floats | None) -> None:
         kept = {name: array for name, array in arrays.items() if array is not None}
-        if kept:
+        if kept or self.kept:  # a correction that was made up for is not made again
             self.kept = kept
 
 

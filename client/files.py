@@ -1,7 +1,30 @@
 """Files of which a power cut leaves the old one or the new."""
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
+
+from schemas.incoming import sync_folder
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file is there and has the bytes that its name says."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except OSError:
+        return False
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, and on the disk; others may write the same meanwhile."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as part:
+        whole = Path(part) / "whole"
+        whole.write_bytes(data)
+        with whole.open("rb") as file:
+            os.fsync(file.fileno())
+        whole.replace(path)
+    sync_folder(path.parent)
 
 
 def write_private(path: Path, data: bytes) -> None:

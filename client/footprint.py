@@ -99,7 +99,7 @@ def _configure(folder: Path, port: int, windows: Path) -> Path:
 
 @contextmanager
 def _daemon(config: Path) -> Iterator[int]:
-    command = [sys.executable, "-m", "client.cli", "run", "--config", str(config)]
+    command = [sys.executable, "-P", "-m", "client.cli", "run", "--config", str(config)]
     command += ["--socket", str(config.parent / "socket")]
     with (config.parent / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own)

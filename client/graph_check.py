@@ -8,7 +8,7 @@ needs at least, and the hard limit is that of the process (``MemoryMax`` of the 
 
 import math
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from client.graph_kinds import Kind, Value, kind_of
 from client.protobuf import Budget, ProtobufError, Reading, little_endian
@@ -133,6 +133,17 @@ class Checked:
     operators: frozenset[tuple[str, str]] = frozenset()
 
 
+_ORT_FORMAT: Final = b"ORTM"
+"""At bytes 4 to 8. What is an ONNX model to its readers may be another model, of this format, to
+ONNX Runtime, which looks here first: what was checked would not be what runs. Sessions are told the
+format, too (`onnx_alone`)."""
+
+
+def onnx_alone(options: Any) -> None:
+    """Have a session read bytes as ONNX, whatever they look like; of its ``SessionOptions``."""
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+
+
 def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
     """Check a graph.
 
@@ -152,6 +163,8 @@ def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
         raise GraphError(
             f"graph {digest[:12]}: a graph of {len(graph)} bytes; at most {limits.bytes} are taken"
         )
+    if graph[4:8] == _ORT_FORMAT:
+        raise GraphError(f"graph {digest[:12]} is in ONNX Runtime's own format; ONNX is taken")
     try:
         return _Check(limits).model(memoryview(graph))
     except ProtobufError as error:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import onnxruntime as ort
 
-from client.graph_check import GraphError, GraphLimits, check
+from client.files import is_whole, write_whole
+from client.graph_check import GraphError, GraphLimits, check, onnx_alone
 
 __all__ = ["GraphError", "GraphLimits", "GraphStore", "default_folder"]
 
@@ -42,8 +42,8 @@ class GraphStore:
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def has(self, digest: str) -> bool:
-        """Whether the graph lies here."""
-        return digest in self._sessions or self._path(digest).is_file()
+        """Whether the graph lies here, as its name says."""
+        return digest in self._sessions or is_whole(self._path(digest), digest)
 
     def put(self, graph: bytes) -> str:
         """Store a graph, whole or not at all; return its digest.
@@ -55,12 +55,9 @@ class GraphStore:
         """
         digest = hashlib.sha256(graph).hexdigest()
         check(graph, digest, self.limits)
-        if not self._path(digest).is_file():
+        if not is_whole(self._path(digest), digest):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder) as part:
-                whole = Path(part) / "graph"
-                whole.write_bytes(graph)
-                whole.replace(self._path(digest))
+            write_whole(self._path(digest), graph)
         return digest
 
     def session(self, digest: str) -> ort.InferenceSession:
@@ -97,6 +94,7 @@ def _session(graph: bytes, digest: str, *, lean: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    onnx_alone(options)
     options.enable_cpu_mem_arena = options.enable_mem_pattern = not lean
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

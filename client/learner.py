@@ -197,7 +197,7 @@ class Learner:
             return self._adapt(stage, plan, weights)
         part = self._part(stage)
         counted = part if stage.part == "unlabelled" else self.windows.labelled
-        if not stage.suits(counted.size):
+        if not part.size or not stage.suits(counted.size):
             return weights
         result.examples = int(part.size)
         weights, result.loss = self._train(stage, plan, weights, anchor, part, rng)

@@ -1,5 +1,6 @@
 """Tasks one after the other: pull what they name, have them done, note what came of it."""
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -242,10 +243,13 @@ class Runner:
         if self.store.begin(row.id) > self._attempts:
             raise WorkError(f"begun {self._attempts} times and never finished; left alone")
         try:
-            return self.work.ask(request, self._seconds, give_up)
+            answer = self.work.ask(request, self._seconds, give_up)
         except Stopped:
             self.store.begin(row.id, -1)  # no fault of the task's
             raise
+        with contextlib.suppress(sqlite3.Error):  # a full disk: the answer is what counts
+            self.store.begin(row.id, -1)  # it finished; an order about a bundle asks more than once
+        return answer
 
     def _finish(self, row: TaskRow, answer: dict[str, Any], kept: str | None) -> None:
         while True:

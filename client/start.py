@@ -12,6 +12,7 @@ from typing import Any
 from client.conditions import Conditions
 from client.config import Broker, DaemonConfig
 from client.daemon import Daemon, state_message
+from client.files import is_whole
 from client.identity import Identity
 from client.local_api import LocalApi
 from client.predictions import Predictions
@@ -88,7 +89,7 @@ def assembled(config: DaemonConfig, store: Store, work: WorkProcess) -> Daemon:
         idle_seconds=limits.idle_seconds,
         attempts=limits.attempts,
         runs=limits.runs,
-        has_graph=lambda name: (graphs / f"{name}.onnx").is_file(),
+        has_graph=lambda name: is_whole(graphs / f"{name}.onnx", name),
         alive=lambda: sd_notify("WATCHDOG=1"),
     )
 

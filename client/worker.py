@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.device import Device
+from client.files import is_whole
 from client.graphs import GraphStore
 from client.learner import Fitted, Floats, Learner, LearnerError
 from client.windows import PersonWindows
@@ -129,7 +130,8 @@ class Worker:
         before = device.kept
         answer = self._stored(device.answer(action, asked))
         if device.kept is not before:
-            answer["kept"] = self.objects.put(bytes_of(device.kept)).sha256
+            kept_now = device.kept
+            answer["kept"] = self.objects.put(bytes_of(kept_now)).sha256 if kept_now else ""
         models = [learner.model for learner in learners if learner.model]
         answer["model"] = self.objects.put(bytes_of(models[-1])).sha256 if models else None
         return answer
@@ -163,7 +165,7 @@ class Worker:
         from client.bundle.predictor import NotRunnableError
         from schemas.bundle import BundleError
 
-        x = self.windows().train[-1] if window is None else np.asarray(window, np.float32)
+        x = self._newest() if window is None else np.asarray(window, np.float32)
         try:
             serving = self.bundle if told is None else self._serving(told)
             assert serving is not None, "a bundle predicts where no model is named"
@@ -177,6 +179,14 @@ class Worker:
         scored = _scored(found["logits"])
         named = {**scored, "name": found["classes"][scored["class"]]}
         return named if told is None else {**named, "microseconds": round(1e6 * seconds, 1)}
+
+    def _newest(self) -> NDArray[np.float32]:
+        try:
+            newest: NDArray[np.float32] = self.windows().train[-1]
+        except (FileNotFoundError, IndexError):
+            said = "no window was recorded here yet: give one, or wait for the sensor"
+            raise LearnerError(said) from None
+        return newest
 
     def _serving(self, told: dict[str, Any]) -> "Serving":
         if self._installed is None or self._installed[0] != told:
@@ -199,10 +209,10 @@ class Worker:
         if self.objects.has(digest):
             return self.objects.get(digest)
         path = self.graphs.folder / f"{digest}.onnx"
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise PayloadError(f"object {digest[:12]} is not on this device") from None
+        if not is_whole(path, digest):
+            path.unlink(missing_ok=True)  # spoilt: so that the next task pulls it
+            raise PayloadError(f"object {digest[:12]} is not on this device")
+        return path.read_bytes()
 
     def _stored(self, payload: Payload) -> dict[str, Any]:
         body, others = pack(payload)

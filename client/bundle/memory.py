@@ -21,7 +21,7 @@ def memory_of(form: str, model: bytes) -> int | None:
     if not Path("/proc/self/status").is_file():
         return None
     done = subprocess.run(  # noqa: S603 - this interpreter, this module
-        [sys.executable, "-m", "client.bundle.memory", form],
+        [sys.executable, "-P", "-m", "client.bundle.memory", form],
         input=model,
         capture_output=True,
         timeout=_LONGEST,

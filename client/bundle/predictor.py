@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import edge_kernels
 from client.bundle.checks import not_runnable
 from client.bundle.reader import Bundle
+from client.graph_check import onnx_alone
 from schemas.base import ConfigError
 from schemas.bundle import BundleError, Card, Input, Manifest
 
@@ -26,6 +27,7 @@ def session(form: str, model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    onnx_alone(options)
     try:
         if form == "edge":
             return edge_kernels.session(model, threads=1, options=options)

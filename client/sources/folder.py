@@ -120,7 +120,9 @@ class FolderSource:
                     f"has the shape {array_.shape}; expected (time, channels) or "
                     "(windows, time, channels)"
                 )
-            shape = array_.shape[-2:]
+            shape, wanted = array_.shape[-2:], (self._settings.time, self._settings.channels)
+            if shape != wanted:
+                raise ValueError(f"has windows of (time, channels) {shape}; expected {wanted}")
             count = 1 if len(array_.shape) == 2 else array_.shape[0]
             self._check_room(math.prod(array_.shape))
             for _ in range(count):

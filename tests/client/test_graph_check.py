@@ -288,3 +288,10 @@ def test_junk(content):
 )
 def test_hostile_bytes(junk):
     assert "is no ONNX model" in refused(junk)
+
+
+def test_what_onnx_runtime_would_take_for_its_own_format(model):
+    """It looks at bytes 4 to 8 first, and would run another model than the one that was read."""
+    model.ir_version, model.producer_name = 8, "ORTM"
+    assert model.SerializeToString()[4:8] == b"ORTM"
+    assert "is in ONNX Runtime's own format; ONNX is taken" in refused(model)

@@ -2,8 +2,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
+from client import graphs
+from client.bundle.predictor import NotRunnableError, session
 from client.graphs import GraphError, GraphLimits, GraphStore, default_folder
 from tests.client import handmade
 
@@ -92,6 +95,32 @@ def test_an_oversized_graph_is_refused_before_it_is_written(tmp_path, graph):
     with pytest.raises(GraphError, match=r"a graph of \d+ bytes; at most 10"):
         store.put(graph("statistics"))
     assert files(store) == []
+
+
+def test_a_session_reads_bytes_as_onnx_alone(tmp_path, graph):
+    """Whatever the check may have missed: nothing in ONNX Runtime's own format is loaded."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "graph.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(graph("statistics"), options)
+    own = (tmp_path / "graph.ort").read_bytes()
+    assert own[4:8] == b"ORTM"
+    with pytest.raises(GraphError, match="does not load"):
+        graphs._session(own, "0" * 64, lean=False)
+    with pytest.raises(NotRunnableError, match="does not load"):
+        session("qdq", own)
+
+
+@pytest.mark.parametrize("left", [b"", b"half"])
+def test_what_a_power_cut_left_is_missing_and_written_again(fresh, graph, left):
+    content = graph("statistics")
+    digest = fresh.put(content)
+    path = fresh.folder / f"{digest}.onnx"
+    path.write_bytes(left)
+    assert not fresh.has(digest)
+    fresh.put(content)
+    assert path.read_bytes() == content
+    assert fresh.has(digest)
 
 
 @pytest.mark.parametrize("when", ["write_bytes", "replace"])

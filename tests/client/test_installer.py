@@ -194,6 +194,16 @@ def test_only_the_fleets_orders(tmp_path, files):
         pi.close()
 
 
+def test_one_attempt_is_enough_for_a_good_one(tmp_path, files):
+    """An order asks twice; an attempt that finished counts no more."""
+    pi = Pi(tmp_path / "pi")
+    pi.start(attempts=1)
+    try:
+        assert pi.done(pi.order(files[0], seconds=0))["sha256"] == name(files[0]) == pi.current
+    finally:
+        pi.close()
+
+
 def test_a_crash_in_the_self_test_is_an_answer(pi, files):
     def crash(request):
         raise WorkError("the process that learns was ended by signal 11")

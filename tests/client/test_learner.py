@@ -223,6 +223,14 @@ def test_without_labels_the_stage_is_skipped(person, store, plan, train, adapt, 
     assert (fitted.loss, fitted.examples) == (0.0, 0)
 
 
+def test_a_stage_for_everyone_on_labels_that_nobody_has_is_skipped(
+    person, store, plan, train, vector
+):
+    bare = Learner(replace(person, labels=np.full(24, -1)), store)
+    fitted = bare.fit(plan(train(at_least=0, steps=5)), vector())
+    np.testing.assert_array_equal(fitted.weights, vector())
+
+
 class Poisoned(np.ndarray):
     """An array that fails the test when one of the forbidden entries is taken."""
 

@@ -91,6 +91,52 @@ def test_a_graph_in_the_cache_need_not_travel(worker):
     assert not worker.objects.has(hashlib.sha256(data).hexdigest())
 
 
+def test_a_graph_that_a_power_cut_spoilt_is_missing_and_travels_again(worker):
+    data = handmade.forward()
+    digest = worker.graphs.put(data)
+    path = worker.graphs.folder / f"{digest}.onnx"
+    path.write_bytes(b"")
+    told = Payload(config={"graphs": {"digests": [digest]}})
+    assert answer(worker, asked(worker, "query.graphs", told)).config["graphs"] == {
+        "missing": [digest]
+    }
+    body, others = pack(Payload(config={"graphs": {"0": data}}))
+    request = {"action": "query.install", "payload": worker.objects.put(body).sha256, "kept": None}
+    assert "is not on this device" in worker(request)["error"]
+    assert not path.exists()
+    for other in others.values():
+        worker.objects.put(other)
+    assert "error" not in worker(request)
+    assert path.read_bytes() == data
+
+
+def test_what_was_made_up_for_is_not_made_up_for_again(worker, graphs):
+    """A plan that codes without a loss sends the residual, and none is left."""
+    coded, whole = handmade.training(graphs, 1), handmade.training(graphs, 2)
+    plan = whole.config["config"]["plan"].replace('"encoding":"int8"', '"encoding":"float32"')
+    whole.config["config"]["plan"] = plan
+    first = asked(worker, "train", coded)
+    assert first["kept"]
+    assert asked(worker, "train", whole, first["kept"])["kept"] == ""
+    assert asked(worker, "train", whole)["kept"] is None
+
+
+@pytest.mark.parametrize("lacking", ["a window", "any recording"])
+def test_a_prediction_before_any_window_says_what_is_missing(worker, lacking):
+    none = np.zeros((0, 4, 2), np.float32)
+
+    def windows():
+        if lacking == "a window":
+            return PersonWindows(none, np.zeros(0, np.int64), none, np.zeros(0, np.int64))
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    worker.windows = windows
+    said = worker({"action": "predict", "model": None, "bundle": None, "window": None})
+    assert said == {
+        "error": "LearnerError: no window was recorded here yet: give one, or wait for the sensor"
+    }
+
+
 def test_place_and_begin(worker):
     place = asked(worker, "query.place")
     assert answer(worker, place).config["place"] == {"partition-id": 7}

@@ -1,6 +1,7 @@
 import pytest
 
 from client.bundle.claims import claimed, lies, measured, where
+from client.bundle.memory import memory_of
 from schemas.bundle import Expected
 from tests.client import small_models
 
@@ -43,3 +44,10 @@ def test_far_more_than_was_said_is_named(said, found, parts):
 def test_what_another_machine_took_is_not_measured_for():
     assert not claimed(Expected(latency_us=1.0, machine="another"))
     assert not claimed(Expected())
+
+
+def test_memory_is_measured_by_our_own_code_wherever_one_stands(tmp_path, monkeypatch):
+    """A folder of downloads may hold anything, a ``numpy.py`` too."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit('another numpy ran')")
+    monkeypatch.chdir(tmp_path)
+    assert memory_of("qdq", small_models.floats().SerializeToString()) > 0

@@ -65,6 +65,11 @@ def test_kept_files_move(source, folder, sink, at_work, until):
     assert len(sink.windows) == 1
 
 
+def npy(shape):
+    text = f"{{'descr':'<f4','fortran_order':False,'shape':{shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
 BAD = {
     "empty.npy": b"",
     "text.npy": b"1,2\n",
@@ -77,6 +82,8 @@ BAD = {
     "huge.npy": b"\x93NUMPY\x01\x00"
     + (67).to_bytes(2, "little")
     + b"{'descr':'<f4','fortran_order':False,'shape':(4, 1000000, 1000000)}",
+    "endless.npy": npy((10**12, 0, 2)),
+    "other.npy": npy((10**4, 1, 1)) + bytes(4 * 10**4),
     "empty.csv": b"",
     "words.csv": b"1,2\n3,four\n",
     "rows.csv": b"1,2\n" * 5,
