@@ -8,13 +8,18 @@ import io
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
+
+from sqlalchemy import Engine
 
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
 from server.database import open_engine
 from server.fleet import dump, secret
+from server.fleet.folder_files import lasting
 from server.fleet.sealed import Opener, Sealer, SealError
 
 _DATABASE: Final = "database.jsonl"
@@ -31,17 +36,19 @@ def backup(
     OSError
     """
     part = out.with_name(f".{out.name}.part")
+    engine = open_engine(folder.database(config))
     try:
         with part.open("wb") as file:
             part.chmod(0o600)
             sealer = Sealer(file, passphrase)
             with tarfile.open(fileobj=sealer, mode="w|") as archive:
                 # Files first: a device that comes meanwhile is then in the database and on no list.
-                _files(folder, config, archive, objects=objects)
-                rows = _database(folder, config, archive)
+                _files(archive, folder, config, _sqlite(engine), objects=objects)
+                rows = _database(archive, engine)
             sealer.close()
         part.replace(out)
     finally:
+        engine.dispose()
         part.unlink(missing_ok=True)
     return rows
 
@@ -61,30 +68,45 @@ def restore(file: Path, root: Path, passphrase: bytes, database: str | None = No
     Raises
     ------
     ConfigError
-        Where the folder is not empty.
+        Where the folder is not empty, or ``secrets.file`` names a place that another key has.
     SealError
         Where the file is not whole, or has another passphrase; then no folder is made.
     """
     if root.exists() and any(root.iterdir()):
         raise ConfigError(str(root), ["is not empty; name a new folder"])
-    root.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.absolute().parent, prefix=".restore-") as scratch:
+    root = root.resolve()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _unpacked(file, passphrase, root.parent) as part:
+        config = _with_database(FleetFolder(part), database)
+        where = FleetFolder(root).database(config)
+        with _secret_placed(config, root, part):
+            rows = _load(part, where if isinstance(where, str) else _for_now(where, root, part))
+            if root.exists():
+                root.rmdir()
+            shutil.move(part, root)
+    return rows
+
+
+def check(file: Path, passphrase: bytes) -> int:
+    """How many rows a backup has; all of it is read, into a scratch folder and nowhere else.
+
+    Raises
+    ------
+    SealError
+        Where the file is not whole, or has another passphrase.
+    """
+    with _unpacked(file, passphrase, None) as part:
+        FleetFolder(part).config()
+        return _load(part, part.with_name("rows.sqlite"))
+
+
+@contextmanager
+def _unpacked(file: Path, passphrase: bytes, beside: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".restore-") as scratch:
         part = Path(scratch) / "fleet"
         part.mkdir(mode=0o750)
         _extract(file, passphrase, part)
-        folder = FleetFolder(part)
-        config = _with_database(folder, database)
-        with (part / _DATABASE).open("rb") as lines:
-            engine = open_engine(folder.database(config))
-            try:
-                rows = dump.load(engine, lines)
-            finally:
-                engine.dispose()
-        (part / _DATABASE).unlink()
-        if root.exists():
-            root.rmdir()
-        shutil.move(part, root)
-    return rows
+        yield part
 
 
 def _extract(file: Path, passphrase: bytes, into: Path) -> None:
@@ -110,9 +132,58 @@ def _with_database(folder: FleetFolder, database: str | None) -> FleetConfig:
         lines = [row, *lines] if at is None else [*lines[:at], row, *lines[at + 1 :]]
         folder.file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         config = folder.config()
-    if config.secrets.kind == "file" and config.secrets.file != Path(_SECRET):
-        secret.write_private(folder.secret(config), (folder.root / _SECRET).read_bytes())
     return config
+
+
+def _for_now(path: Path, root: Path, part: Path) -> Path:
+    """Where to write, before ``part`` becomes ``root``, what is to lie at ``path`` then."""
+    path = path.resolve()  # it may lead out of the folder
+    return part / path.relative_to(root) if path.is_relative_to(root) else path
+
+
+@contextmanager
+def _secret_placed(config: FleetConfig, root: Path, part: Path) -> Iterator[None]:
+    """Put the key file where it belongs, and away again where the rest fails."""
+    packed, place = part / _SECRET, _for_now(FleetFolder(root).secret(config), root, part)
+    if config.secrets.kind != "file" or place == packed:
+        yield
+        return
+    if place.is_relative_to(part):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    new = _is_free(place, packed.read_bytes())
+    if new:
+        secret.write_private(place, packed.read_bytes())
+    packed.unlink()  # not beside the keys that it opens
+    try:
+        yield
+    except BaseException:
+        if new:
+            place.unlink(missing_ok=True)
+        raise
+
+
+def _is_free(place: Path, data: bytes) -> bool:
+    named = "the backup's secrets.file names it"
+    if not place.parent.is_dir():
+        problem = f"no folder {place.parent} here, and {named}; mount or make it"
+        raise ConfigError(str(place), [problem])
+    if not place.exists():
+        return True
+    if place.read_bytes() != data:
+        problem = f"holds another key, and {named}; move it away, or restore on another machine"
+        raise ConfigError(str(place), [problem])
+    return False
+
+
+def _load(part: Path, database: Path | str) -> int:
+    engine = open_engine(database)
+    try:
+        with (part / _DATABASE).open("rb") as lines:
+            rows = dump.load(engine, lines)
+    finally:
+        engine.dispose()
+    (part / _DATABASE).unlink()
+    return rows
 
 
 def _quoted(text: str) -> str:
@@ -121,29 +192,50 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
+def _sqlite(engine: Engine) -> set[Path]:
+    """The database's own files, which change all the time: a backup has its rows."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return set()
+    path = Path(engine.url.database).resolve()
+    return {path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")}
+
+
 def _files(
-    folder: FleetFolder, config: FleetConfig, archive: tarfile.TarFile, *, objects: bool
+    archive: tarfile.TarFile,
+    folder: FleetFolder,
+    config: FleetConfig,
+    database: set[Path],
+    *,
+    objects: bool,
 ) -> None:
-    left_out = {".lock", _SECRET} | (set() if objects else {folder.objects.name})
-    if "://" not in config.database:
-        left_out |= {f"{config.database}{end}" for end in ("", "-wal", "-shm", "-journal")}
-    for path in sorted(folder.root.iterdir()):
-        if path.name not in left_out:
-            archive.add(path, path.name)
+    secrets = {(folder.root / _SECRET).resolve(), folder.secret(config).resolve()}
+    left_out = database | secrets | (set() if objects else {folder.objects.resolve()})
+    for path in lasting(folder.root, left_out):
+        _add_file(archive, path, str(path.relative_to(folder.root)))
     if not objects:
         archive.addfile(_entry(folder.objects.name, directory=True))
     if config.secrets.kind == "file":
         _add(archive, _SECRET, io.BytesIO(folder.secret(config).read_bytes()), 0o600)
 
 
-def _database(folder: FleetFolder, config: FleetConfig, archive: tarfile.TarFile) -> int:
-    engine = open_engine(folder.database(config))
+def _add_file(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    """Add what is there; a file that was removed since it was listed is no fault."""
     try:
-        with tempfile.TemporaryFile() as lines:
-            rows = dump.dump(engine, lines)
-            _add(archive, _DATABASE, lines, 0o600)
-    finally:
-        engine.dispose()
+        if path.is_symlink() or not path.is_file():
+            entry = archive.gettarinfo(path, name)
+            if entry is not None:  # a socket
+                archive.addfile(entry)
+            return
+        with path.open("rb") as file:
+            archive.addfile(archive.gettarinfo(None, name, file), file)
+    except FileNotFoundError:
+        return
+
+
+def _database(archive: tarfile.TarFile, engine: Engine) -> int:
+    with tempfile.TemporaryFile() as lines:
+        rows = dump.dump(engine, lines)
+        _add(archive, _DATABASE, lines, 0o600)
     return rows
 
 

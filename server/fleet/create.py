@@ -1,6 +1,8 @@
 """``flwr-fleet init``: a fleet's folder, from nothing, or what is missing of it."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -24,18 +26,14 @@ def create(folder: FleetFolder, config: FleetConfig, say: Callable[[str], None])
     Raises
     ------
     ConfigError
-        Where the folder holds something else.
+        Where the folder holds something else, or keys that the secret does not open.
     """
     _folder(folder)
     if not folder.file.exists():
         secret.write(folder.file, f"{_HEAD}\n{_toml(config)}".encode(), 0o640)
         say(f"wrote {folder.file}")
     config = folder.config()
-    new = config.secrets.kind == "file" and not folder.secret(config).exists()
-    fresh = new or not folder.signing_key.exists()
-    key = secret.make(folder, config) if fresh else secret.load(folder, config)
-    if new:
-        say(f"made {folder.secret(config)}: what decrypts the keys; keep a copy elsewhere")
+    key = _secret(folder, config, say)
     with Registry(folder.database(config), create=True) as registry:
         say("database: up to date")
         authority = _authority(folder, config, key, say)
@@ -48,7 +46,7 @@ def create(folder: FleetFolder, config: FleetConfig, say: Callable[[str], None])
         keeper.note()
 
 
-def signing_key(folder: FleetFolder, key: bytes) -> object:
+def signing_key(folder: FleetFolder, key: bytes) -> Any:
     """The fleet's signing key, decrypted.
 
     Raises
@@ -72,6 +70,38 @@ def _folder(folder: FleetFolder) -> None:
         path.mkdir(mode=0o750, exist_ok=True)
 
 
+def _secret(folder: FleetFolder, config: FleetConfig, say: Callable[[str], None]) -> bytes:
+    """What opens the keys that are there; made only where there is none: another opens none."""
+    keys = [path for path in (*folder.ca.glob("*.key"), folder.signing_key) if path.exists()]
+    path, file = folder.secret(config), config.secrets.kind == "file"
+    if keys and file and not path.exists():
+        problem = f"is missing, and {keys[0]} is encrypted with it; bring it back from a backup"
+        raise ConfigError(str(path), [problem])
+    if keys or (file and path.exists()):
+        key = secret.load(folder, config)
+        _must_open(keys, key)
+        return key
+    key = secret.make(folder, config)
+    if file:
+        say(f"made {path}: what decrypts the keys; keep a copy elsewhere")
+    return key
+
+
+def _must_open(keys: list[Path], key: bytes) -> None:
+    """Refuse a secret that opens no key, before more of them are encrypted with it."""
+    wrong = ""
+    for path in keys:
+        try:
+            load_pem_private_key(path.read_bytes(), key)
+        except (OSError, ValueError, TypeError) as error:
+            wrong = wrong or str(error)
+        else:
+            return
+    if keys:
+        hint = "is the key file or passphrase the one it was encrypted with?"
+        raise ConfigError(str(keys[0]), [f"{wrong}; {hint}"])
+
+
 def _authority(
     folder: FleetFolder, config: FleetConfig, key: bytes, say: Callable[[str], None]
 ) -> Authority:
@@ -83,12 +113,15 @@ def _authority(
 
 
 def _signing(folder: FleetFolder, key: bytes, say: Callable[[str], None]) -> None:
-    if folder.signing_key.exists():
-        return
-    private = new_key()
-    encrypted_key(folder.signing_key, private, key)
-    secret.write(folder.signing_public, f"{public_hex(private)}\n".encode())
-    say(f"made the fleet's signing key {public_hex(private)}")
+    if not folder.signing_key.exists():
+        folder.signing_public.unlink(missing_ok=True)  # of a key that is lost
+        private = new_key()
+        encrypted_key(folder.signing_key, private, key)
+        say(f"made the fleet's signing key {public_hex(private)}")
+    if not folder.signing_public.exists():
+        public = public_hex(signing_key(folder, key))
+        secret.write(folder.signing_public, f"{public}\n".encode())
+        say(f"wrote {folder.signing_public}")
 
 
 def _toml(config: FleetConfig) -> str:

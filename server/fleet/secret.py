@@ -20,7 +20,7 @@ def load(folder: FleetFolder, config: FleetConfig) -> bytes:
     Raises
     ------
     ConfigError
-        Where there is none, or others may read the file.
+        Where there is none, or the file is empty, or others may read it.
     """
     if config.secrets.kind == "passphrase":
         return _passphrase(confirm=False)
@@ -33,6 +33,9 @@ def load(folder: FleetFolder, config: FleetConfig) -> bytes:
         raise ConfigError(str(path), [problem]) from None
     if mode & 0o077:
         raise ConfigError(str(path), [f"mode {mode:o} lets others read it; chmod 600 it"])
+    if not text:
+        problem = "is empty; bring it back from a backup, or remove it where there is no key yet"
+        raise ConfigError(str(path), [problem])
     return text.encode()
 
 

@@ -59,15 +59,12 @@ def restore(
 
     Example: flwr-fleet restore fleet.flwrseal /srv/fleet && flwr-fleet serve --fleet /srv/fleet
     """
-    import tempfile
-
+    from server.fleet.backup import check
     from server.fleet.backup import restore as make
 
     passphrase = _passphrase(key_file, confirm=False)
     if dry_run:
-        with tempfile.TemporaryDirectory() as scratch:
-            rows = make(file, Path(scratch) / "fleet", passphrase, "registry.sqlite")
-        say(f"{file} is whole: {rows} rows; nothing was changed")
+        say(f"{file} is whole: {check(file, passphrase)} rows; nothing was changed")
         return
     rows = make(file, folder, passphrase, database)
     opened = Fleet(folder)

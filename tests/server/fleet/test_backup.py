@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import tarfile
 
 import pytest
 
@@ -9,6 +10,7 @@ from client.enrolment import enrol, rotate
 from client.identity import Identity
 from schemas.base import ConfigError
 from schemas.fleet import FleetFolder
+from server.cli import main
 from server.fleet import claims, sealed, secret
 from server.fleet.authority import Authority
 from server.fleet.backup import backup, restore
@@ -95,6 +97,176 @@ def test_what_is_wrong_leaves_no_folder(keeper, registrar, config, tmp_path):
     with pytest.raises(Refusal, match="the database is not empty"):
         restore(tmp_path / "b", tmp_path / "new", WORD, config.database)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".restore")] == []
+
+
+@pytest.fixture
+def fleet(made, migrated, tmp_path):
+    """Make a fleet with a row, whose file says something else than the defaults."""
+
+    def make(name="fleet", **says):
+        folder = FleetFolder(tmp_path / name)
+        shutil.copytree(made, folder.root)
+        text = folder.file.read_text()
+        for default, other in {"registry.sqlite": "database", "secret.key": "secret"}.items():
+            text = text.replace(f'"{default}"', f'"{says.get(other, default)}"')
+        folder.file.write_text(text)
+        for default, path in (
+            (migrated, folder.database(folder.config())),
+            (folder.root / "secret.key", folder.secret(folder.config())),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path != default:
+                shutil.copy(default, path)
+        if "secret" in says:
+            (folder.root / "secret.key").unlink()
+        with Registry(folder.database(folder.config())) as registry, registry.write("x") as tx:
+            tx.audit("a", "b")
+        return folder
+
+    return make
+
+
+def saved(folder, file, *, objects=False):
+    backup(folder, folder.config(), file, WORD, objects=objects)
+    return file
+
+
+def files(root):
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("lies", "named"),
+    [
+        ("db/registry.sqlite", "db/registry.sqlite"),
+        ("./registry.sqlite", "./registry.sqlite"),
+        ("db/registry.sqlite", "link.sqlite"),
+        ("db/registry.sqlite", "sqlite:///{}/db/registry.sqlite"),
+    ],
+)
+def test_the_database_is_left_out_wherever_it_lies(fleet, tmp_path, lies, named):
+    folder = fleet(database=lies)
+    (folder.root / "link.sqlite").symlink_to(lies)
+    text = folder.file.read_text().replace(f'"{lies}"', f'"{named.format(folder.root)}"')
+    folder.file.write_text(text)
+    with Registry(folder.database(folder.config())) as registry, registry.read():
+        file = saved(folder, tmp_path / "b")
+    assert restore(file, tmp_path / "new", WORD, "other.sqlite") == 1
+    assert [name for name in files(tmp_path / "new") if "sqlite" in name] == ["other.sqlite"]
+
+
+def test_a_fleet_goes_back_to_the_place_of_its_database(fleet, tmp_path):
+    for number, where in enumerate(("db/registry.sqlite", "../out.sqlite", "/new/in.sqlite")):
+        root = tmp_path / f"new{number}"
+        name = f"{root}/in.sqlite" if where.startswith("/") else where
+        folder = fleet(f"fleet{number}", database="registry.sqlite")
+        file = saved(folder, tmp_path / f"b{number}")
+        assert restore(file, root, WORD, name) == 1
+        assert (root / name).resolve().is_file()
+
+
+def test_files_that_come_and_go_are_left_out(fleet, tmp_path, monkeypatch):
+    folder = fleet()
+    sha, gone = "a" * 64, "b" * 64
+    stay = {f"objects/federation/{sha}", "bundles/world.map", "server/notes.part", "new-house"}
+    go = {
+        f"objects/federation/{gone}",
+        f"objects/federation/{gone}.part",
+        f"objects/federation/{gone}.map",
+        f"objects/federation/new-{gone}",
+        "server/.key.pem.0123abcd",
+        "bundles/tmpab_1cd2e",
+        "zzz/vanishes/x",
+        ".lock",
+    }
+    for name in stay | go:
+        (folder.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.root / name).touch()
+    real = tarfile.TarFile.addfile
+
+    def vanish(self, entry, *data):
+        real(self, entry, *data)
+        if entry.name.endswith(sha):
+            (folder.root / f"objects/federation/{gone}").unlink()
+            (folder.root / f"objects/federation/new-{gone}").unlink()
+        if entry.name == "zzz":
+            shutil.rmtree(folder.root / "zzz" / "vanishes")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", vanish)
+    file = saved(folder, tmp_path / "b", objects=True)
+    restore(file, tmp_path / "new", WORD)
+    there = files(tmp_path / "new")
+    assert stay <= there
+    assert not go & there
+
+
+def test_what_cannot_be_read_is_no_file_that_went(fleet, tmp_path, monkeypatch):
+    folder = fleet()
+    real = type(tmp_path).iterdir
+
+    def iterdir(self):
+        if self == folder.bundles:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", iterdir)
+    with pytest.raises(PermissionError, match="bundles"):
+        saved(folder, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("there", [b"another\n", None])
+def test_a_dry_run_leaves_the_key_file_elsewhere_as_it_is(
+    fleet, tmp_path, monkeypatch, capsys, there
+):
+    key = tmp_path / "disk" / "secret.key"
+    file = saved(fleet(secret=key), tmp_path / "b")
+    key.unlink() if there is None else key.write_bytes(there)
+    before = files(tmp_path)
+    monkeypatch.setenv("FLWR_FLEET_BACKUP_PASSPHRASE", WORD.decode())
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", str(file), str(tmp_path / "no" / "where"), "--dry-run"])
+    assert ended.value.code == 0
+    assert "is whole: 1 rows; nothing was changed" in capsys.readouterr().err
+    assert files(tmp_path) == before
+    assert there is None or key.read_bytes() == there
+    assert not (tmp_path / "no").exists()
+
+
+def test_another_key_file_is_never_overwritten(fleet, tmp_path):
+    key, database = tmp_path / "disk" / "secret.key", tmp_path / "other.sqlite"
+    file = saved(fleet(secret=key), tmp_path / "b")
+    key.write_bytes(b"another\n")
+    with pytest.raises(
+        ConfigError, match=r"disk/secret\.key: .*another key.*move it away"
+    ) as error:
+        restore(file, tmp_path / "new", WORD, str(database))
+    assert len(error.value.problems) == 1
+    assert key.read_bytes() == b"another\n"
+    shutil.rmtree(key.parent)
+    with pytest.raises(ConfigError, match=r"disk/secret\.key: .*no folder"):
+        restore(file, tmp_path / "new", WORD, str(database))
+    assert not database.exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("where", ["{}/disk/secret.key", "../disk/secret.key", "keys/secret.key"])
+def test_the_key_file_comes_back_to_its_place_alone(fleet, tmp_path, where):
+    folder = fleet(secret=where.format(tmp_path))
+    key = folder.secret(folder.config()).resolve()
+    data, file = key.read_bytes(), saved(folder, tmp_path / "b")
+    key.unlink()
+    full = fleet("full")
+    with pytest.raises(Refusal):  # and nothing half-written
+        restore(file, tmp_path / "new", WORD, str(full.root / "registry.sqlite"))
+    assert not key.exists()
+    for name in ("new", "newer"):  # the second finds the same key there
+        restore(file, tmp_path / name, WORD)
+        made = FleetFolder(tmp_path / name)
+        path = made.secret(made.config())
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (data, 0o600)
+        assert not (made.root / "secret.key").exists()
+        secret.load(made, made.config())
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
