@@ -111,8 +111,10 @@ class Program:
 
     def made_last(self, name: str) -> list[int] | None:
         """Return the instruction that made a tensor if the next may still become part of it."""
-        value = self.values[name]
-        return self.instructions[value.number - 1] if value.number and self.sole(name) else None
+        number = self.values[name].number
+        names = [each for each, value in self.values.items() if value.number == number]
+        alone = number > 0 and all(self.sole(each) for each in names)  # under no name read twice
+        return self.instructions[number - 1] if alone else None
 
 
 Given = dict[str, Any]

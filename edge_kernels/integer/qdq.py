@@ -6,7 +6,7 @@ the integers' own: it rounds halves to even, and its ratios of scales are float.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,9 +61,20 @@ def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "i
         If the network is not consistent, or its 16-bit levels need a newer opset.
     """
     check(net)
-    if opset < UINT16 and any(each is not None and each.bits == 16 for each in net.levels):
-        raise ValueError(f"16-bit levels need opset {UINT16}; the model's is {opset}")
+    check_opset(net.levels, opset)
     return write(Writer(net, opset, prefix), source, output)
+
+
+def check_opset(levels: Iterable[Levels | None], opset: int) -> None:
+    """Refuse levels that an opset's QuantizeLinear and DequantizeLinear do not know.
+
+    Raises
+    ------
+    ValueError
+        If there are 16-bit levels, and the opset is older than they are.
+    """
+    if opset < UINT16 and any(each is not None and each.bits == 16 for each in levels):
+        raise ValueError(f"16-bit levels need opset {UINT16}; the model's is {opset}")
 
 
 def write(writer: Writer, source: str, output: str) -> Parts:

@@ -219,9 +219,30 @@ def _norm_node(graph: Graph, observed: Observed, at: int) -> Form:
 def _vector(graph: Graph, name: str, width: int) -> NDArray[np.float64]:
     known = graph.constant(name)
     fits = known is not None and known.size in (1, width)
-    if known is None or not fits or known.shape[-1:] not in ((), (1,), (width,)):
+    if known is None or not fits or (known.size > 1 and known.shape[-1] != known.size):
         raise Unserved(f"its factor or term {name!r} is not one constant a channel")
     return np.broadcast_to(np.asarray(known, np.float64).reshape(-1), (width,)).copy()
+
+
+@dataclass
+class _Root:
+    """What became of a mean of squares: its sum with ε, then one root, then maybe 1 over that."""
+
+    epsilon: float = 0.0
+    rooted: bool = False
+    inverse: bool = False
+
+    def take(self, graph: Graph, node: NodeProto, tensor: str) -> bool:
+        """Follow a node that reads what there is so far; False: it makes something else of it."""
+        power = _power(graph, node)
+        if self.rooted:
+            again, self.inverse = self.inverse, True
+            return node.op_type == "Reciprocal" and not again
+        if node.op_type == "Add" and (value := _other_scalar(graph, node, tensor)) is not None:
+            self.epsilon += value
+            return True
+        self.rooted, self.inverse = True, power == -0.5
+        return node.op_type == "Sqrt" or power in (0.5, -0.5)
 
 
 def _norm_chain(graph: Graph, observed: Observed, at: int) -> Form | None:
@@ -235,18 +256,12 @@ def _norm_chain(graph: Graph, observed: Observed, at: int) -> Form | None:
         return None
     x, centring = _centred(graph, observed, d)
     nodes = {at, graph.at(squared), *centring}
-    tensor, epsilon, inverse = node.output[0], 0.0, False
+    tensor, root = node.output[0], _Root()
     while (after := graph.only_reader(tensor)) is not None:
         step = graph.nodes[after]
         if step.op_type in ("Div", "Mul") and d in step.input:
-            return _ended(graph, observed, (d, x), nodes | {after}, epsilon, inverse, after)
-        if step.op_type == "Add" and (value := _other_scalar(graph, step, tensor)) is not None:
-            epsilon = value
-        elif step.op_type == "Sqrt" or _power(graph, step) == 0.5:
-            pass
-        elif step.op_type == "Reciprocal" or _power(graph, step) == -0.5:
-            inverse = True
-        else:
+            return _ended(graph, observed, (d, x), nodes | {after}, root, after)
+        if not root.take(graph, step, tensor):
             return None
         nodes.add(after)
         tensor = step.output[0]
@@ -258,19 +273,20 @@ def _ended(
     observed: Observed,
     names: tuple[str, str],
     nodes: set[int],
-    epsilon: float,
-    inverse: bool,  # noqa: FBT001
+    root: _Root,
     last: int,
 ) -> Form | None:
     d, x = names
     node = graph.nodes[last]
-    if (node.op_type == "Mul") != inverse or (node.op_type == "Div" and node.input[0] != d):
+    if not root.rooted or (node.op_type == "Mul") != root.inverse:
+        return None
+    if node.op_type == "Div" and node.input[0] != d:
         return None
     inner = {name for each in nodes for name in graph.nodes[each].output} - {node.output[0]}
     if any(set(graph.readers.get(name, [])) - nodes for name in inner):
         return None  # somebody else reads what lies inside
     width = observed.concrete(x)[-1]
-    step = Norm(0, np.ones(width), np.zeros(width), epsilon, rms=d == x)
+    step = Norm(0, np.ones(width), np.zeros(width), root.epsilon, rms=d == x)
     return _gained(graph, Form(node.output[0], (x,), frozenset(nodes), step))
 
 
@@ -400,6 +416,8 @@ def _attention(graph: Graph, observed: Observed, at: int) -> Form:
             "product of queries and keys; attention with a mask is not served: export without it, "
             "for one sentence or sentences of equal length"
         )
+    if not _in_order(graph, observed, scores, softmax.input[0]):
+        raise Unserved("its scores are moved between their product and the softmax")
     tensor, nodes = _views_after(graph, softmax.output[0])
     second = graph.only_reader(tensor)
     if second is None or graph.nodes[second].op_type != "MatMul":
@@ -418,6 +436,16 @@ def _attention(graph: Graph, observed: Observed, at: int) -> Form:
     output, after = _merged(graph, observed, mix.output[0], heads[0])
     sources = (q.source, k.source, v.source)
     return Form(output, sources, frozenset(own | after), Attention(0, 0, 0, heads[0], scale))
+
+
+def _in_order(graph: Graph, observed: Observed, chain: _Chain, output: str) -> bool:
+    """Whether a chain leaves its source's rows what they are, one after the other."""
+    for at in chain.nodes:
+        order = attributes(graph.nodes[at]).get("perm")
+        if graph.nodes[at].op_type == "Transpose" and (order is None or order != sorted(order)):
+            return False
+    before, after = observed.concrete(chain.source), observed.concrete(output)
+    return before[-1] == after[-1] and np.prod(before) == np.prod(after)
 
 
 def _views_after(graph: Graph, tensor: str) -> tuple[str, set[int]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NO_VALUES: Final[NDArray[np.uint8]] = np.zeros(0, np.uint8)
 LINEAR: Final = ("Add", "Sub", "Mul", "Div", "Neg", "Identity", "Relu", "Clip", "Cast", "Dropout")
+_FLOATS: Final = (1, 10, 11, 16)  # onnx.TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def operation(graph: Graph, node: NodeProto) -> Operation | None:
     """Return a node as a part of a function; None: it is none, or reads more than numbers."""
     if node.op_type not in _RUNS or node.domain not in ("", "ai.onnx"):
         return None
+    given = attributes(node)
+    if node.op_type == "Cast" and given["to"] not in _FLOATS:
+        return None  # it rounds
     inputs: list[str | float] = []
     for name in node.input[:1] if node.op_type in ("Dropout", "Cast") else node.input:
         known = graph.constant(name) if name else None
@@ -115,7 +119,7 @@ def operation(graph: Graph, node: NodeProto) -> Operation | None:
             inputs.append(name if known is None else float(known.reshape(())))
         else:
             inputs.append(math.nan)  # a bound that is left out
-    made = Operation(node.op_type, node.output[0], tuple(inputs), tuple(attributes(node).items()))
+    made = Operation(node.op_type, node.output[0], tuple(inputs), tuple(given.items()))
     return made if made.reads else None
 
 

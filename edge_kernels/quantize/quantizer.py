@@ -191,7 +191,13 @@ def inputs(split: Split, windows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def to_qdq(quantized: Quantized) -> ModelProto:
-    """Return the whole model in plain ONNX, for any ONNX Runtime."""
+    """Return the whole model in plain ONNX, for any ONNX Runtime.
+
+    Raises
+    ------
+    ValueError
+        If levels have 16 bits, and the model's opset is too old for them.
+    """
     model = copy.deepcopy(quantized.split.prologue)
     source, result = quantized.split.source, quantized.split.result
     parts = qdq.nodes(quantized.net, source, result, opset=_raised(model, quantized.net))
@@ -199,12 +205,19 @@ def to_qdq(quantized: Quantized) -> ModelProto:
 
 
 def to_edge(quantized: Quantized) -> ModelProto:
-    """Return the whole model with its integer part as one `IntSequential` of this package."""
+    """Return the whole model with its integer part as one `IntSequential` of this package.
+
+    Raises
+    ------
+    ValueError
+        If input or output have 16 bits, and the model's opset is too old for them.
+    """
     from edge_kernels.integer import edge
 
     model = copy.deepcopy(quantized.split.prologue)
     net, prefix = quantized.net, "int."
-    _raised(model, net)
+    opset = _raised(model, net)
+    qdq.check_opset((net.levels[0], net.levels[net.output]), opset)
     before, after = f"{prefix}x", f"{prefix}y"
     node, tensors = edge.node(net, before, after)
     parts = [

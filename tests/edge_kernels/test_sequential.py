@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_kernels import library_path, session
+from edge_kernels import layout, library_path, session
 from edge_kernels.quantize import rtn
 from edge_kernels.sequential import Fusion, fold, fuse
 
@@ -241,6 +241,29 @@ def test_what_cannot_be_fused_stays_and_is_reported():
     np.testing.assert_array_equal(ran(fused, given_x)[0], ran(model, given_x)[0])
 
 
+ALIASES = [("Identity", {}), ("Dropout", {}), ("Transpose", {"perm": [0, 1]})]
+
+
+@pytest.mark.parametrize(("op", "how"), ALIASES, ids=[op for op, _ in ALIASES])
+@pytest.mark.parametrize("reader", ["sum", "output", "none"])
+def test_a_value_that_has_two_names_is_changed_only_where_nobody_else_reads_it(op, how, reader):
+    net = Net(7)
+    a = net.gemm("x", 64, 64)
+    c = net.add("Relu", net.add(op, a, **how))
+    ends = [net.add("Add", a, c)] if reader == "sum" else [c, a] if reader == "output" else [c]
+    x = np.random.default_rng(0).standard_normal((2, 64), dtype=np.float32)
+    check(net.model((64,), *ends), x)
+
+
+@pytest.mark.parametrize(("op", "how"), ALIASES, ids=[op for op, _ in ALIASES])
+def test_a_shift_is_added_to_its_own_value(op, how):
+    net = Net(8)
+    a = net.add("Mul", net.add("Relu", net.gemm("x", 64, 64)), net.floats(64))
+    c = net.add("Add", net.add(op, a, **how), net.floats(64))
+    x = np.random.default_rng(0).standard_normal((2, 64), dtype=np.float32)
+    check(net.model((64,), net.add("Add", a, c)), x)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite(bad):
     x = np.random.default_rng(1).standard_normal((3, 8, 100), dtype=np.float32)
@@ -396,3 +419,35 @@ def test_errors_say_what_is_wrong(code, cause):
     model = model_of([node], {}, {"x": ["batch", 3, 18]}, ["y"])
     assert "LutSequential 'wearable'" in _outcome(model)
     assert cause in _outcome(model)
+
+
+def repeated(instruction, times, size, **constants):
+    """A program that says the same again and again; its values share their memory."""
+    node = helper.make_node(
+        "LutSequential",
+        ["x", *constants],
+        ["y"],
+        name="wearable",
+        domain="flwr.edge",
+        program=[1, *instruction * times],
+        input_shape=[size],
+        results=[times],
+    )
+    return model_of([node], constants, {"x": ["batch", size]}, ["y"])
+
+
+def test_layers_that_share_weights_take_memory_each():
+    """A blob of 2 MB unpacks to 16 MB."""
+    size = 4096
+    codes, scales = np.zeros((size, size), np.uint8), np.ones((size, 1), np.float32)
+    blob = layout.pack(codes, scales, bits=1, group=0)
+    model = repeated([1, 0, 0, -1, 0, size], 40, size, blob=blob)
+    with pytest.raises(Exception, match=r"'wearable': program, instruction \d+: .* than 512 MB"):
+        session(model.SerializeToString())
+
+
+def test_factors_of_one_number_take_memory_each():
+    size = 1 << 22
+    model = repeated([8, 0, 0, 0, 0, 0], 40, size, one=np.ones(1, np.float32))
+    with pytest.raises(Exception, match=r"'wearable': program, instruction \d+: .* than 512 MB"):
+        session(model.SerializeToString())

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <stdexcept>
 
 #include "int_attention.h"
 #include "int_steps.h"
@@ -180,8 +181,13 @@ std::shared_ptr<const Network::Plan> Network::plan_for(int64_t length) const {
     return plans_.back();
   }
   auto plan = std::make_shared<Plan>();
-  if (input().free) parse_program(code_, length, &plan->program);  // as at its longest: no error
+  // A shorter value may fit a gap that a longer one leaves to others: all then take more memory.
+  std::string error;
+  if (input().free) error = parse_program(code_, length, &plan->program);
   else plan->program = program_;
+  if (!error.empty()) {
+    throw std::runtime_error("at a length of " + std::to_string(length) + ": " + error);
+  }
   plan->extra = extra_of(plan->program);
   if (plans_.size() == kMostPlans) plans_.erase(plans_.begin());
   plans_.push_back(plan);

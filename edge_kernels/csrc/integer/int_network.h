@@ -34,7 +34,8 @@ class Network {
 
   // x [batch][input], contiguous -> y [batch][result], uint8, uint16 or int32, in ONNX order of
   // elements. Concurrent runs share nothing that changes. The batch is spread over the pool.
-  // `length`: of a free axis, from 1 to its longest.
+  // `length`: of a free axis, from 1 to its longest. Throws std::runtime_error where the program
+  // takes too much memory at that length.
   void run(const uint8_t* x, int64_t batch, int64_t length, void* y, const Pool& pool) const;
 
  private:

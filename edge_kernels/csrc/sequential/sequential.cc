@@ -10,7 +10,10 @@ namespace flwr_edge {
 namespace {
 
 constexpr size_t kMostScratch = size_t(1) << 29;
+constexpr size_t kMostUnpacked = size_t(1) << 29;
 constexpr int64_t kGrain = int64_t(1) << 19;  // products: about 5 us of one thread's work
+
+constexpr const char* kTooManyConstants = "unpacked constants take more than 512 MB";
 
 std::string in_instruction(size_t index, const std::string& cause) {
   return "program, instruction " + std::to_string(index) + ": " + cause;
@@ -54,6 +57,11 @@ std::string Sequential::prepare(const Isa& isa, size_t index,
   return cause.empty() ? cause : in_instruction(index, cause);
 }
 
+bool Sequential::unpacked(size_t bytes) {
+  unpacked_ += bytes;
+  return unpacked_ <= kMostUnpacked;
+}
+
 std::string Sequential::prepare_layer(const Isa& isa, size_t index,
                                       const std::vector<Constant>& constants) {
   const Instruction& i = program_.instructions[index];
@@ -80,6 +88,7 @@ std::string Sequential::prepare_layer(const Isa& isa, size_t index,
     }
     bias = static_cast<const float*>(b->data);
   }
+  if (!unpacked(SequentialLayer::unpacked_bytes(weights))) return kTooManyConstants;
   size_t extra = 0;
   if (conv) {
     const ConvShape shape{x.d0, i.kernel, i.stride, i.dilation, i.pad_begin, i.pad_end};
@@ -107,6 +116,7 @@ std::string Sequential::prepare_affine(size_t index, const std::vector<Constant>
       return "affine's scale or shift is not a float input of 1 or " + std::to_string(length) +
              " elements";
     }
+    if (!unpacked(size_t(length) * 4)) return kTooManyConstants;
     const auto* from = static_cast<const float*>(c->data);
     if (c->bytes == 4) {
       vectors[k]->assign(size_t(length), *from);

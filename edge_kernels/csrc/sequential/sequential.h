@@ -53,6 +53,8 @@ class Sequential {
   Sequential(const Isa& isa, Program program);
   std::string prepare(const Isa& isa, size_t index, const std::vector<Constant>& constants);
   std::string prepare_layer(const Isa& isa, size_t index, const std::vector<Constant>& constants);
+  // Counts what a layer keeps of constants, of which one may serve many layers; false: too much.
+  bool unpacked(size_t bytes);
   std::string prepare_affine(size_t index, const std::vector<Constant>& constants);
 
   std::unique_ptr<Frame> take_frame() const;
@@ -66,7 +68,8 @@ class Sequential {
   const SequentialKernels& kernels_;
   Program program_;
   std::vector<Step> steps_;
-  size_t bytes_ = 0;  // a frame's, behind its floats
+  size_t bytes_ = 0;     // a frame's, behind its floats
+  size_t unpacked_ = 0;  // of all layers, nearly
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Frame>> idle_;
 };

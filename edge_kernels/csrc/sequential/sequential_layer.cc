@@ -31,6 +31,13 @@ SequentialLayer::SequentialLayer(const Isa& isa, const Weights& weights, const f
   unpack();
 }
 
+size_t SequentialLayer::unpacked_bytes(const Weights& weights) {
+  const int64_t segments = weights.input_tiles * weights.halves();
+  const int64_t values = weights.inputs + segments * kStep;
+  // Starts, scales and zeros of each segment; bias and scale of each row.
+  return size_t(weights.rows + kBlock) * size_t(values + segments * 12 + 8);
+}
+
 void SequentialLayer::unpack() {
   dense_.rows = weights_.rows;
   dense_.blocks = (weights_.rows + kBlock - 1) / kBlock;

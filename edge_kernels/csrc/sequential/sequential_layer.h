@@ -19,6 +19,7 @@ class SequentialLayer {
   // The blob's memory must outlive this. bias: weights.rows floats, or null.
   SequentialLayer(const Isa& isa, const Weights& weights, const float* bias, bool relu);
   virtual ~SequentialLayer() = default;
+  static size_t unpacked_bytes(const Weights& weights);  // that a layer will take, nearly
   SequentialLayer(const SequentialLayer&) = delete;
   SequentialLayer& operator=(const SequentialLayer&) = delete;
 

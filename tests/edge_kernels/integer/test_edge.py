@@ -278,6 +278,26 @@ def test_runs_of_several_lengths_at_once(new_net):
         assert all(pool.map(once, range(120)))
 
 
+def test_a_length_that_needs_more_memory_than_the_longest_is_refused(new_net):
+    """At the longest, `free` does not fit the gap that `first` leaves, and `third` does."""
+    made = new_net((FREE, 1))
+    made.net.longest = 101
+    rows = made.concat([0] * 1000, 1)
+    one = made.reduce(0, False, 0)
+    many = made.concat([one] * 1000, 0)
+    wide = made.concat([many] * 1000, 0)
+    first = made.reduce(made.concat([wide] * 100, 0), False, 0)
+    free = made.concat([rows] * 1000, 1)
+    second = made.concat([wide] * 100, 0)
+    made.reduce(free, False, 0)
+    made.concat([wide] * 101, 0)  # the third
+    made.concat([first, made.reduce(second, False, 0), one, many], 0)
+    run = opened(model_of(made.net))
+    for _ in range(2):  # what failed is not kept
+        with pytest.raises(Exception, match="a length of 100: program: its values take more than"):
+            run.run(None, {"x": np.zeros((1, 100, 1), np.uint8)})
+
+
 @pytest.fixture(scope="module")
 def small(new_net):
     """A model with every instruction and constant."""

@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edge_kernels.integer.net import Attention, Norm, Rescale
 from edge_kernels.quantize import evaluate
@@ -11,6 +11,7 @@ from edge_kernels.quantize.functions import Function
 from edge_kernels.quantize.reader import read
 from edge_kernels.quantize.widths import wide
 from tests.edge_kernels.quantize.blocks import (
+    HEADS,
     LENGTH,
     WIDTH,
     Builder,
@@ -51,6 +52,82 @@ def test_every_form_of_a_norm(norms, pre):
     assert {step.rms for step in found} == {norms == "rms"}
     assert len({step.x for step in found}) == (3 if pre else 2)
     assert all(step.epsilon == pytest.approx(1e-5) for step in found)
+
+
+def root_mean_square(*steps, last="Div") -> ModelProto:
+    """x over what (operator, number or none) steps make of the mean of its squares."""
+    b = Builder()
+    x = b.linear("x", WIDTH, WIDTH, seed=1)
+    made = b.add("ReduceMean", b.add("Pow", x, b.scalar(2)), np.array([-1]))
+    for op, *number in steps:
+        made = b.add(op, made, *(b.scalar(each) for each in number))
+    b.linear(b.add(last, x, made), WIDTH, WIDTH, seed=3)
+    return b.model(3)
+
+
+ADDED = ("Add", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [
+        ([ADDED, ("Sqrt",)], "Div"),
+        ([ADDED, ("Add", 0.25), ("Sqrt",)], "Div"),
+        ([ADDED, ("Pow", 0.5)], "Div"),
+        ([ADDED, ("Pow", -0.5)], "Mul"),
+        ([ADDED, ("Sqrt",), ("Reciprocal",)], "Mul"),
+        ([ADDED, ("Pow", 0.5), ("Reciprocal",)], "Mul"),
+    ],
+)
+def test_every_form_of_a_root(steps, last):
+    (found,) = kinds(agree(root_mean_square(*steps, last=last)), Norm)
+    assert found.epsilon == pytest.approx(sum(each[1] for each in steps if each[0] == "Add"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [
+        ([], "Div"),
+        ([ADDED], "Div"),
+        ([("Sqrt",), ADDED], "Div"),
+        ([ADDED, ("Sqrt",), ADDED], "Div"),
+        ([ADDED, ("Sqrt",), ("Sqrt",)], "Div"),
+        ([ADDED, ("Pow", 0.5), ("Pow", 0.5)], "Div"),
+        ([ADDED, ("Reciprocal",)], "Mul"),
+        ([("Reciprocal",), ADDED, ("Sqrt",)], "Mul"),
+        ([ADDED, ("Sqrt",), ("Reciprocal",), ("Reciprocal",)], "Mul"),
+        ([ADDED, ("Sqrt",), ("Reciprocal",), ADDED], "Mul"),
+        ([ADDED, ("Pow", -0.5), ("Reciprocal",)], "Mul"),
+        ([ADDED, ("Sqrt",), ("Pow", -0.5)], "Mul"),
+    ],
+)
+def test_what_is_not_quite_a_norm_is_refused(steps, last):
+    with pytest.raises(ValueError, match="cannot run in integers"):
+        read(root_mean_square(*steps, last=last))
+
+
+@pytest.mark.parametrize("form", ["node", "rms"])
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_a_number_for_each_position_is_none_for_each_channel(form, op):
+    """As many positions as channels."""
+    b = Builder()
+    x = norm(b, b.linear("x", WIDTH, WIDTH, seed=1), form)
+    b.linear(b.add(op, x, weights(WIDTH, 1, seed=5)), WIDTH, WIDTH, seed=3)
+    x = np.random.default_rng(0).standard_normal((5, WIDTH, WIDTH)).astype(np.float32)
+    agree(b.model(3, (WIDTH, WIDTH)), x)
+
+
+@pytest.mark.parametrize("view", ["Reshape", "Identity"])
+def test_a_relu_leaves_alone_what_a_sum_reads_under_another_name(view):
+    b = Builder()
+    x = b.linear(norm(b, "x"), WIDTH, WIDTH, seed=3)
+    flat, whole = [], []
+    if view == "Reshape":
+        flat, whole = [np.array([-1, WIDTH])], [np.array([-1, LENGTH, WIDTH])]
+    part = b.add("Relu", b.add(view, x, *flat))
+    part = b.add(view, b.add("MatMul", part, weights(WIDTH, WIDTH, seed=5)), *whole)
+    b.add("Add", x, part)
+    agree(b.model(3))
 
 
 @pytest.mark.parametrize("acts", ["node", "tanh node", "erf", "tanh", "silu", "plain tanh"])
@@ -119,16 +196,37 @@ def test_a_free_length_and_an_epilogue():
         np.testing.assert_allclose(found, right, atol=1e-5)
 
 
-def masked() -> ModelProto:
+def scored(op, *constants, back=None, **given) -> ModelProto:
+    """Attention with one more node before the softmax, and maybe a reshape back behind it."""
     b = Builder()
     attention(b, b.linear("x", WIDTH, WIDTH, seed=1))
     model = b.model(3)
-    (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
-    node = helper.make_node("Add", [softmax.input[0], "mask"], ["masked"], name="masking")
-    model.graph.node.insert(list(model.graph.node).index(softmax), node)
-    softmax.input[0] = "masked"
-    model.graph.initializer.append(numpy_helper.from_array(weights(LENGTH, LENGTH, seed=9), "mask"))
+    nodes = list(model.graph.node)
+    at = next(at for at, node in enumerate(nodes) if node.op_type == "Softmax")
+    softmax = model.graph.node[at]
+    names = [f"more{i}" for i in range(len(constants))]
+    node = helper.make_node(op, [softmax.input[0], *names], ["changed"], name="changing", **given)
+    softmax.input[0] = "changed"
+    if back is not None:
+        names, constants = [*names, "back"], [*constants, np.array(back)]
+        after = helper.make_node("Reshape", ["shares", "back"], [softmax.output[0]], name="back")
+        softmax.output[0] = "shares"
+        model.graph.node.insert(at + 1, after)
+    model.graph.node.insert(at, node)
+    tensors = [numpy_helper.from_array(each, n) for n, each in zip(names, constants, strict=True)]
+    model.graph.initializer.extend(tensors)
     return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        scored("Transpose", perm=[0, 1, 2, 3]),
+        scored("Reshape", np.array([-1, LENGTH, LENGTH]), back=[-1, HEADS, LENGTH, LENGTH]),
+    ],
+)
+def test_scores_may_be_seen_in_another_shape(model):
+    assert len(kinds(agree(model), Attention)) == 1
 
 
 def over_axis(op, **given):
@@ -139,16 +237,42 @@ def over_axis(op, **given):
     return b.model(3)
 
 
+def cast(to) -> ModelProto:
+    """A function with another type in its middle."""
+    b = Builder()
+    x = b.add("Mul", b.add("Sigmoid", b.linear("x", WIDTH, WIDTH, seed=1)), b.scalar(10))
+    b.linear(b.add("Cast", b.add("Cast", x, to=to), to=TensorProto.FLOAT), WIDTH, WIDTH, seed=2)
+    return b.model(3)
+
+
+def test_a_function_may_be_computed_in_another_float():
+    assert len(kinds(agree(cast(TensorProto.DOUBLE)), Function)) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "wrong"),
     [
-        (masked(), r"node 'Reshape\d+' \(Reshape\).*\(Softmax\).*a mask is not served"),
+        (
+            scored("Add", weights(LENGTH, LENGTH, seed=9)),
+            r"node 'Reshape\d+' \(Reshape\).*\(Softmax\).*a mask is not served",
+        ),
+        (scored("Transpose", perm=[0, 1, 3, 2]), r"\(Softmax\).*its scores are moved"),
+        (
+            scored(
+                "Reshape",
+                np.array([0, HEADS, 1, LENGTH * LENGTH]),
+                back=[0, HEADS, LENGTH, LENGTH],
+            ),
+            r"\(Softmax\).*its scores are moved",
+        ),
         (
             over_axis("Softmax", axis=1),
             r"node 'Softmax\d+' \(Softmax\).*another axis than the last",
         ),
         (over_axis("LayerNormalization", axis=1), r"\(LayerNormalization\).*it norms from axis 1"),
         (over_axis("Round"), r"\(Round\).*no instruction"),
+        (cast(TensorProto.INT32), r"\(Cast\).*no instruction"),
+        (cast(TensorProto.BOOL), r"\(Cast\).*no instruction"),
     ],
 )
 def test_a_form_that_is_not_served_is_named_with_node_and_operator(model, wrong):

@@ -98,6 +98,15 @@ def test_16_bit_values_raise_the_opset_and_an_old_one_is_refused():
     made.split.prologue.opset_import[0].version = 17
     with pytest.raises(ValueError, match="16-bit levels need opset 21; the model's is 17"):
         to_qdq(made)
+    edge_kernels.session(to_edge(made).SerializeToString())  # at its ends it has 8 bits
+
+
+def test_16_bit_ends_are_refused_at_an_old_opset():
+    made = quantize(sentence_like(), windows(64, 1, 5), quantizer="rtn")
+    edge_kernels.session(to_edge(made).SerializeToString())
+    made.split.prologue.opset_import[0].version = 17
+    with pytest.raises(ValueError, match="16-bit levels need opset 21; the model's is 17"):
+        to_edge(made)
 
 
 @pytest.mark.parametrize("pre", [True, False])
