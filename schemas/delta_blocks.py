@@ -16,7 +16,7 @@ class DeltaError(ValueError):
     Parameters
     ----------
     text : str
-    reason : {"schema", "size", "finite", "norm", "replayed"}
+    reason : {"schema", "size", "finite", "range", "norm", "replayed"}
         One word, to count by.
     """
 

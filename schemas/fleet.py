@@ -79,6 +79,9 @@ class Validation(Strict):
         24, ge=0, le=87_600, description="Until it counts again by itself; 0: until it is released."
     )
     max_norm: float = Field(1e4, gt=0, description="Largest L2 norm of a change.")
+    max_examples: int = Field(
+        100_000, ge=1, le=1_000_000_000, description="Largest num-examples that a device may say."
+    )
     max_bytes: int = Field(256 << 20, ge=1024, description="Of one answer.")
     per_minute: int = Field(
         1200, ge=10, description="Messages of a device; more is a flood. Chunks asked for are none."

@@ -129,6 +129,12 @@ class Upload(Strict):
     max_norm: float = Field(
         1e4, gt=0, description="A change with a larger L2 norm is refused at the server."
     )
+    max_examples: int = Field(
+        100_000,
+        ge=1,
+        le=1_000_000_000,
+        description="A device that says it learned from more is refused: its word is its weight.",
+    )
 
 
 class Quorum(Strict):

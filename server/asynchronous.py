@@ -100,8 +100,8 @@ class AsynchronousRounds(Rounds):
         flight = self.flights.pop(node, None)
         if flight is None:
             return
-        limit = self.config.upload.max_norm
-        admitted = admit([flight.request], replies, limit, self.rules.deadline_seconds)
+        limits, seconds = self.config.upload, self.rules.deadline_seconds
+        admitted = admit([flight.request], replies, limits.max_norm, seconds, limits.max_examples)
         self._count(admitted, self.version + 1)
         self.parts.append(admitted)
         for update in admitted.updates:

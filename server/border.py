@@ -1,6 +1,7 @@
 """The border: what comes from a device is checked here, once, before a strategy sees it."""
 
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,8 @@ from schemas.plan import Plan
 METRICS: Final = ("num-examples", "loss", "seconds")
 # What reading a device's bytes as arrays and numbers may raise; a DeltaError is a ValueError.
 WRONG: Final = (ArithmeticError, EOFError, LookupError, MemoryError, TypeError, ValueError)
+MAX_EXAMPLES: Final = 100_000  # of one device, where a caller says nothing else
+_HIGHEST: Final = {"loss": 1e12, "seconds": 1e9}  # sums of them are finite
 _MAX_COUNT: Final = 2**48
 _LEAST: Final = np.float32(1 / 16)  # what a step leaves of a running variance, at least
 
@@ -45,12 +48,17 @@ class Admitted:
 
 
 def admit(
-    requests: list[Message], replies: Iterable[Message], max_norm: float, timeout: float
+    requests: list[Message],
+    replies: Iterable[Message],
+    max_norm: float,
+    timeout: float,
+    max_examples: int = MAX_EXAMPLES,
 ) -> Admitted:
     """Match replies to requests, decode their changes and leave out what is wrong.
 
     Left out, with the reason: errors, silence, wrong arrays or lengths, NaN or infinity in change,
-    loss or report, and changes with an L2 norm above ``max_norm``. A change within the plan's
+    loss or report, changes with an L2 norm above ``max_norm``, and metrics out of their ranges:
+    who says ``num-examples`` in the millions is the average alone. A change within the plan's
     personal ranges is none: those are the device's own.
     """
     answered = {reply.metadata.src_node_id: reply for reply in replies}
@@ -65,7 +73,7 @@ def admit(
             failures[node] = reply.error.reason or f"error {reply.error.code}"
         else:
             try:
-                updates.append(_update(request, reply, max_norm))
+                updates.append(_update(request, reply, max_norm, max_examples))
                 up += payload(reply.content)
             except WRONG as error:
                 failures[node] = f"refused: {_said(error)}"
@@ -87,7 +95,9 @@ def payload(content: RecordDict) -> int:
     return arrays + texts
 
 
-def judge(asked: RecordDict, answer: RecordDict, max_norm: float) -> float:
+def judge(
+    asked: RecordDict, answer: RecordDict, max_norm: float, max_examples: int = MAX_EXAMPLES
+) -> float:
     """Check a device's answer to a training as ``admit`` does.
 
     Returns
@@ -101,7 +111,7 @@ def judge(asked: RecordDict, answer: RecordDict, max_norm: float) -> float:
         Where it would be left out; ``reason`` is one word.
     """
     try:
-        return _checked(asked, answer, max_norm).norm
+        return _checked(asked, answer, max_norm, max_examples).norm
     except DeltaError:
         raise
     except WRONG as error:
@@ -117,7 +127,7 @@ class _Checked:
     content: RecordDict
 
 
-def _checked(asked: RecordDict, answer: RecordDict, max_norm: float) -> _Checked:
+def _checked(asked: RecordDict, answer: RecordDict, max_norm: float, max_examples: int) -> _Checked:
     length = asked.array_records["arrays"]["weights"].numpy().size
     coded = {name: array.numpy() for name, array in answer.array_records["delta"].items()}
     plan = _plan(str(asked.config_records["config"]["plan"]))
@@ -128,14 +138,14 @@ def _checked(asked: RecordDict, answer: RecordDict, max_norm: float) -> _Checked
     if norm > max_norm:
         text = f"the change's norm is {norm:.3g}; at most {max_norm:g} is allowed"
         raise DeltaError(text, "norm")
-    content = RecordDict({"metrics": _metrics(answer.metric_records["metrics"])})
+    content = RecordDict({"metrics": _metrics(answer.metric_records["metrics"], max_examples)})
     if plan.report:
         content["report"] = _report(answer.array_records["report"], plan)
     return _Checked(delta, norm, content)
 
 
-def _update(request: Message, reply: Message, max_norm: float) -> Message:
-    checked = _checked(request.content, reply.content, max_norm)
+def _update(request: Message, reply: Message, max_norm: float, max_examples: int) -> Message:
+    checked = _checked(request.content, reply.content, max_norm, max_examples)
     sent = weights_of(request)
     weights = keep_variances(request, sent + checked.delta, sent)
     checked.content["arrays"] = weights_record(weights)
@@ -171,12 +181,16 @@ def _plan(text: str) -> Plan:
     return Plan.model_validate_json(text)
 
 
-def _metrics(metrics: MetricRecord) -> MetricRecord:
+def _metrics(metrics: MetricRecord, max_examples: int) -> MetricRecord:
     for name in METRICS:
-        value = metrics[name]
-        if isinstance(value, list) or not np.isfinite(value) or value < 0:
-            text = f"metric {name} = {value!r}; expected a finite number, 0 or more"
+        value, whole = metrics[name], name not in _HIGHEST
+        most = max_examples if whole else _HIGHEST[name]
+        kind = "whole" if whole else "finite"
+        text = f"metric {name} = {value!r}; expected a {kind} number from 0 to {most:,.0f}"
+        if isinstance(value, list) or not math.isfinite(value):
             raise DeltaError(text, "finite")
+        if not 0 <= value <= most or (whole and not isinstance(value, int)):
+            raise DeltaError(text, "range")
     return MetricRecord({name: metrics[name] for name in METRICS})
 
 

@@ -22,7 +22,8 @@ def foreign(path: Path) -> CheckpointError:
     """Return the error for a file of another run."""
     return CheckpointError(
         f"{path}: belongs to another configuration or other data; resume with what the run started "
-        "from, or name another folder with --out"
+        "from, each --set included (its folder's config.toml is all of it), or name another folder "
+        "with --out"
     )
 
 

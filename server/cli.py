@@ -24,8 +24,8 @@ GROUP: Final = "flwr_edge.fleet_command"
 DONE, FAILED, BAD_INPUT, NOT_FOUND, NOT_CONFIRMED, FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 _HELP: Final = """Run a fleet of devices that learn.
 
-From nothing: flwr-fleet init, flwr-fleet serve, flwr-fleet claim create; then flwr-edge enroll on
-each device.
+From nothing: flwr-fleet init, flwr-fleet broker config, flwr-fleet serve, flwr-fleet claim create;
+then flwr-edge enroll on each device.
 
 Exit codes: 0 done, 1 it failed or was refused, 2 something wrong in a file or on the command line,
 3 there is no such device, claim, bundle or roll-out, 4 not confirmed (nothing was changed), 5 a

@@ -162,7 +162,8 @@ class Rounds:
 
     def _ask(self, requests: list[Message]) -> Admitted:
         replies = self.grid.send_and_receive(requests, timeout=self._deadline) if requests else []
-        return admit(requests, replies, self.config.upload.max_norm, self._patience)
+        limits = self.config.upload
+        return admit(requests, replies, limits.max_norm, self._patience, limits.max_examples)
 
     @property
     def _deadline(self) -> float | None:

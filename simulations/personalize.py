@@ -39,7 +39,8 @@ def personalize(
         if memory is None:
             raise RunError(
                 f"{run}: strategy {models.outcome.strategy} makes no adapters from conditions; "
-                "run functional-memory or personal, or name one with --strategy"
+                "run functional-memory, or personal with --set strategies.personal.memory=matched, "
+                "or name one with --strategy"
             )
         return _exchanged(models, memory, models.node(person), person)
 

@@ -224,6 +224,8 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
     config["data"] = {
         key: value for key, value in config["data"].items() if value or key not in later
     }
+    if data:  # what lies there counts, and not how its place is written
+        del config["data"]["path"]
     parameters = loaded.parameters[name].model_dump(mode="json")
     text = json.dumps([name, config, parameters, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -89,7 +89,11 @@ def cell(loaded: LoadedSweep, method: Method, fraction: float, seed: int) -> Tas
         f"data.label_fraction={fraction}",
         f"seed={seed}",
     )
-    return Task(method, load(loaded.base, (*loaded.sweep.set, *method.set, *grid)))
+    try:
+        return Task(method, load(loaded.base, (*loaded.sweep.set, *method.set, *grid)))
+    except ConfigError as error:
+        where = f"{loaded.path}: method {method.label!r} on {error.where}"
+        raise ConfigError(where, error.problems) from None
 
 
 def run_sweep(
@@ -117,6 +121,9 @@ def run_sweep(
     RunError, DataError, ConfigError
     """
     folder = out or Path("runs") / loaded.sweep.name
+    if none := set(seeds) - {task.loaded.config.seed for task in _tasks(loaded)}:
+        problem = f"{min(none)}: no cell of {loaded.path} has this seed"
+        raise ConfigError("--seed", [problem])
     make_folder(folder / "cells")
     prepare()
     waiting = [

@@ -57,6 +57,7 @@ class Revoked:
     at: float
     reason: str | None
     issuer: str
+    device: str | None = None
 
 
 @dataclass(frozen=True)

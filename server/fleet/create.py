@@ -32,6 +32,8 @@ def create(folder: FleetFolder, config: FleetConfig, say: Callable[[str], None])
     if not folder.file.exists():
         secret.write(folder.file, f"{_HEAD}\n{_toml(config)}".encode(), 0o640)
         say(f"wrote {folder.file}")
+    elif folder.config() != config:
+        say(f"kept {folder.file} as it is; what it says counts, so edit it to change it")
     config = folder.config()
     key = _secret(folder, config, say)
     with Registry(folder.database(config), create=True) as registry:

@@ -22,6 +22,14 @@ _PEM: Final = re.compile(
     r"\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+"
     r"-----END (NEW )?CERTIFICATE REQUEST-----\s*"
 )
+# What reading a stranger's request or certificate may raise: some are plain exceptions.
+UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def read(pem: str) -> Csr:
         if not request.is_signature_valid or not _strong_hash(request):
             raise Denied("csr-malformed", "the request is not signed by its own key with SHA-2")
         _nothing_more(request)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         if isinstance(error, Denied):
             raise
         raise Denied("csr-malformed", f"no request that can be read: {error}"[:500]) from None

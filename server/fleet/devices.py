@@ -154,24 +154,35 @@ def last_enrolment(db: Session, device: str) -> Enrolment:
     return found
 
 
-def retire_old(write: Write, before: float) -> int:
-    """Revoke certificates of keys that were rotated away before a time; how many."""
+def retire_old(write: Write, before: float) -> list[str]:
+    """Revoke certificates of keys that were rotated away before a time; their serials."""
     retired = select(Key.id).where(Key.state == "retired", Key.changed < before)
-    rows = update(Certificate).where(
+    rows = select(Certificate).where(
         Certificate.key.in_(retired),
         Certificate.revoked.is_(None),
         Certificate.not_after > write.now,
     )
-    done: Any = write.db.execute(rows.values(revoked=write.now, reason=SUPERSEDED))
-    return int(done.rowcount)
+    old = write.db.scalars(rows).all()
+    for row in old:
+        row.revoked, row.reason = write.now, SUPERSEDED
+    return [row.serial for row in old]
 
 
 def revoked_certificates(db: Session, now: float) -> list[Revoked]:
     """What the revocation list must hold: revoked, and not expired anyway."""
-    rows = select(Certificate).where(Certificate.revoked.is_not(None), Certificate.not_after > now)
+    of = Certificate
+    rows = select(of.serial, of.revoked, of.reason, of.issuer, of.device)
+    found = db.execute(rows.where(of.revoked.is_not(None), of.not_after > now))
     return [
-        Revoked(row.serial, row.revoked or now, row.reason, row.issuer) for row in db.scalars(rows)
+        Revoked(serial, at or now, reason, issuer, device)
+        for serial, at, reason, issuer, device in found
     ]
+
+
+def accepted(db: Session, names: Iterable[str]) -> list[str]:
+    """Those of the devices that are accepted, by name."""
+    rows = select(Device.id).where(Device.id.in_(list(names)), Device.state == "accepted")
+    return list(db.scalars(rows.order_by(Device.id)))
 
 
 def note_service(write: Write, issued: Issued, use: Any) -> None:

@@ -227,7 +227,7 @@ def _certificate(db: Session, pem: str) -> Certificate:
     try:
         shown = x509.load_pem_x509_certificate(pem.encode("ascii"))
         serial, der = serial_hex(shown.serial_number), shown.public_bytes(Encoding.DER)
-    except ValueError:
+    except csr.UNREADABLE:
         raise Denied("malformed", "expected one certificate, PEM") from None
     row = db.get(Certificate, serial) if len(serial) <= 40 else None
     if row is None or row.device is None or _der(row.pem) != der:

@@ -150,7 +150,7 @@ class FleetGrid(MqttGrid):
     def _judge(self, row: TaskRow, answer: RecordDict) -> float:
         asked = self._asked_of(row)
         if "plan" in asked.config_records.get("config", {}):
-            return judge(asked, answer, self._rules.max_norm)
+            return judge(asked, answer, self._rules.max_norm, self._rules.max_examples)
         return _norm(answer, self._rules.max_norm)  # another strategy's question
 
     def _asked_of(self, row: TaskRow) -> RecordDict:

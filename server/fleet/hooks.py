@@ -21,7 +21,9 @@ _log = logging.getLogger("flwr_edge.fleet")
 class Changes:
     """Devices that were accepted, revoked, or removed; quarantined, or released from that.
 
-    Hooks are told of the first three by name; of the others only that something changed.
+    Hooks are told of the first three by name, and of a replaced device, one that has another key
+    and whose old one is revoked, first as of a revoked one and then as of an accepted one; of the
+    others only that something changed.
     """
 
     accepted: Sequence[str] = ()
@@ -29,15 +31,21 @@ class Changes:
     gone: Sequence[str] = ()
     held: Sequence[str] = ()
     released: Sequence[str] = ()
+    replaced: Sequence[str] = ()
 
     def __bool__(self) -> bool:
-        return any((self.accepted, self.revoked, self.gone, self.held, self.released))
+        return any(vars(self).values())
 
 
 def changed(folder: FleetFolder, config: FleetConfig, changes: Changes) -> list[str]:
     """Tell all hooks; what went wrong, a line each: the registry's word holds anyway."""
-    lists = [list(names) for names in (changes.accepted, changes.revoked, changes.gone)]
-    return list(_each(HOOK, folder, config, *lists)) if changes else []
+    wrong: list[str] = []
+    if changes.replaced:  # alone, and first: whoever has the session, it is not let in by this
+        wrong += _each(HOOK, folder, config, [], list(changes.replaced), [])
+    came = sorted({*changes.accepted, *changes.replaced})
+    if changes:
+        wrong += _each(HOOK, folder, config, came, list(changes.revoked), list(changes.gone))
+    return wrong
 
 
 def tick(folder: FleetFolder, config: FleetConfig) -> list[str]:

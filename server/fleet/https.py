@@ -23,6 +23,7 @@ from schemas.enrolment import (
     RotateRequest,
     Sent,
 )
+from server.fleet.csr import UNREADABLE
 from server.fleet.enrolment import Registrar
 from server.fleet.errors import STATUS, Denied
 from server.fleet.limits import Limiter
@@ -110,6 +111,7 @@ class Border:
             await self._off_loop(self._note, denial, address, device)
             return _problem(denial)
         except Exception:  # noqa: BLE001 - the border outlives what it did not foresee
+            self._limiter.refused(address)  # where a request brought it about, not for ever
             _log.exception("a request of %s", address)
             return _problem(_BROKEN)
         if reply.state == "accepted":
@@ -167,7 +169,7 @@ def _claimed_name(asked: Any) -> str:
     try:
         names = x509.load_pem_x509_csr(asked.csr.encode()).subject
         return str(next(iter(names)).value)[:63]
-    except (ValueError, StopIteration):
+    except (*UNREADABLE, StopIteration):
         return "?"
 
 

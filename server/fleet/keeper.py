@@ -4,11 +4,14 @@ A command keeps it once, after what it did; ``serve`` keeps it all the time. Bot
 what they write lies under one lock, and is made from the database after the lock is held.
 """
 
+import contextlib
 import fcntl
+import functools
 import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from schemas.fleet import FleetConfig, FleetFolder
 from server.fleet import anchor, devices, hooks, quarantine
-from server.fleet.authority import Authority
+from server.fleet.authority import Authority, Revoked
 from server.fleet.hooks import Changes
 from server.fleet.registry import Registry, audit
 from server.fleet.secret import write, write_private
@@ -61,21 +64,23 @@ class Keeper:
 
     def apply(self, changes: Changes) -> list[str]:
         """Do what follows from changes that are in the database; what went wrong, a line each."""
-        if changes.revoked or changes.gone:
-            self.publish()
+        if changes.revoked or changes.gone or self._stale():
+            changes = replace(changes, replaced=self._replaced(self.publish()))
         wrong = hooks.changed(self.folder, self.config, changes)
         for line in wrong:
             _log.error("%s", line)
         self.note()
         return wrong
 
-    def publish(self) -> None:
-        """Write the trusted CAs and the revocation lists."""
+    def publish(self) -> list[Revoked]:
+        """Write the trusted CAs and the revocation lists; what the lists that lay there lacked."""
         with _held(self.folder.root):
-            with self.registry.read() as db:
-                revoked = devices.revoked_certificates(db, self.registry.clock())
+            revoked, new = self._revoked(), list[Revoked]()
+            with contextlib.suppress(FileNotFoundError, ValueError):  # there were none to go by
+                new = self._unlisted(revoked)
             write(self.folder.bundle_of_cas, self.authority.chain.encode())
             write(self.folder.crl, self.authority.crl(revoked).encode())
+            return new
 
     def note(self) -> None:
         """Note the audit log's head outside of the database."""
@@ -89,10 +94,14 @@ class Keeper:
             retired = devices.retire_old(transaction, self.registry.clock() - _GRACE)
             quarantine.lift_those_over(transaction)
         changed = self.renew_services()
+        wrong: list[str] = []
         if retired or changed or self._stale():
-            self.publish()
+            # Who rotated by itself is left its session: it has its new key.
+            new = [line for line in self.publish() if line.serial not in retired]
+            told = Changes(replaced=self._replaced(new))
+            wrong += hooks.changed(self.folder, self.config, told)
         self.note()
-        for line in hooks.tick(self.folder, self.config):
+        for line in wrong + hooks.tick(self.folder, self.config):
             _log.error("%s", line)
         return changed
 
@@ -136,11 +145,40 @@ class Keeper:
             and _alternatives(leaf) == set(names)
         )
 
+    def _revoked(self) -> list[Revoked]:
+        with self.registry.read() as db:
+            return devices.revoked_certificates(db, self.registry.clock())
+
+    def _unlisted(self, revoked: Iterable[Revoked]) -> list[Revoked]:
+        """What the lists in the folder should hold and do not."""
+        listed = _serials(self.folder.crl.read_bytes())
+        trusted = {ca.id for ca in self.authority.trusted}
+        return [
+            line
+            for line in revoked
+            if line.issuer in trusted and int(line.serial, 16) not in listed
+        ]
+
+    def _replaced(self, new: Iterable[Revoked]) -> list[str]:
+        """Devices that are still in, of certificates that came on the lists: they have others.
+
+        Who holds such a certificate may hold the device's session, and keep it.
+        """
+        names = {line.device for line in new if line.device is not None}
+        with self.registry.read() as db:
+            return devices.accepted(db, names)
+
     def _stale(self) -> bool:
-        """Whether a list is half over, or missing, or of other CAs: expired, it locks all out."""
+        """Whether a list is half over, or missing, or of other CAs, or lacks what is revoked.
+
+        Expired, it locks all out; incomplete, as a kill or a replaced key leaves it, it lets in
+        whom the registry has thrown out.
+        """
         try:
             lists = x509_crls(self.folder.crl.read_bytes())
             chain = self.folder.bundle_of_cas.read_text()
+            if self._unlisted(self._revoked()):
+                return True
         except (FileNotFoundError, ValueError):
             return True
         soon = self.registry.clock() + self.config.lifetimes.crl_hours * 3600 / 2
@@ -155,6 +193,11 @@ def x509_crls(pem: bytes) -> list[x509.CertificateRevocationList]:
     mark = b"-----END X509 CRL-----"
     parts = [part + mark for part in pem.split(mark)[:-1]]
     return [x509.load_pem_x509_crl(part) for part in parts]
+
+
+@functools.lru_cache(maxsize=1)  # looked at every few seconds, and seldom another
+def _serials(pem: bytes) -> frozenset[int]:
+    return frozenset(line.serial_number for one in x509_crls(pem) for line in one)
 
 
 def _names(place: Any) -> list[str]:

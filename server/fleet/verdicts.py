@@ -11,6 +11,7 @@ from schemas.fleet import Validation
 from server.fleet import quarantine
 from server.fleet.registry import Device, Registry, Update, Write, held
 from server.fleet.rollouts.tasks import RUN as ROLLOUTS
+from server.plain import plain
 from server.transport.inbox import STRANGER
 from server.transport.tables import TaskRow
 
@@ -133,11 +134,12 @@ class Verdicts:
         return self._counts[device, what] > self._rules.per_minute
 
     def _fail(self, device: str, reason: str, detail: str, task: TaskRow | None) -> None:
+        detail = plain(detail, 500)  # whoever refused it: a device may have put in any text
         with self._registry.write("server") as write:
             if write.db.get(Device, device) is None:
                 self.held[device] = "it is not of this fleet"  # until the next refresh
                 return
-            row = self._update(task, "refused", device=device, reason=reason, detail=detail[:500])
+            row = self._update(task, "refused", device=device, reason=reason, detail=detail)
             write.db.add(row)
             write.db.flush()
             name = task and task.id

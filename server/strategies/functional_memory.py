@@ -258,8 +258,9 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
             return
         asked = super().messages(new, MessageType.TRAIN, self.asking_config(), 0)
         replies = grid.send_and_receive(asked, timeout=None)
-        timeout = config.cohort.timeout_seconds
-        self._remember(admit(asked, replies, config.upload.max_norm, timeout).updates)
+        limits, timeout = config.upload, config.cohort.timeout_seconds
+        admitted = admit(asked, replies, limits.max_norm, timeout, limits.max_examples)
+        self._remember(admitted.updates)
 
     def unadapted(self, node: int, server_round: int = 0) -> Message:
         """Return the request to evaluate a person with an adapter that changes nothing."""

@@ -212,8 +212,8 @@ class SemiPFL(GeneratedStrategy):
         for number in range(1, self.settings.join_rounds + 1):
             asked = self.messages(list(nodes), MessageType.TRAIN, self.train_config(), number)
             replies = grid.send_and_receive(asked, timeout=None)
-            timeout = config.cohort.timeout_seconds
-            admitted = admit(asked, replies, config.upload.max_norm, timeout)
+            limits, timeout = config.upload, config.cohort.timeout_seconds
+            admitted = admit(asked, replies, limits.max_norm, timeout, limits.max_examples)
             learned = [update.metadata.src_node_id for update in admitted.updates]
             if learned:
                 self.pull(learned, admitted.updates, learn=False)

@@ -29,6 +29,7 @@ from schemas.wire import (
     frame,
     topic,
 )
+from server.plain import plain
 from server.transport.inbox import LISTENS, DroppedError, Guard, Inbox, Open, Part
 from server.transport.ledger import Ledger
 from server.transport.tables import TaskRow
@@ -45,6 +46,7 @@ SAY_AGAIN: Final = (
 SAY_AGAIN_AT_MOST: Final = 300.0
 AT_ONCE: Final = 16  # chunks served for one request
 AGAIN: Final = (4, 64)  # chunks served for a task: so many times what it has, and so many more
+DETAIL: Final = 500  # characters of what is kept of a reason; a device may have put in any
 _WANT_TTL: Final = 60.0
 _RECEIVED_TTL: Final = 86_400.0
 
@@ -165,6 +167,7 @@ class Courier:
 
     def refuse(self, device: str, reason: str, detail: str, task: TaskRow | None = None) -> None:
         """Count something that was dropped; tell it, the first time of its kind."""
+        detail = plain(detail, DETAIL)
         self._ledger.count_drop(device, reason)
         self._guard.refused(device, reason, detail, task)
         if (device, reason) not in self._dropped:
@@ -362,7 +365,7 @@ class Courier:
             self._received(row.device, task, reversed(row.answer))
 
     def _give_up(self, task: str, reason: str) -> None:
-        self._end([task], "failed", reason or "the device gave no reason")
+        self._end([task], "failed", plain(reason, DETAIL) or "the device gave no reason")
 
     def _end(self, ids: list[str], state: Any, error: str | None) -> int:
         moved = self._ledger.move(ids, state, error=error) if ids else 0

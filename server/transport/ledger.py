@@ -89,6 +89,11 @@ class Ledger:
             rows = select(DeviceRow).where(DeviceRow.enrolled).order_by(DeviceRow.node)
             return list(db.scalars(rows))
 
+    def ever_enrolled(self) -> list[DeviceRow]:
+        """All devices that are enrolled, or were, by node id."""
+        with self._begin() as db:
+            return list(db.scalars(select(DeviceRow).order_by(DeviceRow.node)))
+
     def known(self, device: str) -> bool:
         """Whether a device was ever enrolled: who was removed does not come back by itself."""
         with self._begin() as db:

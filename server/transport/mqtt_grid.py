@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from flwr.app import Error, Message, RecordDict
@@ -22,11 +22,12 @@ from server.flower_private import (
     rebuild,
 )
 from server.own_grid import OwnGrid
-from server.transport.courier import Courier, default_tell
+from server.plain import plain
+from server.transport.courier import DETAIL, Courier, default_tell
 from server.transport.inbox import Guard
 from server.transport.ledger import Ledger
 from server.transport.records import payload_of, records_of
-from server.transport.tables import TaskRow
+from server.transport.tables import DeviceRow, TaskRow
 
 if TYPE_CHECKING:
     from server.transport.courier import Key
@@ -163,21 +164,21 @@ class MqttGrid(OwnGrid):
         """Keep messages durably, then send them; their replies are there for `pull_messages`.
 
         A device that is offline gets its message when it comes back, within the message's time
-        to live.
+        to live. One that is enrolled no more gets none: the reply is an error that names it.
 
         Raises
         ------
         ValueError
-            If a message is for an unknown node, is no message to a client or was sent before; then
-            none is sent.
+            If a message is for a node that never was, is no message to a client or was sent
+            before; then none is sent.
         """
         batch = list(messages)
-        devices = {device.node: device.id for device in self._ledger.devices()}
+        devices = {device.node: device for device in self._ledger.ever_enrolled()}
         for message in batch:
             _check(message, devices)
         if len({id(message) for message in batch}) < len(batch):
             raise ValueError("one message object is to be sent twice; every node needs its own")
-        rows = [self._row(message, devices) for message in batch]
+        rows = [self._row(message, devices[message.metadata.dst_node_id]) for message in batch]
         with self._courier.changed:
             ids = [self._adopted(row) for row in rows]
             fresh = [row for row, task in zip(rows, ids, strict=True) if task == row.id]
@@ -241,7 +242,7 @@ class MqttGrid(OwnGrid):
         old = [row.id for row in self._ledger.open_tasks() if _is_question(row.action)]
         self._ledger.move(old, "failed", error="the server that asked has ended")
 
-    def _row(self, message: Message, devices: Mapping[int, str]) -> TaskRow:
+    def _row(self, message: Message, device: DeviceRow) -> TaskRow:
         meta, now = message.metadata, self._clock()
         data, blobs = pack(payload_of(message.content))
         payload = self._courier.put(data)
@@ -249,8 +250,8 @@ class MqttGrid(OwnGrid):
         return TaskRow(
             id=new_id(),
             run=self._name,
-            device=devices[meta.dst_node_id],
-            node=meta.dst_node_id,
+            device=device.id,
+            node=device.node,
             action=meta.message_type,
             group=meta.group_id,
             created=now,
@@ -258,13 +259,14 @@ class MqttGrid(OwnGrid):
             payload_sha=payload.sha256,
             payload_bytes=payload.bytes,
             objects=[[ref.sha256, ref.bytes] for ref in objects],
-            state="queued",
+            state="queued" if device.enrolled else "failed",
+            error=None if device.enrolled else "it is enrolled no more",
             session=self._life,
         )
 
     def _adopted(self, row: TaskRow) -> str:
         """The id of a task of an earlier life that asks the same, else the new one's."""
-        if not _is_question(row.action):
+        if not _is_question(row.action) and row.state == "queued":
             for old in self._ledger.same(row, self._clock()):
                 here = old.state not in ("answered", "pulled") or all(
                     self._objects.has(ref.sha256) for ref in old.answer
@@ -284,7 +286,7 @@ class MqttGrid(OwnGrid):
             return Message(self._unpacked(row), reply_to=request)
         except (MissingObjectError, ObjectError, PayloadError, DeltaError, OSError) as error:
             self._blame(row, error)
-            text = f"device {row.device}: refused: {error}"
+            text = f"device {row.device}: refused: {plain(str(error), DETAIL)}"
             return Message(Error(CLIENT_RAISED, text), reply_to=request)
 
     def _blame(self, row: TaskRow, error: Exception) -> None:
@@ -312,7 +314,7 @@ def _is_question(action: str) -> bool:
     return action.partition(".")[0] == _QUERY
 
 
-def _check(message: Message, devices: Mapping[int, str]) -> None:
+def _check(message: Message, devices: Container[int]) -> None:
     node = message.metadata.dst_node_id
     if node not in devices:
         raise ValueError(f"message to node {node}: no enrolled device has this node id")

@@ -73,6 +73,7 @@ def show_list(rows: Sequence[Row], console: Console) -> None:
         console.print("no runs here; flwr-sim run FILE makes one")
         return
     table = _table("run", "started", "strategy", "data set", left=4)
+    table.columns[0].no_wrap = True  # to be copied
     for name in ("seed", "F1"):
         table.add_column(name, justify="right")
     table.add_column("state")

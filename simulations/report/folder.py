@@ -100,8 +100,10 @@ class RunFolder:
             config = config.model_copy(
                 update={"data": config.data.model_copy(update={"path": path})}
             )
-        text = tomli_w.dumps(config.model_dump(exclude_none=True))
-        atomic_write(self.path / "config.toml", text.encode())
+        text = tomli_w.dumps(config.model_dump(exclude_none=True)).encode()
+        file = self.path / "config.toml"
+        if not file.is_file() or file.read_bytes() != text:  # its time is when the run started
+            atomic_write(file, text)
 
     def config(self) -> Simulation:
         """Read ``config.toml``.

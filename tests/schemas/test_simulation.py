@@ -38,6 +38,7 @@ BOUNDS = [
     (Upload, "encoding", ["int8", "topk", "float32"], ["int4", "", None]),
     (Upload, "topk", [1e-6, 1], [0, -0.1, 1.1, float("nan")]),
     (Upload, "max_norm", [1e-9, 1e9], [0, -1, float("inf")]),
+    (Upload, "max_examples", [1, 1_000_000_000], [0, 1_000_000_001, 1.5]),
     (Engine, "workers", [None, 1, 1024], [0, 1025]),
     (Synchronous, "deadline_seconds", [0.1, 604_800], [0, 604_801]),
     (Synchronous, "min_replies", [1, 100_000], [0, 100_001]),

@@ -52,7 +52,10 @@ def federation() -> Callable[..., Federation]:
             strategy="fedavg",
             model=Model(width=4, latent=4, own_statistics=config.pop("own_statistics", 0.5)),
             cohort=Cohort(size=config.pop("cohort", None)),
-            upload=Upload(encoding=config.pop("encoding", "int8")),
+            upload=Upload(
+                encoding=config.pop("encoding", "int8"),
+                max_examples=config.pop("max_examples", 100_000),
+            ),
             **config,
         )
         rng = np.random.default_rng(0)

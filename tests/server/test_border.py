@@ -173,6 +173,33 @@ def test_a_metric_that_is_no_finite_number_from_zero_is_refused(trained, name, v
     assert admitted.failures[1].startswith("refused: ")
 
 
+HIGHEST = {"num-examples": 100_000, "loss": 1e12, "seconds": 1e9}
+
+
+@pytest.mark.parametrize("name", HIGHEST)
+def test_a_metric_at_its_limit_is_taken_and_one_above_is_refused_by_name(trained, name):
+    asked, most = ask(), HIGHEST[name]
+    at = trained(asked, change(), **{name.replace("-", "_"): most})
+    assert len(admit([asked], [at], 1e4, 60).updates) == 1
+    above = [most + 1, 2**80, 1e300, 1.7e308]
+    for value in above:
+        asked = ask()
+        reply = trained(asked, change(), **{name.replace("-", "_"): value})
+        assert refusal(asked, reply).startswith(f"refused: metric {name} = {value!r}; expected a ")
+
+
+@pytest.mark.parametrize("value", [5.0, 0.5, -1, 31])
+def test_examples_are_a_whole_number_up_to_what_is_configured(trained, value):
+    asked = ask()
+    reply = trained(asked, change(), num_examples=value)
+    admitted = admit([asked], [reply], 1e4, 60, max_examples=30)
+    said = f"refused: metric num-examples = {value!r}; expected a whole number from 0 to 30"
+    assert admitted.failures == {1: said}
+    for good in (0, 30):
+        reply = trained(asked := ask(), change(), num_examples=good)
+        assert admit([asked], [reply], 1e4, 60, max_examples=30).failures == {}
+
+
 def test_missing_records_are_named(trained):
     asked = ask()
     for name in ("delta", "metrics"):

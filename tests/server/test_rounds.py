@@ -134,6 +134,12 @@ def test_faults_are_left_out_counted_and_named_and_the_run_goes_on(go, trained):
     assert len(outcome.confusion) == 4
 
 
+def test_who_says_more_examples_than_configured_is_left_out(go):
+    for most, failures in ((10, 0), (9, 4)):
+        outcome, _, _ = go(rounds=1, max_examples=most)
+        assert outcome.rounds[0].failures == failures
+
+
 def test_a_round_in_which_all_fail_keeps_the_model(go):
     def answer(message, good):
         kind = message.metadata.message_type

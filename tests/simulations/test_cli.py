@@ -345,6 +345,10 @@ def test_who_asks_for_help_or_lists_runs_does_not_wait_for_torch(tmp_path, words
     assert done.stdout.endswith("loaded set()\n")
 
 
+def test_help_tells_what_an_argument_is(sim):
+    assert "A simulation file, e.g." in " ".join(sim("run", "--help")[1].split())
+
+
 def test_ctrl_c_ends_with_one_line_no_orphans_and_can_be_resumed(simulation_file, quiet, tmp_path):
     overrides = ("baselines=[]", "rounds=40", "evaluate_every=40")
     out = tmp_path / "out"

@@ -77,4 +77,5 @@ def test_what_cannot_be_is_said(memory_run, finished_run, sim):
     assert "no person 'nobody'; there are" in said[-1]
     code, _, said = sim("personalize", memory_run, "--person", "x", "--strategy", "finetune")
     assert code == 1
-    assert "makes no adapters from conditions; run functional-memory or personal" in said[-1]
+    assert "makes no adapters from conditions; run functional-memory" in said[-1]
+    assert "or personal with --set strategies.personal.memory=matched" in said[-1]

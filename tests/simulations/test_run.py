@@ -226,7 +226,13 @@ def test_a_run_folder_has_all_that_was_promised(simulation_file, quiet, tmp_path
     assert 0 < summary.bytes_per_participation.up < summary.bytes_per_participation.down
     assert summary.baselines[0].bytes_per_participation.up == 0
 
-    # A run that ended can be told again, and a baseline added to it; nothing is run twice.
+    # A run that ended can be told again, from its folder too: its start stays what it was.
+    started = RunFolder.open(out).started
+    told = runs.run(load(out / "config.toml"), RunFolder.open(out), quiet).summary
+    assert told.macro_f1 == summary.macro_f1
+    assert RunFolder.open(out).started == started
+
+    # A baseline may be added to it; nothing is run twice.
     before = (out / "checkpoint" / "fedavg.safetensors").stat().st_mtime_ns
     more = load(simulation_file, ["baselines=['adabn', 'ditto']"])
     again = runs.run(more, RunFolder.open(out), quiet).summary
@@ -437,6 +443,9 @@ def test_what_an_identity_depends_on(simulation_file):
     assert identity("data.label_fraction=0.3") != same
     assert identity(name="ditto") != same
     assert identity(data="x") != same
+    elsewhere = "data.path='elsewhere.npz'"
+    assert identity(elsewhere, data="x") == identity(data="x")
+    assert identity(elsewhere) != same
 
 
 def test_workers_are_as_told_or_one_a_core(simulation_file, monkeypatch):

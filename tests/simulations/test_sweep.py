@@ -42,6 +42,27 @@ def rows(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(r["method"], r["label_fraction"], r["seed"]): r for r in csv.DictReader(file)}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('strategy = "finetune"', 'strategy = "finetunee"', "strategy = 'finetunee': no such"),
+        ("head_steps=2", "head_stops=2", "strategies.finetune.head_stops = 2"),
+    ],
+)
+def test_what_a_method_sets_is_named_as_the_methods(sweep_file, old, new, words):
+    sweep_file.write_text(SWEEP.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(sweep_file)
+    assert str(caught.value).startswith(f"{sweep_file}: method 'tuned' on ")
+    assert words in str(caught.value)
+
+
+def test_a_seed_that_no_cell_has_is_refused(sweep_file, quiet, tmp_path):
+    with pytest.raises(ConfigError, match="--seed: 7: no cell of"):
+        run_sweep(load_sweep(sweep_file), tmp_path / "out", quiet, seeds=[1, 7])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sweep_runs_each_cell_once_and_skips_what_is_done(sweep_file, quiet, tmp_path):
     out = tmp_path / "out"
     loaded = load_sweep(sweep_file)

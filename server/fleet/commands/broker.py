@@ -19,8 +19,8 @@ def config(
     """Write the broker's configuration: complete, hardened, and a reason beside each line.
 
     Mosquitto 2.0 or newer then takes TLS clients with a certificate of this fleet alone, each with
-    the topics of its own name. Ports, addresses and limits come from fleet.toml, [broker]. Start it
-    with what is printed, as the account that runs `flwr-fleet serve`.
+    the topics of its own name. Ports, addresses and limits come from fleet.toml, table broker.
+    Start it with what is printed, as the account that runs `flwr-fleet serve`.
 
     Example: flwr-fleet broker config
     """

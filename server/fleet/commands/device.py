@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from schemas.base import ConfigError
 from server.fleet.commands.options import (
     DryRun,
     Fleet,
@@ -54,7 +55,10 @@ def list_devices(
     Example: flwr-fleet device list --state pending
     """
     from server.fleet.listing import device_rows
+    from server.fleet.registry.identity import STATES
 
+    if state is not None and state not in STATES:
+        raise ConfigError("--state", [f"{state!r}: no such state; there are {', '.join(STATES)}"])
     with Fleet(fleet).registry() as registry, registry.read() as db:
         rows = device_rows(db, state=state, tag=tag)
     rows = [row for row in rows if row["quarantined"] or not quarantined]

@@ -67,7 +67,7 @@ def init(
     except ValidationError as error:
         raise ConfigError("init", describe(error.errors())) from None
     create(FleetFolder(folder), config, say)
-    say(f"next: flwr-fleet serve --fleet {folder}")
+    say(f"next: flwr-fleet broker config --fleet {folder}, and flwr-fleet serve --fleet {folder}")
 
 
 def serve(

@@ -1,6 +1,7 @@
 """``flwr-fleet device ping``: a task through its whole life, over the broker and back."""
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -37,18 +38,21 @@ def ping(
 
     opened = Fleet(fleet)
     with opened.registry() as registry, registry.read() as db:
-        find(db, names or ())
+        states = {device.id: device.state for device in find(db, names or ())}
     with open_grid(opened.folder.root, run_name="ping", interval=0.1, log=lambda _: None) as grid:
-        rows = _asked(grid, names or [], timeout)
+        rows = _asked(grid, states, timeout)
     answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no devices"))
     if silent := [row["device"] for row in rows if row["seconds"] is None]:
         raise FoundError(f"{len(silent)} of {len(rows)} did not answer")
 
 
-def _asked(grid: "FleetGrid", names: list[str], timeout: float) -> list[dict[str, Any]]:
-    end = time.monotonic() + timeout
+def _asked(grid: "FleetGrid", states: Mapping[str, str], timeout: float) -> list[dict[str, Any]]:
+    end, names = time.monotonic() + timeout, list(states)
     nodes = grid.find(names, timeout if names else min(timeout, _SETTLE))
     if not nodes:
+        for name, state in states.items():
+            if state != "accepted":
+                raise NotFoundError(f"{name} is {state}; no such device is online")
         raise NotFoundError("no such device is online; is its daemon running, and the broker up?")
     rows: dict[str, dict[str, Any]] = {
         name: {"device": name, "seconds": None, "answer": "offline"} for name in names

@@ -17,6 +17,7 @@ from server.fleet.commands.options import (
     columns,
     say,
 )
+from server.fleet.errors import FoundError
 
 if TYPE_CHECKING:
     from server.fleet.training.devices import Choice
@@ -60,6 +61,10 @@ def train(
             choice = chosen(registry, loaded, runs.begun() if resume else None)
             rows = _rows(choice)
             answer(rows, format_, lambda: columns(_HEAD, ([r[k] for k in _HEAD] for r in rows)))
+            least = loaded.training.devices.least
+            if len(choice.nodes) < least:
+                said = f"{len(choice.nodes)} would take part; {least} needed (devices.least)"
+                raise FoundError(said)
             return
         place = Place(opened.folder, opened.config, registry, actor())
         progress = Progress(loaded.training.rounds, say)

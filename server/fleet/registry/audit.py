@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from schemas.base import Strict
 from server.database import Base
+from server.plain import plain
 
 FIRST: Final = "0" * 64
 _PAGE: Final = 1000
@@ -72,9 +73,9 @@ def append(
     row = Audit(
         number=last.number + 1,
         at=at,
-        actor=_plain(actor, 80),
-        action=_plain(action, 40),
-        subject=_plain(subject, 80),
+        actor=plain(actor, 80),
+        action=plain(action, 40),
+        subject=plain(subject, 80),
         detail=json.dumps(detail, sort_keys=True),
         previous=last.hash,
     )
@@ -132,11 +133,3 @@ def _page(db: Session, after: int) -> Sequence[Any]:
     table = Audit.__table__.c
     rows = select(*table).where(table.number > after).order_by(table.number).limit(_PAGE)
     return db.execute(rows).all()
-
-
-def _plain(text: str, most: int) -> str:
-    """Printable ASCII, no longer than a column."""
-    return text.encode("ascii", "backslashreplace").decode().translate(_CONTROL)[:most]
-
-
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

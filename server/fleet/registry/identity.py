@@ -4,7 +4,7 @@ No row here is ever deleted but a tag's: a device that was removed keeps its nam
 that neither comes back by itself. Times are Unix time.
 """
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from sqlalchemy import JSON, Connection, ForeignKey, Index, String, Table, Text, event, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from server.database import Base
 
 DeviceState = Literal["expected", "pending", "accepted", "rejected", "revoked", "removed"]
+STATES: Final = get_args(DeviceState)
 KeyState = Literal["pending", "accepted", "retired", "rejected", "revoked"]
 Use = Literal["device", "server", "broker", "operator"]
 Approval = Literal["automatic", "operator"]

@@ -32,6 +32,15 @@ def csr(name: Any, key: Any = None, *extensions: x509.ExtensionType, **more: Any
     return signed.public_bytes(Encoding.PEM).decode()
 
 
+def of_version(pem: str, kind: str) -> str:
+    """A request, or a certificate, that says it is of a version that there is not."""
+    der = bytearray(base64.b64decode("".join(pem.split("\n")[1:-2])))
+    mark = b"\x02\x01\x00" if kind == "CERTIFICATE REQUEST" else b"\xa0\x03\x02\x01\x02"
+    der[bytes(der).index(mark) + len(mark) - 1] = 5
+    text = base64.encodebytes(der).decode()
+    return f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n"
+
+
 def claim(keeper: Any, device: str | None = None, **terms: Any) -> str:
     """Make a claim; what a device sends of it."""
     known = {"hours": 1.0} | terms

@@ -21,7 +21,7 @@ from schemas.fleet import FleetFolder, Lifetimes
 from server.fleet import claims, devices, https
 from server.fleet.authority import Authority
 from server.fleet.registry import Audit, Device, audit
-from tests.server.fleet.requests import claim, csr, new_key, request, rotation
+from tests.server.fleet.requests import claim, csr, new_key, of_version, request, rotation
 from tests.server.fleet.site import Site
 from tests.server.fleet.test_enrolment import do, rows
 
@@ -102,6 +102,22 @@ def test_requests_that_ask_for_more(site):
             assert row.subject.isprintable()
             assert row.detail.isprintable()
     assert site.ask(ENROL_PATH, request(token))[0] == 200  # the claim is as good as before
+
+
+def test_requests_and_certificates_of_other_versions_are_malformed_and_count(site):
+    keeper, key = site.keeper, new_key()
+    strange = of_version(csr("a"), "CERTIFICATE REQUEST")
+    body = request(claim(keeper)).model_copy(update={"csr": strange})
+    names = x509.UnrecognizedExtension(
+        x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, bytes.fromhex("3004a3023000")
+    )
+    for text in (strange, csr("a", None, names)):  # the second: an address of X.400
+        refused(site, 400, "csr-malformed", ENROL_PATH, body.model_copy(update={"csr": text}))
+    mine = site.ask(ENROL_PATH, request(claim(keeper), key=key))[1]["certificate"]
+    asked = rotation(mine, key)
+    refused(site, 400, "csr-malformed", ROTATE_PATH, asked.model_copy(update={"csr": strange}))
+    shown = asked.model_copy(update={"certificate": of_version(mine, "CERTIFICATE")})
+    refused(site, 400, "malformed", ROTATE_PATH, shown)
 
 
 def test_certificates_that_are_no_identity(site, clock, tmp_path):
@@ -199,6 +215,15 @@ def test_a_flood_is_told_to_wait_and_fills_no_log(keeper, registrar):
             last = json.loads(audit.newest(db, 1)[0].detail)
         assert (noted, last["error"]) == (6, "too-many")
         assert site.ask(ENROL_PATH, request(claim(keeper)), "127.0.0.2")[0] == 200
+
+
+def test_what_was_not_foreseen_counts_as_a_refusal(keeper, monkeypatch):
+    settings = keeper.config.enrolment.model_copy(update={"per_minute": 5})
+    keeper.config = keeper.config.model_copy(update={"enrolment": settings})
+    with Site(keeper) as site:
+        monkeypatch.setattr(https, "_claimed_name", lambda _asked: 1 // 0)
+        asked = request(f"{'0' * 12}.{'A' * 32}")
+        assert [site.ask(ENROL_PATH, asked)[0] for _ in range(8)] == [500] * 5 + [429] * 3
 
 
 def test_one_claim_presented_by_many_at_once_enrols_one(site):

@@ -109,6 +109,7 @@ def test_from_a_claim_to_removal(run, enrolled):
         (("claim", "create", "--device", "a", "--uses", "2"), 1, "leave uses at 1"),
         (("device", "rotate", "none"), 1, "none is not accepted yet"),
         (("device", "list", "--fleet", "/nowhere"), 2, "no fleet here"),
+        (("device", "list", "--state", "revokd"), 2, "'revokd': no such state; there are expected"),
         (("device", "nonsense"), 2, ""),
     ],
 )

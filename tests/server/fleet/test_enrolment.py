@@ -7,7 +7,7 @@ from cryptography.x509.oid import AttributeOID, NameOID
 from sqlalchemy import func, select
 
 from server.fleet import csr as csrs
-from server.fleet import devices
+from server.fleet import devices, hooks
 from server.fleet.errors import Denied, Refusal
 from server.fleet.registry import Audit, Certificate, Claim, Device, Enrolment, Key, audit
 from server.transport.tables import DeviceRow
@@ -175,6 +175,83 @@ def test_an_operator_replaces_a_key(registrar, keeper):
     serial = x509.load_pem_x509_certificate(first.certificate.encode()).serial_number
     revoked = x509.load_pem_x509_crl(keeper.folder.crl.read_bytes())
     assert revoked.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+def listed(keeper, reply):
+    """Whether a reply's certificate is on the revocation list that lies in the folder."""
+    serial = x509.load_pem_x509_certificate(reply.certificate.encode()).serial_number
+    revoked = x509.load_pem_x509_crl(keeper.folder.crl.read_bytes())
+    return revoked.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+@pytest.mark.parametrize("step", ["flush", "tick"])
+def test_a_replaced_key_is_listed_at_once_and_its_session_ended(
+    registrar, keeper, monkeypatch, step
+):
+    told = []
+    monkeypatch.setattr(hooks, "changed", lambda _folder, _config, it: told.append(it) or [])
+    first = registrar.enrol(request(claim(keeper, "watch-1")), "10.0.0.1")
+    keeper.accepted("watch-1")
+    keeper.flush()
+    second = registrar.enrol(request(claim(keeper, "watch-1", replaces=True)), "10.0.0.1")
+    if step == "flush":  # tick: it was killed before
+        keeper.accepted("watch-1")
+    getattr(keeper, step)()
+    assert listed(keeper, first)
+    assert not listed(keeper, second)
+    assert [list(it.replaced) for it in told] == [[], ["watch-1"]]
+    keeper.accepted("watch-1")
+    keeper.flush()
+    keeper.tick()
+    assert [list(it.replaced) for it in told] == [[], ["watch-1"], []]
+
+
+def test_what_was_revoked_before_a_kill_is_published_by_the_next_tick(
+    registrar, keeper, clock, monkeypatch
+):
+    key = new_key()
+    lost = registrar.enrol(request(claim(keeper, "watch-1")), "10.0.0.1")
+    old = registrar.enrol(request(claim(keeper, "watch-2"), "watch-2", key), "10.0.0.1")
+    keeper.tick()
+    do(keeper, devices.revoke, ["watch-1"], "lost")  # and killed
+    keeper.tick()
+    assert listed(keeper, lost)
+    clock.now += 60
+    registrar.rotate(rotation(old.certificate, key, "watch-2"), "10.0.0.1")
+    clock.now += 601
+
+    def killed(_keeper):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(keeper), "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keeper.tick()
+    assert not listed(keeper, old)
+    keeper.tick()
+    assert listed(keeper, old)
+
+
+def test_who_rotates_by_itself_keeps_its_session(registrar, keeper, clock, monkeypatch):
+    told = []
+    monkeypatch.setattr(hooks, "changed", lambda _folder, _config, it: told.append(it) or [])
+    old = registrar.enrol(request(claim(keeper, "watch-1"), key=(key := new_key())), "10.0.0.1")
+    keeper.tick()
+    registrar.rotate(rotation(old.certificate, key), "10.0.0.1")
+    clock.now += 601
+    keeper.tick()
+    assert listed(keeper, old)
+    assert [it for it in told if it] == []
+
+
+def test_hooks_hear_of_a_replaced_device_that_it_goes_and_then_that_it_came(monkeypatch):
+    told = []
+    monkeypatch.setattr(hooks, "_each", lambda *them: told.append(them[3:]) or iter(()))
+    hooks.changed(None, None, hooks.Changes(accepted=["a", "b"], replaced=["a"]))
+    assert told == [([], ["a"], []), (["a", "b"], [], [])]
+    told.clear()
+    hooks.changed(None, None, hooks.Changes(replaced=["a"]))
+    assert told == [([], ["a"], []), (["a"], [], [])]
 
 
 @pytest.mark.parametrize("make", [new_key, ed25519.Ed25519PrivateKey.generate])

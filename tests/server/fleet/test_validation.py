@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from schemas.objects import ObjectStore
 from schemas.payload import Payload
 from schemas.payload_object import pack
 from schemas.plan import Plan
-from schemas.wire import Want, node_of
+from schemas.wire import Failed, Result, Want, node_of
 from server.border import weights_record
 from server.fleet import quarantine
 from server.fleet.errors import Refusal
@@ -147,6 +149,21 @@ def test_missing_parts_and_no_payload_are_refused_by_name(world):
     assert "'delta' is missing" in world.ask("a")
     assert "loss = nan" in world.ask("b")
     assert [row.reason for row in world.rows()] == ["schema", "finite"]
+
+
+def test_metrics_beyond_their_limits_are_refused_by_the_fleets_own(world):
+    world.new_grid(max_examples=7)
+    for name, metrics in {
+        "a": {"num-examples": 8},
+        "b": {"num-examples": 1.7e308},
+        "c": {"loss": 1.1e12},
+        "d": {"seconds": 1.1e9},
+    }.items():
+        world.device(name, lambda metrics=metrics: answered(metrics=metrics))
+        assert f"metric {next(iter(metrics))} = " in world.ask(name)
+    assert [row.reason for row in world.rows()] == ["range"] * 4
+    world.device("good", lambda: answered(metrics={"num-examples": 7}))
+    assert world.ask("good") is None
 
 
 def test_who_fails_three_times_is_quarantined_until_it_is_released(world):
@@ -308,6 +325,39 @@ def test_messages_that_no_honest_device_sends_count(world):
     assert [row.reason for row in world.rows()] == ["malformed"] * 3
     (row,) = world.rows(Quarantine)
     assert row.failures == 3
+
+
+NUL = b'{"__metadata__": {"payload": "{}"}, "a/w": {"dtype": "F\\u0000\\ud83d\\ude00\\u009b"}}'
+
+
+def test_text_of_a_device_that_a_database_refuses_counts_like_any_other(world):
+    """PostgreSQL takes no NUL, and a terminal that shows the text should get no control codes."""
+    evil = world.device("evil", answered)
+    world.device("good", answered)
+    header = struct.pack("<Q", len(NUL)) + NUL
+    sent = struct.pack("<4sI", b"FEP1", len(header)) + zlib.compress(header)
+
+    def announce(task, _payload):
+        evil.results[task] = Result(payload=evil.offer(sent))
+        evil.say(evil.results[task], re=task)
+
+    evil.result = announce
+    assert "F\\x00" in world.ask("evil")
+    assert world.ask("good") is None
+    evil.works = False
+    task = world.push("evil")
+    evil.say(Failed(reason="a\x00\x1b[2J\u2028b"), re=task)
+    world.broker.pump()
+    (reply,) = world.grid.pull_messages([task])
+    assert reply.error.reason == "device evil: a\\x00\\x1b[2J\\u2028b"
+    for _ in range(2):
+        evil.raw("evt", b'{"v": "\\u0000"}')
+    world.broker.pump()
+    bad = [row for row in world.rows() if row.verdict == "refused"]
+    assert [row.device for row in bad] == ["evil"] * 3
+    (row,) = world.rows(Quarantine)
+    texts = [row.reason, *(one.detail for one in bad), *world.lines]
+    assert all(text.isascii() and text.isprintable() for text in texts)
 
 
 def test_strangers_are_audited_once_and_fill_no_table(world):

@@ -138,6 +138,25 @@ def test_what_cannot_be_sent_is_refused_whole(fleet: Fleet) -> None:
     assert len(fleet.devices["a"].tasks) == 1
 
 
+def test_a_device_that_was_removed_gives_an_error_and_the_others_are_asked(fleet: Fleet) -> None:
+    gone = fleet.device("gone")
+    fleet.device("there")
+    done = fleet.push("gone")
+    assert not fleet.pull(done)[0].has_error()
+    fleet.ledger.remove_device("gone")
+    fleet.new_grid()  # another life, which would take the answer that is there
+    ids = fleet.grid.push_messages([fleet.ask("gone"), fleet.ask("there", seed=1)])
+    fleet.broker.pump()
+    lost, good = fleet.pull(*ids)
+    assert lost.error.code == CLIENT_RAISED
+    assert lost.error.reason == "device gone: it is enrolled no more"
+    assert lost.metadata.src_node_id == node_of("gone")
+    assert np.array_equal(vector(good), 2 * weights(1))
+    assert list(gone.tasks) == [done]
+    with pytest.raises(ValueError, match=f"message to node {node_of('x')}: no enrolled"):
+        fleet.grid.push_messages([fleet.ask("gone"), fleet.ask("x")])
+
+
 def test_a_device_that_fails_gives_an_error(fleet: Fleet) -> None:
     device = fleet.device("a")
     device.works = False

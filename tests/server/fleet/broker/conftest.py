@@ -121,10 +121,11 @@ class Place:
     def log(self):
         return (self.root / "broker.log").read_text(errors="replace")
 
-    def enrol(self, name):
+    def enrol(self, name, **terms):
         """Enrol a device; its CA, certificate and key, as files."""
         key = new_key()
-        reply = self.registrar.enrol(request(claim(self.keeper, name), name, key), "10.0.0.1")
+        token = claim(self.keeper, name, **terms)
+        reply = self.registrar.enrol(request(token, name, key), "10.0.0.1")
         return self._files(name, reply.certificate, key)
 
     def forged(self, name, issuer=None, start=-1.0, end=1.0):

@@ -1,6 +1,7 @@
 """On a real Mosquitto: a revoked device is out, its session, and all that it left behind."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_a_revoked_device_is_thrown_out_and_stays_out(place):
     # Its session ends before the lists forbid it anything: its will is said, and then cleared.
     assert states == [b"online", b"last will", b"", b""]
     assert gone.heard == []
+
+
+def test_a_replaced_key_is_thrown_out_and_the_new_one_gets_in(place):
+    files = place.enrol("watch-1")
+    old = (files[0], *(shutil.copy(path, f"{path}.old") for path in files[1:]))
+    thief = place.connect(old, "watch-1")
+    assert thief.up
+    new = place.enrol("watch-1", replaces=True)
+    place.keeper.accepted("watch-1")
+    place.keeper.flush()
+    assert wait(lambda: thief.ended)
+    assert place.refused(old, "watch-1")
+    server = place.server()
+    server.client.subscribe("flwr/v1/+/evt", 1)
+    assert place.connect(new, "watch-1").say("flwr/v1/watch-1/evt") == "Success"
 
 
 def test_a_batch_is_thrown_out_together(place):

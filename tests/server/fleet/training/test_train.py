@@ -207,6 +207,9 @@ def test_what_is_wrong_is_one_clear_line(pilot, monkeypatch, capsys):
     assert "strategy = 'fedavgg': no such" in said("--set", "strategy=fedavgg", code=2)
     assert "no device with the tag pilot" in said(code=3)
     pilot.device("a", starts=False)
+    code, out, line = here("--dry-run")
+    assert (code, "accepted" in out) == (5, True)
+    assert "1 would take part; 2 needed (devices.least)" in line
     assert "sources.path" in said("--set", "strategies.fedavg.start=source", code=2)
     short = ("--set", "devices.wait_seconds=0.5")
     assert "0 of 1 devices are online after 0.5 s; 2 needed" in said(
