@@ -22,12 +22,14 @@ from server.fleet.rollouts.control import stop
 from server.fleet.rollouts.judge import judge, pass_over, recall
 from server.fleet.rollouts.plan import ACTIVE, Plan, bundles_for
 from server.fleet.rollouts.tasks import order_of, task_of
+from server.plain import plain
 from server.transport.courier import Courier
 from server.transport.ledger import Ledger
 from server.transport.tables import OPEN, DeviceRow, TaskRow
 
 ACTOR: Final = "server"
 _AT_ONCE: Final = 500  # answers taken in one transaction
+_MOST: Final = 2**63  # of a number in a device's report
 _ATTEMPTS: Final = 5  # at a device, an order to go back counted
 _BACK_TTL: Final = 14 * 86_400.0
 _GOOD: Final = ("answered", "pulled")
@@ -168,7 +170,8 @@ class Engine:
         except (IndexError, MissingObjectError, PayloadError, ValueError) as error:
             self._courier.refuse(task.device, "malformed", f"answer to task {task.id}: {error}")
             return None
-        return {str(key)[:40]: value for key, value in list(said.items())[:20] if _plain(value)}
+        told = {plain(str(key), 40): _told(value) for key, value in list(said.items())[:20]}
+        return {key: value for key, value in told.items() if value is not None}
 
     # -- what devices are told --------------------------------------------------------------------
 
@@ -250,5 +253,10 @@ def _stop(tx: Write, row: Rollout, problem: str) -> None:
     tx.audit("rollout.stop", row.id, reason=problem)
 
 
-def _plain(value: object) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 200)
+def _told(value: object) -> bool | int | float | str | None:
+    """What a device says of itself, if any database takes it: JSON has no NaN and no infinity."""
+    if isinstance(value, str):
+        return plain(value, 200)
+    if isinstance(value, bool | int | float) and -_MOST <= value <= _MOST:
+        return value
+    return None

@@ -36,12 +36,15 @@ class Pi(FakeDevice):
         Whether it stays on probation.
     has : list of str
         Bundles, the newest last.
+    adds : dict
+        What its report says besides.
     """
 
     fails, holds = "", False
 
     def __init__(self, *arguments: Any) -> None:
         self.has: list[str] = []
+        self.adds: dict[str, Any] = {}
         super().__init__(*arguments)
 
     def _go_on(self) -> None:
@@ -62,7 +65,7 @@ class Pi(FakeDevice):
             return Payload()
         if not self.fails:
             self.has.append(order.bundle)
-        return Payload(config={"bundle": {"sha256": order.bundle, "latency_us": 12.5}})
+        return Payload(config={"bundle": {"sha256": order.bundle, "latency_us": 12.5, **self.adds}})
 
 
 class World:

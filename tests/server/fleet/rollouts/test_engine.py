@@ -52,6 +52,20 @@ def test_groups_in_order_to_the_end(fleet):
 
 
 @BOTH
+def test_a_report_that_no_database_takes_stops_nothing(fleet):
+    """Numbers that JSON has not, NUL, and what is too long: left out or escaped."""
+    world = fleet()
+    for device in world.devices.values():
+        device.adds = {"nan": float("nan"), "inf": -float("inf"), "big": 10**400, "n\0": "a\0b\n"}
+    rollout = world.create(*BETA)
+    world.go(10)
+    assert world.state(rollout) == "finished"
+    assert world.of(rollout, "a").report == {
+        "sha256": ONE, "latency_us": 12.5, "n\\x00": "a\\x00b\\x0a"
+    }  # fmt: skip
+
+
+@BOTH
 def test_too_many_errors_stop_it_before_the_next_group_gets_anything(fleet):
     world = fleet()
     world.devices["a"].fails = "the model made NaN or infinity"
