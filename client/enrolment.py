@@ -203,9 +203,13 @@ def _asked(identity: Identity, server: str, path: str, request: Sent, trusted: s
         problem = Problem.model_validate_json(answer)
     except ValidationError:
         raise EnrolmentError(f"{server}: status {status}, and no answer of a fleet's") from None
-    if problem.error == "key-reused":
+    said = f"{server} refused: {problem.detail}"
+    again = problem.error == "claim-used" and identity.exists()
+    if problem.error == "key-reused" or again:
         identity.forget_pending()
-    raise EnrolmentError(f"{server} refused: {problem.detail}", problem.error)
+    if again:
+        said += f"; this device enrolled as {identity.facts()['device']} before, and is what it was"
+    raise EnrolmentError(said, problem.error)
 
 
 def _exchange(

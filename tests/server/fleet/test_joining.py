@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from client.enrolment import EnrolmentError, authority, enrol, rotate
 from client.identity import Identity, IdentityError
@@ -67,8 +68,10 @@ def test_a_device_joins_and_its_key_stays_its_own(site, identity):
     assert identity.key.stat().st_mode & 0o77 == 0
     assert said[0].replace(" ", "") == f"fingerprint{reply.csr_sha256}"
     assert not (identity.root / "pending").exists()
-    with pytest.raises(EnrolmentError, match="was used already"):
+    with pytest.raises(EnrolmentError, match="was used already; this device enrolled as watch-1"):
         enrol(identity, site.name, claim, "watch-1", said.append)
+    assert not (identity.root / "pending").exists()
+    assert identity.certificate.read_bytes() == leaf.public_bytes(Encoding.PEM)
 
 
 def test_who_is_in_between_gets_nothing(site, identity, monkeypatch):
