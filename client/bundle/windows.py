@@ -39,11 +39,16 @@ class Labelled:
 def read_windows(path: Path, card: Card, hz: float | None = None) -> NDArray[np.float32]:
     """Windows of an ``.npy`` file, as the model takes them; the file is mapped, not unpickled.
 
+    An ``.npz`` is taken as by ``read_labelled`` (``flwr-sim export --windows`` writes one), without
+    its labels.
+
     Raises
     ------
     ConfigError
         No such file, no ``.npy``, or windows that do not fit: the message names the file.
     """
+    if path.suffix == ".npz":
+        return _fitting(path, _npz(path)["windows"], card, hz)
     try:
         found: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:

@@ -21,7 +21,10 @@ _MOST: Final = 1 << 53
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add what says which windows, and how predictions are written."""
     command.add_argument(
-        "--input", type=Path, metavar="FILE.npy", help="windows (count, time, channels), float32"
+        "--input",
+        type=Path,
+        metavar="FILE.npy",
+        help="windows (count, time, channels), float32; or an .npz that has them",
     )
     command.add_argument(
         "--source", metavar="NAME", help="a live sensor: one of flwr_edge.sensor_source"

@@ -16,6 +16,13 @@ def test_an_npy_file(tmp_path):
     np.testing.assert_array_equal(read_windows(tmp_path / "x.npy", CARD, 20.0), X)
 
 
+def test_the_windows_of_an_npz_file(tmp_path):
+    np.savez(tmp_path / "x.npz", windows=X, labels=Y)
+    np.testing.assert_array_equal(read_windows(tmp_path / "x.npz", CARD, 20.0), X)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_windows(tmp_path / "none.npz", CARD)
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
