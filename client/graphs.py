@@ -45,6 +45,16 @@ class GraphStore:
         """Whether the graph lies here, as its name says."""
         return digest in self._sessions or is_whole(self._path(digest), digest)
 
+    def get(self, digest: str) -> bytes:
+        """The graph's bytes; what a power cut or the disk spoilt is removed.
+
+        Raises
+        ------
+        GraphError
+            Where it is missing, or its bytes do not match its name.
+        """
+        return _read(self._path(digest), digest)
+
     def put(self, graph: bytes) -> str:
         """Store a graph, whole or not at all; return its digest.
 
@@ -70,7 +80,7 @@ class GraphStore:
             not load.
         """
         if digest not in self._sessions:
-            graph = _read(self._path(digest), digest)
+            graph = self.get(digest)
             check(graph, digest, self.limits)
             self._sessions[digest] = _session(graph, digest, lean=self._lean)
         return self._sessions[digest]

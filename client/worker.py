@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.device import Device
-from client.files import is_whole
-from client.graphs import GraphStore
+from client.graphs import GraphError, GraphStore
 from client.learner import Fitted, Floats, Learner, LearnerError
 from client.windows import PersonWindows
 from schemas.objects import MissingObjectError, ObjectStore
@@ -130,8 +129,7 @@ class Worker:
         before = device.kept
         answer = self._stored(device.answer(action, asked))
         if device.kept is not before:
-            kept_now = device.kept
-            answer["kept"] = self.objects.put(bytes_of(kept_now)).sha256 if kept_now else ""
+            answer["kept"] = self.objects.put(bytes_of(device.kept)).sha256 if device.kept else ""
         models = [learner.model for learner in learners if learner.model]
         answer["model"] = self.objects.put(bytes_of(models[-1])).sha256 if models else None
         return answer
@@ -208,11 +206,10 @@ class Worker:
     def _fetch(self, digest: str) -> bytes:
         if self.objects.has(digest):
             return self.objects.get(digest)
-        path = self.graphs.folder / f"{digest}.onnx"
-        if not is_whole(path, digest):
-            path.unlink(missing_ok=True)  # spoilt: so that the next task pulls it
-            raise PayloadError(f"object {digest[:12]} is not on this device")
-        return path.read_bytes()
+        try:
+            return self.graphs.get(digest)
+        except GraphError:
+            raise PayloadError(f"object {digest[:12]} is not on this device") from None
 
     def _stored(self, payload: Payload) -> dict[str, Any]:
         body, others = pack(payload)
