@@ -1,6 +1,11 @@
-# make run    install, and run the smartwatch simulation
-# make test   install what the tests need, lint, type-check, test
-# make study  the slow studies
+# make run      install, and run the smartwatch simulation
+# make test     install what the tests need, lint, type-check, test
+# make study    the slow studies
+# make bench    the engine against Flower's, the kernels against ONNX Runtime
+# make install  what simulations need, into .venv
+# make lint     style and types
+# make system   the Debian packages that tests use (a broker, a database, a cross-compiler)
+# make clean    remove .venv and what was built
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,8 +14,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .DEFAULT_GOAL := help
 .PHONY: help install run test system lint study bench clean
 
-help: ## Say what there is.
-	@sed -n 's/^# //p' Makefile
+help:
+	@sed -n 's/^# make /make /p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

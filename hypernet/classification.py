@@ -1,6 +1,6 @@
 """The server's labels reach the generator: classification through generated encoders.
 
-Reconstruction alone makes a residual that blurs classes (measured: a loss of four points). The
+Reconstruction alone makes a residual that blurs classes (measured: a loss of five points). The
 sources have labels, so each is given an embedding, and the generator learns to classify and to
 reconstruct them through the autoencoders that it generates.
 """

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: a personal model as one file. README.md specifies the file.
+"""What a bundle says of itself: a personal model as one file. BUNDLE.md specifies the file.
 
 ``Card`` is what whoever exports a model says of it; ``Manifest`` adds what the writer finds out:
 hashes, sizes, the runtime needed, the answer to the reference input.
