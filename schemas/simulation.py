@@ -19,7 +19,8 @@ class Data(Strict):
     """Which recordings, how they are cut, and who plays which part."""
 
     kind: str = Field(
-        "watch", description="The data source: watch, npz, days, uci-har, wisdm51 or an installed one."
+        "watch",
+        description="The data source: watch, npz, days, uci-har, wisdm51 or an installed one.",
     )
     path: str | None = Field(
         None,
