@@ -313,17 +313,6 @@ def unpack(blob: Blob) -> Packed:
     return Packed(codes, parts[0], zeros, shape.bits, shape.group, shape.values, multiplier)
 
 
-def read_header(blob: Blob) -> Shape:
-    """Return what a blob's header says, after the checks of `unpack` that need no payload.
-
-    Raises
-    ------
-    ValueError
-        As `unpack`.
-    """
-    return _read(_as_bytes(blob))[0]
-
-
 def _as_bytes(blob: Blob) -> NDArray[np.uint8]:
     if not isinstance(blob, np.ndarray):
         return np.frombuffer(blob, np.uint8)

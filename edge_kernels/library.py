@@ -1,15 +1,22 @@
 """The native library: where it is, what it can do, and sessions that have it."""
 
+from __future__ import annotations
+
 import ctypes
 import json
 from functools import cache
-from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import onnxruntime
 
+from edge_kernels.given import model_of, whole
+
+if TYPE_CHECKING:
+    from edge_kernels.given import Model
+
 NAME = "libflwr_edge_ops.so"
+_EQUIPPED = "flwr_edge.library"  # an entry of options that have the library
 
 
 class Info(TypedDict):
@@ -71,7 +78,7 @@ def exact_int8(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOption
 
 
 def session(
-    model: bytes | str | PathLike[str],
+    model: Model,
     *,
     threads: int = 1,
     options: onnxruntime.SessionOptions | None = None,
@@ -81,25 +88,38 @@ def session(
     Parameters
     ----------
     model
-        An ONNX model: its bytes, or its path.
+        An ONNX model: a ModelProto, its bytes, or its path.
     threads
         Threads of one call, at least 1.
     options
-        More settings; they are changed: the threads, the library and `exact_int8` are added.
+        More settings; they are changed: the threads, the library and `exact_int8` are added. The
+        same may be given again.
 
     Raises
     ------
     ValueError
-        If there are fewer threads than one.
+        If there are fewer threads than one, or the model is none of these.
     """
-    if threads < 1:
+    held = model_of(model)
+    if whole("threads", threads) < 1:
         raise ValueError(f"threads is {threads}; at least 1 is needed")
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    exact_int8(options).register_custom_ops_library(str(library_path()))
-    if not isinstance(model, bytes):
-        model = str(Path(model))
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    _equip(options)
+    if isinstance(held, Path):
+        source: bytes | str = str(held)
+    else:
+        source = held if isinstance(held, bytes) else held.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _equip(options: onnxruntime.SessionOptions) -> None:
+    """Add what sessions here need, once: ONNX Runtime refuses options that have a domain twice."""
+    try:
+        options.get_session_config_entry(_EQUIPPED)
+    except RuntimeError:  # no such entry
+        exact_int8(options).register_custom_ops_library(str(library_path()))
+        options.add_session_config_entry(_EQUIPPED, "1")
 
 
 @cache

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_kernels.narrow import narrowed
+from edge_kernels.quantize.files import load
 from edge_kernels.quantize.graph import Graph, reads
 from edge_kernels.sequential_program import Program, Unfused
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
+
+    from edge_kernels.given import Model
 
 DOMAIN = "flwr.edge"
 _MOST_FOLDED = 1 << 22  # elements of a constant that is computed ahead
@@ -115,7 +119,7 @@ def _computed(
     return results if all(each.size <= _MOST_FOLDED for each in results) else None
 
 
-def fuse(model: ModelProto, *, report: Fusion | None = None) -> ModelProto:
+def fuse(model: Model, *, report: Fusion | None = None) -> ModelProto:
     """Replace chains of small layers by one `LutSequential` each.
 
     A chain starts at one tensor whose shape is known but for the batch, and takes every node that
@@ -125,13 +129,20 @@ def fuse(model: ModelProto, *, report: Fusion | None = None) -> ModelProto:
 
     Parameters
     ----------
-    model : ModelProto
+    model : ModelProto, bytes or path
         As `edge_kernels.quantize.rtn` returns it; not changed. Call that with ``gain=0``: a layer
         left in float cannot be fused.
     report : Fusion, optional
         Filled.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not an ONNX model, or its external data was not read.
     """
-    fused = fold(model)
+    fused = narrowed(fold(load(model)))
     report = Fusion() if report is None else report
     left: dict[str, str] = {}
     number = 0
@@ -160,37 +171,39 @@ def _longest(model: ModelProto, left: dict[str, str]) -> _Chain | None:
     """The chain that replaces most nodes, of those with a layer and more than one node."""
     graph = Graph(model.graph)
     best: _Chain | None = None
-    for source, shape in _sources(model):
-        chain = _grow(graph, source, shape, left)
+    for source, batch, shape in _sources(model):
+        chain = _grow(graph, source, batch, shape, left)
         useful = chain.program.layers > 0 and len(chain.nodes) > 1
         if useful and (best is None or len(chain.nodes) > len(best.nodes)):
             best = chain
     return best
 
 
-def _sources(model: ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Tensors of float whose shape is known but for the first axis."""
+def _sources(model: ModelProto) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Tensors of float, the first axis (0: not known), and the rest of their shape, which is."""
     from onnx import TensorProto
 
     graph = model.graph
     constants = {each.name for each in graph.initializer}
     for value in (*graph.input, *graph.value_info):
         tensor = value.type.tensor_type
-        sizes = tuple(dim.dim_value for dim in tensor.shape.dim)[1:]
+        batch, *sizes = [dim.dim_value for dim in tensor.shape.dim] or [0]
         if value.name in constants or tensor.elem_type != TensorProto.FLOAT:
             continue
         if 1 <= len(sizes) <= 2 and min(sizes) > 0:
-            yield value.name, sizes
+            yield value.name, batch, tuple(sizes)
 
 
-def _grow(graph: Graph, source: str, shape: tuple[int, ...], left: dict[str, str]) -> _Chain:
+def _grow(
+    graph: Graph, source: str, batch: int, shape: tuple[int, ...], left: dict[str, str]
+) -> _Chain:
     def constant(name: str) -> NDArray[Any] | None:
         return graph.constant(name)
 
     def sole(name: str) -> bool:
         return graph.only_reader(name) is not None
 
-    chain = _Chain(Program(source, shape, constant, sole))
+    chain = _Chain(Program(source, shape, constant, sole, batch=batch))
     for at, node in enumerate(graph.nodes):
         if not any(name in chain.program.values for name in node.input):
             continue

@@ -52,6 +52,8 @@ class Program:
         Looks up a tensor that is the same at every run.
     sole : name → bool
         Whether exactly one node reads a tensor, and the graph does not return it.
+    batch : int
+        Samples, where the graph fixes their number; else 0.
     """
 
     source: str
@@ -62,6 +64,7 @@ class Program:
     values: dict[str, Value] = field(default_factory=dict)
     constants: list[Array | str] = field(default_factory=list)
     layers: int = 0
+    batch: int = 0
 
     def __post_init__(self) -> None:
         self.values[self.source] = Value(0, self.input_shape)
@@ -361,16 +364,21 @@ def _reshape(program: Program, node: NodeProto, given: Given) -> None:
 
 def _reshaped(program: Program, node: NodeProto, given: Given, full: Shape) -> Shape:
     wanted = program.constant(node.input[1])
-    if wanted is None or given.get("allowzero", 0):
+    if wanted is None:
         raise Unfused("its shape is computed at run time")
-    sizes = [int(size) for size in wanted]
-    sizes = [full[at] if size == 0 and at < len(full) else size for at, size in enumerate(sizes)]
-    rest = sizes[1:]
-    size = prod(full[1:])
-    if rest.count(-1) == 1 and wanted[0] == 0 and size % -prod(rest) == 0:
-        rest[rest.index(-1)] = size // -prod(rest)
-    if not rest or sizes[0] != -1 or min(rest) < 1 or prod(rest) != size:
-        raise Unfused(f"it reshapes to {list(wanted)}: not a sample at a time")
+    sizes = [int(size) for size in wanted.reshape(-1)]
+    if given.get("allowzero", 0) and 0 in sizes:
+        raise Unfused(f"it reshapes to {sizes}, where allowzero makes the 0 an axis of none")
+    whole = [full[at] if size == 0 and at < len(full) else size for at, size in enumerate(sizes)]
+    rest, size = whole[1:], int(np.prod(full[1:]))
+    # A first axis that is copied, or as long as the batch, is the batch.
+    kept = bool(sizes) and sizes[0] in (0, program.batch or 0)
+    known = -prod(rest)
+    if rest.count(-1) == 1 and kept and known > 0 and size % known == 0:
+        rest[rest.index(-1)] = size // known
+    # Where a sample has as many elements as before, the first axis is the batch, however written.
+    if not rest or min(rest) < 1 or prod(rest) != size:
+        raise Unfused(f"it reshapes to {sizes}: not a sample at a time")
     return tuple(rest)
 
 

@@ -39,7 +39,7 @@ Parts = tuple[list["NodeProto"], list["TensorProto"]]
 _AXES_AS_INPUT: Final = 18
 UINT16: Final = 21
 _LAYER_NORM: Final = 17
-_INT64: Final = 7  # onnx.TensorProto.INT64
+_FLOAT, _UINT16_TYPE, _INT64 = 1, 4, 7  # of onnx.TensorProto
 
 
 def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "int.") -> Parts:
@@ -74,7 +74,10 @@ def check_opset(levels: Iterable[Levels | None], opset: int) -> None:
         If there are 16-bit levels, and the opset is older than they are.
     """
     if opset < UINT16 and any(each is not None and each.bits == 16 for each in levels):
-        raise ValueError(f"16-bit levels need opset {UINT16}; the model's is {opset}")
+        raise ValueError(
+            f"16-bit levels need opset {UINT16}; the model's is {opset}: export it with 18 or "
+            "newer, or use to_edge, which serves it as it is"
+        )
 
 
 def write(writer: Writer, source: str, output: str) -> Parts:
@@ -92,13 +95,21 @@ def write(writer: Writer, source: str, output: str) -> Parts:
     return writer.nodes, writer.tensors
 
 
-def dequantized_output(net: IntNet, source: str, output: str, *, prefix: str = "int.") -> Parts:
+def dequantized_output(
+    net: IntNet, source: str, output: str, *, opset: int = UINT16, prefix: str = "int."
+) -> Parts:
     """Return the node that makes the network's integer output ``source`` float, with its constants.
 
-    Accumulators are multiplied by a number for each row, other outputs by their levels.
+    Accumulators are multiplied by a number for each row, other outputs by their levels. As
+    `quantized_input` for ``opset``.
     """
-    writer = Writer(net, 0, prefix)
+    writer = Writer(net, opset, prefix)
     levels = net.levels[net.output]
+    if levels is not None and levels.bits == 16 and opset < UINT16:
+        unit, zero, _ = _plain_levels(writer, "output", levels)
+        steps = writer.make("Sub", [writer.make("Cast", [source], to=_FLOAT), zero])
+        writer.make("Mul", [steps, unit], output)
+        return writer.nodes, writer.tensors
     if levels is not None:
         writer.make("DequantizeLinear", [source, *writer.levels("output", levels)], output)
         return writer.nodes, writer.tensors
@@ -111,11 +122,32 @@ def dequantized_output(net: IntNet, source: str, output: str, *, prefix: str = "
     return writer.nodes, writer.tensors
 
 
-def quantized_input(net: IntNet, source: str, output: str, *, prefix: str = "int.") -> Parts:
-    """Return the node that makes a float tensor the network's integer input."""
-    writer = Writer(net, 0, prefix)
-    writer.make("QuantizeLinear", [source, *writer.levels("input", net.known(0))], output)
+def quantized_input(
+    net: IntNet, source: str, output: str, *, opset: int = UINT16, prefix: str = "int."
+) -> Parts:
+    """Return the nodes that make a float tensor the network's integer input.
+
+    Where ``opset`` is too old for QuantizeLinear to 16 bits, they are its arithmetic in plain ones.
+    """
+    writer, levels = Writer(net, opset, prefix), net.known(0)
+    if levels.bits == 16 and opset < UINT16:
+        scale, zero, top = _plain_levels(writer, "input", levels)
+        steps = writer.make("Round", [writer.make("Div", [source, scale])])
+        least = writer.constant("input.least", np.float32(0).reshape(()))
+        whole = writer.make("Clip", [writer.make("Add", [steps, zero]), least, top])
+        writer.make("Cast", [whole], output, to=_UINT16_TYPE)
+        return writer.nodes, writer.tensors
+    writer.make("QuantizeLinear", [source, *writer.levels("input", levels)], output)
     return writer.nodes, writer.tensors
+
+
+def _plain_levels(writer: Writer, name: str, levels: Levels) -> list[str]:
+    """Scale, zero and top as float constants."""
+    numbers = {"scale": levels.scale, "zero": levels.zero, "top": levels.top}
+    return [
+        writer.constant(f"{name}.{each}", np.float32(number).reshape(()))
+        for each, number in numbers.items()
+    ]
 
 
 @dataclass

@@ -8,8 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from edge_kernels.given import model_of
+
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from edge_kernels.given import Model
 
 OLDEST_OPSET = 13
 _LARGEST = (1 << 31) - 1  # of a protobuf
@@ -32,7 +36,7 @@ def import_onnx() -> ModuleType:
     return onnx
 
 
-def load(model: ModelProto | bytes | str | os.PathLike[str]) -> ModelProto:
+def load(model: Model) -> ModelProto:
     """Return a copy of a model that can be worked on: functions inlined, weights in memory.
 
     Parameters
@@ -50,18 +54,19 @@ def load(model: ModelProto | bytes | str | os.PathLike[str]) -> ModelProto:
         If it is not an ONNX model, its opset is too old, or external data was not read.
     """
     onnx = import_onnx()
+    held = model_of(model)
     from onnx import inliner
 
     decode_error: type[Exception] = import_module("google.protobuf.message").DecodeError
     copy: ModelProto
     try:
-        if isinstance(model, onnx.ModelProto):
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-        elif isinstance(model, bytes):
-            copy = onnx.load_model_from_string(model)
+        if isinstance(held, bytes):
+            copy = onnx.load_model_from_string(held)
+        elif isinstance(held, Path):
+            copy = onnx.load(held)
         else:
-            copy = onnx.load(os.fspath(model))
+            copy = onnx.ModelProto()
+            copy.CopyFrom(held)
     except decode_error as error:
         raise ValueError(f"not an ONNX model: {error}") from error
     _check(copy, onnx)

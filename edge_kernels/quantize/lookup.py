@@ -31,7 +31,8 @@ def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "l
     Raises
     ------
     ValueError
-        If the network is not consistent, or a layer has other bits.
+        If the network is not consistent, or a layer has other bits: its first and last layers
+        have 8 where the others have 4, unless the quantizer's setting ``ends`` is 4.
     """
     check(net)
     return write(_Lookup(net, opset, prefix), source, output)
@@ -61,7 +62,9 @@ class _Lookup(Writer):
         """Append a layer; return its output's name."""
         if step.weight_bits not in (4, 2):
             raise ValueError(
-                f"step {at}: weights of {step.weight_bits} bits; lookup kernels have 4 or 2"
+                f"step {at}: weights of {step.weight_bits} bits; lookup kernels have 4 or 2: "
+                'quantize with bits=4 or 2 and settings={"ends": 4}, which keeps the first layer '
+                "and the last ones from twice as many"
             )
         rows, kernel, channels = step.weight.shape
         shape = layout.Shape(rows, kernel * channels, step.weight_bits, 0, "symmetric")

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
-from onnxruntime import InferenceSession
+from numpy.typing import ArrayLike, NDArray
 
+from edge_kernels.given import whole
 from edge_kernels.integer import qdq
 from edge_kernels.integer.net import FREE, IntNet, Shape
+from edge_kernels.quantize.calibration import checked_inputs, inputs
 from edge_kernels.quantize.files import load
-from edge_kernels.quantize.floats import FloatNet, check_finite
+from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.reader import Split, read
 
+__all__ = [
+    "Quantized",
+    "Quantizer",
+    "Sharing",
+    "by_name",
+    "inputs",
+    "names",
+    "quantize",
+    "shared",
+    "to_edge",
+    "to_lookup",
+    "to_qdq",
+]
+
 if TYPE_CHECKING:
-    from onnx import ModelProto, ValueInfoProto
+    from onnx import ModelProto
+
+    from edge_kernels.given import Model
 
 GROUP: Final = "flwr_edge.quantizer"
 DOMAIN: Final = "flwr.edge"
 _SAME_SINCE: Final = 18
+# Operators that compute the same in opsets 13 to 21, and are written the same.
+_SAME_SINCE_13: Final = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Exp", "Log", "Clip", "Max", "Min"),
+    *("MatMul", "Gemm", "Gather", "Transpose", "Concat", "Unsqueeze", "Squeeze", "Expand"),
+    *("Identity", "Constant", "Softmax", "LogSoftmax", "LpNormalization"),
+)
 _IR_OF_UINT16: Final = 10
 
 
@@ -101,8 +123,8 @@ def by_name(name: str, **settings: Any) -> Quantizer:
 
 
 def quantize(
-    model: ModelProto | bytes | str | os.PathLike[str],
-    calibration: NDArray[Any],
+    model: Model,
+    calibration: ArrayLike,
     *,
     quantizer: str = "distilled",
     bits: int = 8,
@@ -134,16 +156,16 @@ def quantize(
         If the model cannot run in integers (the message names node, operator and what to do), or
         bits, quantizer or windows are wrong.
     """
-    chosen = by_name(quantizer, bits=bits, seed=seed, **(settings or {}))
-    whole = load(model)
-    split = read(whole)
-    x = inputs(split, calibration)
-    return Quantized(chosen.quantize(split.net, x), split, whole.graph.output[0].name)
+    chosen = _chosen(quantizer, bits, seed, settings)
+    model = load(model)
+    split = read(model)
+    x = checked_inputs(split, calibration)
+    return Quantized(chosen.quantize(split.net, x), split, model.graph.output[0].name)
 
 
 def shared(
-    model: ModelProto | bytes | str | os.PathLike[str],
-    calibration: NDArray[Any],
+    model: Model,
+    calibration: ArrayLike,
     *,
     quantizer: str = "distilled",
     bits: int = 2,
@@ -154,40 +176,15 @@ def shared(
 
     Parameters and errors are those of `quantize`. None where the quantizer learns nothing so.
     """
-    chosen = by_name(quantizer, bits=bits, seed=seed, **(settings or {}))
+    chosen = _chosen(quantizer, bits, seed, settings)
     if not isinstance(chosen, Sharing):
         return None
     split = read(load(model))
-    return chosen.shared(split.net, inputs(split, calibration))
+    return chosen.shared(split.net, checked_inputs(split, calibration))
 
 
-def inputs(split: Split, windows: NDArray[Any]) -> NDArray[np.float32]:
-    """Return what the network reads of windows: the prologue's result.
-
-    Raises
-    ------
-    ValueError
-        If windows are not of the input's shape, none, or hold NaN or infinity.
-    """
-    (given,) = split.prologue.graph.input
-    shape = [dim.dim_value for dim in given.type.tensor_type.shape.dim][1:]
-    fits = windows.ndim == len(shape) + 1 and all(
-        wanted in (0, size) for wanted, size in zip(shape, windows.shape[1:], strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"calibration windows of shape {windows.shape}; the model's input {given.name!r} is "
-            f"(windows, {', '.join(str(size or 'any') for size in shape)})"
-        )
-    check_finite(windows)
-    x = np.ascontiguousarray(windows, _dtype(given))
-    if split.source == given.name:
-        return x
-    session = InferenceSession(
-        split.prologue.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    made: NDArray[np.float32] = session.run([split.source], {given.name: x})[0]
-    return made
+def _chosen(name: str, bits: int, seed: int, settings: Mapping[str, Any] | None) -> Quantizer:
+    return by_name(name, bits=whole("bits", bits), seed=whole("seed", seed), **(settings or {}))
 
 
 def to_qdq(quantized: Quantized) -> ModelProto:
@@ -196,34 +193,28 @@ def to_qdq(quantized: Quantized) -> ModelProto:
     Raises
     ------
     ValueError
-        If levels have 16 bits, and the model's opset is too old for them.
+        If levels have 16 bits, and the model's opset is too old for them: before 18, with nodes
+        in float that have changed since.
     """
     model = copy.deepcopy(quantized.split.prologue)
     source, result = quantized.split.source, quantized.split.result
-    parts = qdq.nodes(quantized.net, source, result, opset=_raised(model, quantized.net))
+    parts = qdq.nodes(quantized.net, source, result, opset=_raised(model, quantized))
     return _ending(model, quantized, [parts])
 
 
 def to_edge(quantized: Quantized) -> ModelProto:
-    """Return the whole model with its integer part as one `IntSequential` of this package.
-
-    Raises
-    ------
-    ValueError
-        If input or output have 16 bits, and the model's opset is too old for them.
-    """
+    """Return the whole model with its integer part as one `IntSequential` of this package."""
     from edge_kernels.integer import edge
 
     model = copy.deepcopy(quantized.split.prologue)
     net, prefix = quantized.net, "int."
-    opset = _raised(model, net)
-    qdq.check_opset((net.levels[0], net.levels[net.output]), opset)
+    opset = _raised(model, quantized)
     before, after = f"{prefix}x", f"{prefix}y"
     node, tensors = edge.node(net, before, after)
     parts = [
-        qdq.quantized_input(net, quantized.split.source, before),
+        qdq.quantized_input(net, quantized.split.source, before, opset=opset),
         ([node], list(tensors)),
-        qdq.dequantized_output(net, after, quantized.split.result),
+        qdq.dequantized_output(net, after, quantized.split.result, opset=opset),
     ]
     model.opset_import.add(domain=DOMAIN, version=1)
     return _ending(model, quantized, parts)
@@ -253,25 +244,19 @@ def to_lookup(quantized: Quantized) -> ModelProto:
     return fuse(_ending(model, quantized, [parts]))
 
 
-def _dtype(given: ValueInfoProto) -> np.dtype[Any]:
-    """What a model's input is of: tokens are integers."""
-    from onnx import helper
-
-    return np.dtype(helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type))
-
-
 def _sizes(shape: Shape) -> list[str | int | None]:
     return ["batch", *("length" if size == FREE else size for size in shape)]
 
 
-def _raised(model: ModelProto, net: IntNet) -> int:
+def _raised(model: ModelProto, quantized: Quantized) -> int:
     """Let a model name an opset that knows 16-bit levels, where it needs one; return its opset.
 
     From 18 to 21 no operator that a float prologue has changed what it computes.
     """
-    opset = _opset(model)
-    wide = any(each is not None and each.bits == 16 for each in net.levels)
-    if not wide or not _SAME_SINCE <= opset < qdq.UINT16:
+    opset, tail = _opset(model), quantized.split.epilogue[0]
+    wide = any(each is not None and each.bits == 16 for each in quantized.net.levels)
+    kept = all(node.op_type in _SAME_SINCE_13 for node in (*model.graph.node, *tail))
+    if not wide or opset >= qdq.UINT16 or not (opset >= _SAME_SINCE or kept):
         return opset
     for each in model.opset_import:
         if each.domain in ("", "ai.onnx"):

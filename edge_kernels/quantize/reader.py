@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from edge_kernels.integer.net import FREE, Norm, Product, Shape
+from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, read_layer, reads
@@ -18,6 +19,8 @@ from edge_kernels.sequential import fold
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
+# What a model may end with, in float: it is cheap, and in integers it would cost exactness.
+_ENDS: Final = ("LpNormalization", "Softmax", "LogSoftmax")
 # What may lie between a vector and its division by its length.
 _LENGTH: Final = (
     *("Pow", "Mul", "ReduceSum", "ReduceL2", "Sqrt", "Clip", "Max", "Add", "Expand", "Shape"),
@@ -40,7 +43,7 @@ class Split:
     result : str
         The tensor that the network makes; the model's output where there is no epilogue.
     epilogue : (nodes, initializers)
-        From there to the output, in float: a division by the vector's length.
+        From there to the output, in float: a division by the vector's length, or a softmax.
     """
 
     prologue: ModelProto
@@ -66,27 +69,45 @@ def read(model: ModelProto) -> Split:
     """
     from onnx import shape_inference
 
-    model = shape_inference.infer_shapes(fold(model), data_prop=True)
+    model = shape_inference.infer_shapes(narrowed(fold(model)), data_prop=True)
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(
-            f"the model reads {inputs} and returns {outputs}; a network of one input and one "
-            "output can be quantized: make the person's statistics constants"
-        )
+    _check_ends(inputs, outputs)
     graph = Graph(model.graph)
     result, tail = _epilogue(graph, outputs[0])
     forms = find(model, graph, frozenset(tail))
     source, shape = _source(model, graph, forms)
-    net = parted(widened(simplified(walk(graph, forms, (source, shape), result))))
+    batch = (_sizes(model).get(source) or (0,))[0]
+    walked = walk(graph, forms, (source, shape), result, batch)
+    net = parted(widened(simplified(walked)))
     if not any(isinstance(step, Product) for step in net.steps):
         raise ValueError("the output depends on no layer; there is nothing to quantize")
     return Split(_prologue(model, source, shape), source, net, result, _held(model, tail))
 
 
+def _check_ends(inputs: list[str], outputs: list[str]) -> None:
+    """Refuse more than one input or output, and say what to do about each."""
+    advice = []
+    if len(inputs) != 1:
+        advice.append(
+            f"of the inputs {inputs} keep one: make the person's statistics, and what else is the "
+            "same for all windows, constants; hand what changes in as channels of one input"
+        )
+    if len(outputs) != 1:
+        advice.append(
+            f"of the outputs {outputs} keep one: export a module that returns it alone, or cut the "
+            "file with onnx.utils.extract_model"
+        )
+    if advice:
+        raise ValueError(
+            f"the model reads {inputs} and returns {outputs}; a network of one input and one "
+            f"output can be quantized: {'; '.join(advice)}"
+        )
+
+
 def _epilogue(graph: Graph, output: str) -> tuple[str, list[int]]:
-    """The vector of which the output is the direction, and the nodes from there on."""
+    """What odds are made of, or the vector of which the output is the direction; and the nodes."""
     last = graph.maker(output)
-    if last is not None and last.op_type == "LpNormalization":
+    if last is not None and last.op_type in _ENDS:
         return last.input[0], [graph.at(last)]
     if last is None or last.op_type != "Div" or graph.constant(last.input[1]) is not None:
         return output, []
@@ -117,10 +138,7 @@ def _held(model: ModelProto, nodes: list[int]) -> tuple[list[NodeProto], list[Te
 
 def _source(model: ModelProto, graph: Graph, forms: Forms) -> tuple[str, Shape]:
     """What the first layer reads, or the norm before it, and its shape without the batch."""
-    shapes = {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
-        for value in (*model.graph.input, *model.graph.value_info)
-    }
+    shapes = {name: sizes[1:] for name, sizes in _sizes(model).items()}
     why = "it has no Conv, Gemm or MatMul with constant weights"
     for at, node in enumerate(graph.nodes):
         if not candidate(node):
@@ -140,6 +158,14 @@ def _source(model: ModelProto, graph: Graph, forms: Forms) -> tuple[str, Shape]:
             "(channels, time) or (inputs,): export with fixed sizes"
         )
     raise ValueError(f"no layer of the model can run in integers: {why}")
+
+
+def _sizes(model: ModelProto) -> dict[str, Shape]:
+    """Shapes by name as far as they are known, 0 where an axis is not."""
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*model.graph.input, *model.graph.value_info)
+    }
 
 
 def _origin(graph: Graph, forms: Forms, source: str) -> tuple[str, Shape]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_kernels.given import whole
 from edge_kernels.layout import Shape, Values
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.lower import lower
@@ -18,9 +18,11 @@ from edge_kernels.quantize.rounding import Rounded, round_to_nearest
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from edge_kernels.given import Model
+
 
 def rtn(
-    model: ModelProto | bytes | str | os.PathLike[str],
+    model: Model,
     *,
     bits: int,
     group: int = 64,
@@ -53,8 +55,8 @@ def rtn(
     skip : names or patterns (``*``, ``?``)
         Nodes, or their outputs, that stay in float.
     gain : float
-        A layer is served if its weights shrink at least this many times. Blobs are filled up to
-        tiles of 64 × 64, so a small layer may not shrink at all.
+        A layer is served if its weights shrink at least this many times; 0: every one is. Blobs
+        are filled up to tiles of 64 × 64, so a small layer may not shrink at all.
     fast : bool
         Ask LutMatMul for 7-bit tables: faster on some CPUs, relative error up to 2e-2.
     fake : bool
@@ -75,10 +77,13 @@ def rtn(
     ValueError
         If the model, an option, or a name in ``skip`` is wrong; it says which.
     """
+    bits, group = whole("bits", bits), whole("group", group)
     values = _values(bits, ternary=ternary, symmetric=symmetric)
     Shape(1, 1, bits, group, values)  # checks them before the model is read
     if isinstance(skip, str):
         raise ValueError(f"skip is {skip!r}; it must be a list of names")  # noqa: TRY004
+    if not gain >= 0:
+        raise ValueError(f"gain is {gain}; 0 or more is needed")
 
     def rounder(_: str, weights: NDArray[np.float32]) -> Rounded:
         rows, inputs = weights.shape

@@ -49,8 +49,10 @@ def called(node: NodeProto) -> str:
     return f"node {node.name or node.output[0]!r} ({node.op_type})"
 
 
-def walk(graph: Graph, forms: Forms, source: tuple[str, Shape], output: str) -> FloatNet:
-    """Return the network from a tensor, of a shape, to another.
+def walk(
+    graph: Graph, forms: Forms, source: tuple[str, Shape], output: str, batch: int = 0
+) -> FloatNet:
+    """Return the network from a tensor, of a shape and maybe a fixed batch, to another.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def walk(graph: Graph, forms: Forms, source: tuple[str, Shape], output: str) -> 
     def sole(name: str) -> bool:
         return graph.only_reader(name) is not None
 
-    program = _Walked(*source, graph.constant, sole, forms=forms)
+    program = _Walked(*source, graph.constant, sole, batch=batch, forms=forms)
     wanted = needed(graph, output)
     for at, node in enumerate(graph.nodes):
         done = any(name in program.values for name in node.output)
@@ -96,7 +98,7 @@ def walk(graph: Graph, forms: Forms, source: tuple[str, Shape], output: str) -> 
 def _beyond(graph: Graph, forms: Forms, at: int) -> str:
     """Why the node is not part of a form that begins at it or after it."""
     part = at in forms.why or graph.nodes[at].op_type in _PARTS
-    later = [each for each in forms.why if each >= at]
+    later = [n for n in forms.why if n == at or (n > at and n not in forms.alone)]
     if not part or not later:
         return ""
     return f" ({called(graph.nodes[min(later)])}: {forms.why[min(later)]})"

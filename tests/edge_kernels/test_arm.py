@@ -1,6 +1,7 @@
 """aarch64 in qemu: the kernels against the oracle, and the ops inside ONNX Runtime."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,14 +78,27 @@ MATMULS: list[dict[str, Any]] = [
 
 
 def arm(*arguments: str) -> str:
-    """Run ``tests/arm/root.py``; skip where it says that something cannot be had."""
+    """Run ``tests/arm/root.py``; skip where something cannot be had, but fail in CI."""
     run = subprocess.run(
         [sys.executable, str(ROOT), *arguments], capture_output=True, text=True, check=False
     )
-    if run.returncode == UNAVAILABLE:
+    if run.returncode == UNAVAILABLE and not os.environ.get("CI"):
         pytest.skip(run.stderr.strip())
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     return run.stdout
+
+
+def test_what_cannot_be_had_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*given: Any, **_: Any) -> Any:
+        return subprocess.CompletedProcess(given, UNAVAILABLE, "", "no qemu-aarch64")
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no qemu"):
+        arm()
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(AssertionError, match="no qemu"):
+        arm()
 
 
 class Graph:

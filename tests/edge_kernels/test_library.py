@@ -3,6 +3,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 import edge_kernels
@@ -46,6 +49,34 @@ def test_unknown_kernels_are_refused_by_name() -> None:
 def test_at_least_one_thread() -> None:
     with pytest.raises(ValueError, match="threads is 0"):
         edge_kernels.session(b"", threads=0)
+
+
+def test_a_session_of_a_models_bytes_its_path_or_itself(matmul_model, blob, tmp_path) -> None:
+    held = matmul_model(blob(64, 64))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(held)
+    x = np.ones((2, 64), np.float32)
+    right = edge_kernels.session(held).run(None, {"x": x})[0]
+    for form in (onnx.ModelProto.FromString(held), bytearray(held), memoryview(held), path):
+        np.testing.assert_array_equal(edge_kernels.session(form).run(None, {"x": x})[0], right)
+
+
+@pytest.mark.parametrize("model", [None, 3, [b""]])
+def test_a_session_of_something_else_is_refused(model) -> None:
+    with pytest.raises(ValueError, match="a model is an ONNX ModelProto, its bytes or its path"):
+        edge_kernels.session(model)
+
+
+def test_threads_are_whole() -> None:
+    with pytest.raises(ValueError, match=r"threads is 2\.0; a whole number is needed"):
+        edge_kernels.session(b"", threads=2.0)
+
+
+def test_the_same_options_may_be_given_again(matmul_model, blob) -> None:
+    options = onnxruntime.SessionOptions()
+    for threads in (1, 2):
+        made = edge_kernels.session(matmul_model(blob(64, 64)), options=options, threads=threads)
+        assert made.run(None, {"x": np.ones((1, 64), np.float32)})[0].shape == (1, 64)
 
 
 def test_importing_needs_neither_onnx_nor_torch() -> None:

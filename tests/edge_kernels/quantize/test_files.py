@@ -2,9 +2,11 @@ import sys
 
 import onnx
 import pytest
+import torch
 
 from edge_kernels.quantize import rtn
 from edge_kernels.quantize.files import load, save
+from edge_kernels.sequential import fuse
 
 
 def test_bytes_paths_and_models_are_the_same(mlp, tmp_path):
@@ -14,6 +16,17 @@ def test_bytes_paths_and_models_are_the_same(mlp, tmp_path):
     assert rtn(mlp.SerializeToString(), bits=4) == right
     assert rtn(path, bits=4) == right
     assert rtn(str(path), bits=4) == right
+    assert rtn(bytearray(mlp.SerializeToString()), bits=4) == right
+    assert rtn(memoryview(mlp.SerializeToString()), bits=4) == right
+    path.write_bytes(right.SerializeToString())
+    for form in (path, right.SerializeToString(), right):
+        assert fuse(form) == fuse(right)
+
+
+@pytest.mark.parametrize("use", [lambda model: rtn(model, bits=4), fuse, load])
+def test_anything_else_is_refused(use):
+    with pytest.raises(ValueError, match=r"an ONNX ModelProto, .* not Linear: what torch"):
+        use(torch.nn.Linear(4, 4))
 
 
 def test_external_data_is_read_from_a_path_only(mlp, tmp_path):
@@ -22,6 +35,8 @@ def test_external_data_is_read_from_a_path_only(mlp, tmp_path):
     assert rtn(path, bits=4).graph.node == rtn(mlp, bits=4).graph.node
     with pytest.raises(ValueError, match="weights 'w1' lie in another file"):
         rtn(path.read_bytes(), bits=4)
+    with pytest.raises(ValueError, match="weights 'w1' lie in another file"):
+        fuse(onnx.load(path, load_external_data=False))
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\0" * 99, b"\xff" * 99])

@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, checker
+from onnx import TensorProto, checker, helper
 
 import edge_kernels
+from edge_kernels import quantize as rooms
 from edge_kernels.bench.encoder import float_encoder
 from edge_kernels.quantize import quantizer as quantizers
 from edge_kernels.quantize.integer_rounding import RoundToNearest
@@ -88,6 +92,32 @@ def test_lookup_kernels_have_the_same_weights(bits):
     assert (found.argmax(1) == right.argmax(1)).mean() > 0.97
 
 
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_every_export_ends_in_the_models_own_odds(op):
+    model = classifier().__class__()
+    model.CopyFrom(classifier())
+    model.graph.node.append(helper.make_node(op, ["logits"], ["odds"], axis=-1))
+    model.graph.output[0].name = "odds"
+    x, _ = windows(200, 6)
+    made = quantize(
+        model, windows(300, 5)[0], quantizer="rtn", bits=4, settings={"method": "mse", "ends": 4}
+    )
+    right = run(model, x)
+    plain, edge = run(to_qdq(made), x), edge_output(to_edge(made), x)
+    lookup = to_lookup(made)
+    assert [node.op_type for node in lookup.graph.node] == ["LutSequential", op]
+    for found in (plain, edge, edge_output(lookup, x)):
+        assert (found.argmax(1) == right.argmax(1)).mean() > 0.9
+        odds = np.exp(found) if op == "LogSoftmax" else found
+        np.testing.assert_allclose(odds.sum(1), 1, rtol=1e-5)
+
+
+def test_the_refusal_of_lookup_kernels_names_the_setting():
+    made = quantize(classifier(), windows(300, 5)[0], quantizer="rtn", bits=4)
+    with pytest.raises(ValueError, match=r'bits=4 or 2 and settings=\{"ends": 4\}'):
+        to_lookup(made)
+
+
 def test_lookup_kernels_have_no_eight_bits(quantized):
     with pytest.raises(ValueError, match="step 0: weights of 8 bits; lookup kernels have 4 or 2"):
         to_lookup(quantized)
@@ -156,8 +186,46 @@ def test_windows_that_are_wrong(x, says):
         quantize(classifier(), x, quantizer="rtn")
 
 
+def test_windows_may_be_a_list():
+    x = windows(64, 5)[0]
+    made = quantize(classifier(), x.tolist(), quantizer="rtn")
+    assert to_edge(made) == to_edge(quantize(classifier(), x, quantizer="rtn"))
+
+
+@pytest.mark.parametrize("number", [0, 3.5])
+def test_windows_of_one_number_are_refused(number):
+    x = np.full((64, 40, 3), number, np.float32)
+    with pytest.raises(ValueError, match=f"hold nothing but {number}"):
+        quantize(classifier(), x, quantizer="rtn")
+
+
+def test_windows_that_are_all_answered_alike_are_warned_of():
+    with pytest.warns(UserWarning, match="answers all of 5 calibration windows alike"):
+        quantize(classifier(), np.repeat(windows(1, 5)[0], 5, 0), quantizer="rtn")
+
+
+def test_the_door_is_the_rooms():
+    assert rooms.quantize is quantize
+    assert (rooms.to_edge, rooms.to_qdq, rooms.to_lookup) == (to_edge, to_qdq, to_lookup)
+    assert {"quantize", "rtn", "to_edge"} <= set(dir(rooms))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rooms.nothing  # noqa: B018
+
+
+def test_the_room_brings_neither_torch_nor_onnx():
+    code = "import sys, edge_kernels.quantize; print({'onnx', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_other_wrong_input():
     x, _ = windows(20, 1)
+    with pytest.raises(ValueError, match="calibration windows of <U"):
+        quantize(classifier(), ["a window"], quantizer="rtn")
+    with pytest.raises(ValueError, match=r"bits is 8\.0; a whole number"):
+        quantize(classifier(), x, quantizer="rtn", bits=8.0)
+    with pytest.raises(ValueError, match="not list"):
+        quantize([], x, quantizer="rtn")
     with pytest.raises(ValueError, match="weights of 3 bits"):
         quantize(classifier(), x, quantizer="rtn", bits=3)
     with pytest.raises(ValueError, match="not an ONNX model"):

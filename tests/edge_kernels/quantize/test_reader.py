@@ -130,15 +130,29 @@ def test_a_transposition_before_a_reduction_goes():
             r"'node1' cannot run in integers: a pooling with dilation 2",
         ),
         (
-            [("Conv", ["x", "w"], ["h"], {}), ("Softmax", ["h"], ["y"], {})],
-            r"\(Softmax\) cannot",
+            [
+                ("Conv", ["x", "w"], ["h"], {}),
+                ("Softmax", ["h"], ["s"], {}),
+                ("Relu", ["s"], ["y"], {}),
+            ],
+            r"\(Softmax\) cannot.*from Conv, not.*served in attention, and as a model's last",
+        ),
+        (
+            [
+                ("Conv", ["x", "w"], ["h"], {}),
+                ("Reshape", ["h", "to"], ["r"], {}),
+                ("Softmax", ["r"], ["s"], {}),
+                ("Relu", ["s"], ["y"], {}),
+            ],
+            r"\(Reshape\) cannot run in integers: it reshapes to \[25, -1\]: not a sample at a "
+            "time; an integer network",
         ),
     ],
 )
 def test_what_is_not_served_is_named(nodes, says):
     weights = normal(5, 1 if "group" in nodes[0][3] else 5, 3)
     with pytest.raises(ValueError, match=says):
-        read(build(nodes, {"w": weights}, (5, 12), "y"))
+        read(build(nodes, {"w": weights, "to": np.array([25, -1])}, (5, 12), "y"))
 
 
 def test_two_inputs_are_refused():
@@ -147,6 +161,27 @@ def test_two_inputs_are_refused():
     model.graph.input.append(helper.make_tensor_value_info("mean_now", 1, [3]))
     with pytest.raises(ValueError, match=r"reads \['x', 'mean_now'\].*make the person's"):
         read(model)
+
+
+def test_two_outputs_are_refused():
+    model = classifier().__class__()
+    model.CopyFrom(classifier())
+    model.graph.output.append(helper.make_tensor_value_info("h", 1, None))
+    with pytest.raises(ValueError, match=r"of the outputs \['logits', 'h'\] keep one") as caught:
+        read(model)
+    assert "person" not in str(caught.value)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_odds_at_the_end_stay_in_float(op):
+    model = classifier().__class__()
+    model.CopyFrom(classifier())
+    model.graph.node.append(helper.make_node(op, ["logits"], ["odds"], axis=-1))
+    model.graph.output[0].name = "odds"
+    split = read(model)
+    assert split.result == "logits"
+    assert [node.op_type for node in split.epilogue[0]] == [op]
+    assert kinds(split.net) == kinds(read(classifier()).net)
 
 
 def test_an_unknown_length_is_refused():

@@ -246,6 +246,11 @@ def test_folding_keeps_the_function(nets, chain, group):
         ({"bits": 2, "ternary": True, "symmetric": False}, "no zero points"),
         ({"bits": 4, "skip": ["node9", "node0"]}, "no layer is called node9"),
         ({"bits": 4, "skip": "node0"}, "must be a list of names"),
+        ({"bits": 2.0}, r"bits is 2\.0; a whole number"),
+        ({"bits": "2"}, "bits is '2'; a whole number"),
+        ({"bits": 2, "group": 64.0}, r"group is 64\.0; a whole number"),
+        ({"bits": 2, "gain": float("nan")}, "gain is nan; 0 or more"),
+        ({"bits": 2, "gain": -1}, "gain is -1; 0 or more"),
     ],
 )
 def test_wrong_options_are_named(mlp, options, says):

@@ -1,0 +1,192 @@
+"""Attention with heads, from its softmax to the views on either side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edge_kernels.integer.net import Attention
+from edge_kernels.quantize.graph import Graph, Unserved, attributes
+from edge_kernels.quantize.observed import Array, Form, Observed
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+_VIEWS: Final = ("Reshape", "Transpose", "Expand", "Identity", "Dropout", "Squeeze", "Unsqueeze")
+_SCALES: Final = ("Mul", "Div")
+_MASKS: Final = ("Add", "Sub", "Where")
+
+
+@dataclass
+class _Chain:
+    """A tensor seen through reshapes, transpositions and factors.
+
+    Attributes
+    ----------
+    source : str
+    nodes : list of int
+        From the source on.
+    factor : float
+    """
+
+    source: str
+    nodes: list[int]
+    factor: float
+
+
+def _back(graph: Graph, name: str) -> _Chain:
+    """Walk from a tensor to what it is a view of."""
+    chain = _Chain(name, [], 1.0)
+    while (node := graph.maker(chain.source)) is not None:
+        x = node.input[0] if node.input else ""
+        if node.op_type in _SCALES:
+            factor = _factor(graph, node)
+            if factor is None:
+                break
+            chain.factor *= factor[1]
+            x = factor[0]
+        elif node.op_type not in _VIEWS or node.domain not in ("", "ai.onnx"):
+            break
+        chain.nodes.insert(0, graph.at(node))
+        chain.source = x
+    return chain
+
+
+def _factor(graph: Graph, node: NodeProto) -> tuple[str, float] | None:
+    """What a node multiplies by one number, and that number."""
+    known = graph.constant(node.input[1])
+    if known is not None and known.size == 1:
+        value = float(known.reshape(()))
+        return node.input[0], value if node.op_type == "Mul" else 1 / value
+    known = graph.constant(node.input[0])
+    if node.op_type == "Mul" and known is not None and known.size == 1:
+        return node.input[1], float(known.reshape(()))
+    return None
+
+
+def attention(graph: Graph, observed: Observed, at: int) -> Form:
+    """Return the form around a softmax.
+
+    Raises
+    ------
+    Unserved
+        Where queries, keys, values or the way between them are not as one attention has them.
+    """
+    softmax = graph.nodes[at]
+    rank = len(observed.concrete(softmax.input[0]))
+    if attributes(softmax).get("axis", -1) % rank != rank - 1:
+        raise Unserved("a softmax over another axis than the last is no attention")
+    scores = _back(graph, softmax.input[0])
+    first = graph.maker(scores.source)
+    if first is None or first.op_type != "MatMul":
+        raise _no_scores("the input" if first is None else first.op_type)
+    if not _in_order(graph, observed, scores, softmax.input[0]):
+        raise Unserved("its scores are moved between their product and the softmax")
+    tensor, nodes = _views_after(graph, softmax.output[0])
+    second = graph.only_reader(tensor)
+    if second is None or graph.nodes[second].op_type != "MatMul":
+        raise Unserved("its probabilities are read by something other than one product")
+    mix = graph.nodes[second]
+    if mix.input[0] != tensor:
+        raise Unserved("its probabilities are the right operand of their product")
+    q, k, v = (_back(graph, name) for name in (*first.input, mix.input[1]))
+    heads = [_heads(graph, observed, each, order) for each, order in ((q, 0), (k, 1), (v, 0))]
+    if len(set(heads)) != 1:
+        raise Unserved(f"queries, keys and values have {heads} heads")
+    scale = scores.factor * q.factor * k.factor
+    if not scale > 0 or v.factor != 1:
+        raise Unserved(f"its scores are multiplied by {scale}, its values by {v.factor}")
+    own = {at, second, graph.at(first), *nodes, *scores.nodes, *q.nodes, *k.nodes, *v.nodes}
+    output, after = _merged(graph, observed, mix.output[0], heads[0])
+    sources = (q.source, k.source, v.source)
+    return Form(output, sources, frozenset(own | after), Attention(0, 0, 0, heads[0], scale))
+
+
+def _no_scores(maker: str) -> Unserved:
+    why = f"its scores come from {maker}, not from a product of queries and keys"
+    if maker in _MASKS:
+        return Unserved(
+            f"{why}; attention with a mask is not served: export without it, for one sentence or "
+            "sentences of equal length"
+        )
+    return NoAttention(f"{why}; a softmax is served in attention, and as a model's last node")
+
+
+class NoAttention(Unserved):
+    """A softmax of something else, which says nothing of the nodes before it."""
+
+
+def _in_order(graph: Graph, observed: Observed, chain: _Chain, output: str) -> bool:
+    """Whether a chain leaves its source's rows what they are, one after the other."""
+    for at in chain.nodes:
+        order = attributes(graph.nodes[at]).get("perm")
+        if graph.nodes[at].op_type == "Transpose" and (order is None or order != sorted(order)):
+            return False
+    before, after = observed.concrete(chain.source), observed.concrete(output)
+    return before[-1] == after[-1] and np.prod(before) == np.prod(after)
+
+
+def _views_after(graph: Graph, tensor: str) -> tuple[str, set[int]]:
+    """Walk over what copies a tensor for one reader, up to the first that does something."""
+    nodes: set[int] = set()
+    while (after := graph.only_reader(tensor)) is not None:
+        node = graph.nodes[after]
+        if node.op_type not in ("Identity", "Reshape", "Expand", "Dropout"):
+            break
+        nodes.add(after)
+        tensor = node.output[0]
+    return tensor, nodes
+
+
+def _heads(graph: Graph, observed: Observed, chain: _Chain, order: int) -> int:
+    """How many heads a chain makes of its source; its elements' places are followed."""
+    shape = observed.concrete(chain.source)
+    batch = observed.batch(0)
+    length = int(np.prod(shape[:-1])) // batch
+    places = np.arange(np.prod(shape)).reshape(shape)
+    made = _viewed(graph, observed, chain.nodes, places)
+    heads = int(made.size) // (batch * made.shape[-1] * made.shape[-2])
+    if heads < 1 or shape[-1] % heads:
+        raise Unserved(f"{chain.source!r} is not split into heads evenly")
+    wanted = places.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
+    wanted = wanted.swapaxes(-1, -2) if order else wanted
+    tail = made.shape[-2:] == wanted.shape[-2:]
+    if not tail or made.size != wanted.size or not np.array_equal(made.ravel(), wanted.ravel()):
+        raise Unserved(
+            f"what lies between {chain.source!r} and its product is no split into equal heads"
+        )
+    return int(heads)
+
+
+def _viewed(graph: Graph, observed: Observed, nodes: list[int], x: Array) -> Array:
+    for at in nodes:
+        node = graph.nodes[at]
+        shape = observed.concrete(node.output[0])
+        if node.op_type == "Transpose":
+            x = x.transpose(attributes(node).get("perm"))
+        elif node.op_type == "Expand":
+            x = np.broadcast_to(x, shape)
+        else:
+            x = x.reshape(shape)
+    return x
+
+
+def _merged(graph: Graph, observed: Observed, tensor: str, heads: int) -> tuple[str, set[int]]:
+    """Follow the product's result up to where heads stand side by side."""
+    shape = observed.concrete(tensor)
+    batch = observed.batch(0)
+    places = np.arange(np.prod(shape)).reshape(shape)
+    wanted = places.reshape(batch, heads, shape[-2], shape[-1]).transpose(0, 2, 1, 3).reshape(-1)
+    nodes: list[int] = []
+    width = heads * shape[-1]
+    while (after := graph.only_reader(tensor)) is not None:
+        if graph.nodes[after].op_type not in _VIEWS:
+            break
+        nodes.append(after)
+        tensor = graph.nodes[after].output[0]
+        made = _viewed(graph, observed, nodes, places)
+        if made.shape[-1] == width and np.array_equal(made.ravel(), wanted):
+            return tensor, set(nodes)
+    raise Unserved("its heads are not put side by side again: Transpose and Reshape are expected")
