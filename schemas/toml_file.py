@@ -1,5 +1,6 @@
 """Reading what a user wrote in TOML, with overrides from the command line."""
 
+import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,6 +65,11 @@ def value_of(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return table["value"] if len(table) == 1 else text
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string: JSON's, but that DEL is escaped, and no letter as surrogates."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def allowed_keys(model: type[BaseModel], prefix: str = "") -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ Only what the command line names is loaded: a command starts no slower for the o
 import atexit
 import functools
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-fleet`` and exit."""
     gc.set_threshold(50_000, 20, 50)  # what is imported stays: to look for garbage in it takes long
     atexit.register(gc.freeze)  # … and once more at the interpreter's end
-    sys.exit(guarded(lambda: build()(None if arguments is None else list(arguments))))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(guarded(lambda: _run(words)))
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -87,8 +89,32 @@ def guarded(command: Callable[[], Any]) -> int:
     except Exception as error:
         if not type(error).__module__.startswith("sqlalchemy."):  # imported where it is used
             raise
-        return _fail(f"the database: {str(error).splitlines()[0]}", FAILED)
+        return _fail(f"the database: {_first_line(error)}", FAILED)
     return DONE
+
+
+def _run(words: list[str]) -> None:
+    """Run a command line.
+
+    Raises
+    ------
+    ConfigError
+        Where a word of it is no text: no database and no file of ours can hold it.
+    """
+    for number, word in enumerate(words, 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            problem = f"{os.fsencode(word)!r}: expected UTF-8"
+            raise ConfigError(f"argument {number}", [problem]) from None
+    build()(words)
+
+
+def _first_line(error: Exception) -> str:
+    """What the driver said, where it was the driver: SQLAlchemy's own words go before that."""
+    cause = getattr(error, "orig", None) or error
+    lines = str(cause).splitlines()
+    return lines[0] if lines else type(cause).__name__
 
 
 @functools.cache

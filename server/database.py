@@ -73,8 +73,15 @@ def create_tables(engine: Engine, tables: Sequence[type[Base]]) -> None:
     Base.metadata.create_all(engine, tables=made)
 
 
-def migrate(engine: Engine) -> str:
-    """Bring a database up to date; its revision before, "" where it was empty.
+def revision_of(connection: Connection) -> str:
+    """The revision that a database is at; "" where it is at none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
+
+
+def migrate(engine: Engine, to: str = "head") -> str:
+    """Bring a database up to date, or to a revision; its revision before, "" where it was empty.
 
     Raises
     ------
@@ -82,27 +89,40 @@ def migrate(engine: Engine) -> str:
         Where the database is of a newer release.
     """
     from alembic import command
-    from alembic.migration import MigrationContext
     from alembic.util import CommandError
 
-    with engine.begin() as connection:
-        before = MigrationContext.configure(connection).get_current_revision() or ""
+    with engine.connect() as connection:
+        before = revision_of(connection)
     config = _alembic()
     config.attributes["engine"] = engine
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
     except CommandError as error:
         raise ConfigError(_shown(engine), [f"{error}; it is of a newer flwr-edge"]) from None
     return before
 
 
+def unmake(engine: Engine) -> None:
+    """Drop the tables of a database at a known revision, and all that is in them."""
+    from alembic import command
+
+    config = _alembic()
+    config.attributes["engine"] = engine
+    command.downgrade(config, "base")
+
+
+def knows(revision: str) -> bool:
+    """Whether this release can bring a database of that revision up to date."""
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(_alembic())
+    return revision in {one.revision for one in script.walk_revisions()}
+
+
 def pending(engine: Engine) -> bool:
     """Whether migrations are to be run before this release can use the database."""
-    if not inspect(engine).has_table("alembic_version"):
-        return True
     with engine.connect() as connection:
-        now = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return now != HEAD
+        return revision_of(connection) != HEAD
 
 
 def _alembic() -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+_FIRST = 10_000  # of the ports that tests take
 _TRIES = 5
 _PATIENCE = 10.0  # seconds to begin, and to end
 
@@ -20,10 +22,18 @@ def program() -> str | None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on.
+
+    Below those that outgoing connections are given: another test's could take one of them before
+    who asked here binds it.
+    """
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+    below = max(int(given.split()[0]), _FIRST + 1000)
+    while True:
+        port = _FIRST + secrets.randbelow(below - _FIRST)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Mosquitto:

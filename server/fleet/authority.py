@@ -7,10 +7,13 @@ follows from when the newest CA was made: there is no state that could be lost.
 """
 
 import datetime as dt
+import fcntl
 import hashlib
 import ipaddress
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +32,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from schemas.base import ConfigError
 from schemas.fleet import FleetFolder, Lifetimes
+from server.fleet.errors import Refusal
 from server.fleet.secret import write, write_private
 
 _DAY: Final = 86_400.0
@@ -127,20 +131,45 @@ class Authority:
         name: str,
         clock: Callable[[], float] = time.time,
     ) -> "Authority":
-        """Make the next CA: the first one, or a roll-over's."""
+        """Make the next CA: the first one, or a roll-over's. No file is written over.
+
+        Raises
+        ------
+        FileExistsError
+            Where another process makes it at the same time.
+        """
         folder.ca.mkdir(mode=0o700, exist_ok=True)
-        number = 1 + max((int(path.stem) for path in folder.ca.glob("*.pem")), default=0)
+        number = _next(folder.ca)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(f"{name} CA {number}")
         made = _ca_builder(subject, key, clock(), lifetimes.ca_days).sign(key, hashes.SHA256())
-        write_private(folder.ca / f"{number}.key", _encrypted(key, secret))
-        write(folder.ca / f"{number}.pem", made.public_bytes(Encoding.PEM))
+        _write_new(folder.ca / f"{number}.key", _encrypted(key, secret), 0o600)
+        _write_new(folder.ca / f"{number}.pem", made.public_bytes(Encoding.PEM), 0o644)
         return cls(folder, lifetimes, secret, clock)
 
     def roll_over(self, name: str) -> None:
-        """Make the next CA; both are trusted for ``overlap_days``."""
-        self.create(self.folder, self.lifetimes, self._secret, name, self.clock)
+        """Make the next CA; both are trusted for ``overlap_days``.
+
+        Raises
+        ------
+        Refusal
+            Where a roll-over is under way; another process may have begun it a moment ago.
+        """
+        with _held(self.folder.root):
+            self.check_settled()
+            self.create(self.folder, self.lifetimes, self._secret, name, self.clock)
         self.reload()
+
+    def check_settled(self) -> None:
+        """Look at the folder again: no roll-over may be under way.
+
+        Raises
+        ------
+        Refusal
+        """
+        self.reload()
+        if len(self.trusted) > 1:
+            raise Refusal("a roll-over is under way; the old authority is still trusted")
 
     def reload(self) -> None:
         """Read the CAs' certificates again: another process may have rolled over."""
@@ -265,6 +294,30 @@ def serial_hex(serial: int) -> str:
 def encrypted_key(path: Path, key: Any, secret: bytes) -> None:
     """Write a private key, encrypted."""
     write_private(path, _encrypted(key, secret))
+
+
+def _next(folder: Path) -> int:
+    """The next CA's number: that of a key whose certificate a kill left unwritten is used up."""
+    files = [path for path in folder.iterdir() if path.suffix in (".key", ".pem")]
+    return 1 + max((int(path.stem) for path in files if path.stem.isdecimal()), default=0)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a file whole or not at all, where there is none: a CA's key is never replaced."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write(part, data, mode)
+    try:
+        path.hardlink_to(part)
+    finally:
+        part.unlink()
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[None]:
+    """Hold the folder's lock, as the keeper does."""
+    with (root / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _encrypted(key: Any, secret: bytes) -> bytes:

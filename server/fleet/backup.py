@@ -5,6 +5,7 @@ under way need it.
 """
 
 import io
+import re
 import shutil
 import tarfile
 import tempfile
@@ -17,13 +18,15 @@ from sqlalchemy import Engine
 
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
+from schemas.toml_file import quoted
 from server.database import open_engine
 from server.fleet import dump, secret
 from server.fleet.folder_files import lasting
-from server.fleet.sealed import Opener, Sealer, SealError
+from server.fleet.sealed import MAGIC, Opener, Sealer, SealError
 
 _DATABASE: Final = "database.jsonl"
 _SECRET: Final = "secret.key"  # noqa: S105 - a name
+_KEY: Final = re.compile(r"\s*database\s*=")  # in fleet.toml
 
 
 def backup(
@@ -34,10 +37,14 @@ def backup(
     Raises
     ------
     OSError
+    Refusal
+        Where the database is none of this release or an earlier one.
     """
     part = out.with_name(f".{out.name}.part")
     engine = open_engine(folder.database(config))
     try:
+        with engine.connect() as connection:
+            dump.check(connection)
         with part.open("wb") as file:
             part.chmod(0o600)
             sealer = Sealer(file, passphrase)
@@ -127,8 +134,8 @@ def _with_database(folder: FleetFolder, database: str | None) -> FleetConfig:
     config = folder.config()
     if database is not None:
         lines = folder.file.read_text(encoding="utf-8").splitlines()
-        at = next((i for i, line in enumerate(lines) if line.startswith("database")), None)
-        row = f"database = {_quoted(database)}"
+        at = next((i for i, line in enumerate(lines) if _KEY.match(line)), None)
+        row = f"database = {quoted(database)}"
         lines = [row, *lines] if at is None else [*lines[:at], row, *lines[at + 1 :]]
         folder.file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         config = folder.config()
@@ -186,12 +193,6 @@ def _load(part: Path, database: Path | str) -> int:
     return rows
 
 
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text)
-
-
 def _sqlite(engine: Engine) -> set[Path]:
     """The database's own files, which change all the time: a backup has its rows."""
     if engine.dialect.name != "sqlite" or not engine.url.database:
@@ -219,7 +220,10 @@ def _files(
 
 
 def _add_file(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    """Add what is there; a file that was removed since it was listed is no fault."""
+    """Add what is there; a file that was removed since it was listed is no fault.
+
+    Backups that lie in the folder are left out: each would hold those before it, and double.
+    """
     try:
         if path.is_symlink() or not path.is_file():
             entry = archive.gettarinfo(path, name)
@@ -227,6 +231,9 @@ def _add_file(archive: tarfile.TarFile, path: Path, name: str) -> None:
                 archive.addfile(entry)
             return
         with path.open("rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                return
+            file.seek(0)
             archive.addfile(archive.gettarinfo(None, name, file), file)
     except FileNotFoundError:
         return

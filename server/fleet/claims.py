@@ -7,18 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.orm import Session
 
 from server.fleet.errors import Denied, NotFoundError, Refusal
-from server.fleet.registry import Claim, Device, Write
-from server.fleet.registry.identity import Approval
+from server.fleet.listing import known, parts
+from server.fleet.registry import Claim, Write
+from server.fleet.registry.identity import LONGEST, Approval
 
 if TYPE_CHECKING:
     from schemas.enrolment import ClaimText  # it is not loaded for a list
 
 TAG: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+MOST_HOURS: Final = 87_600.0  # ten years, as fleet.toml allows
 
 
 @dataclass(frozen=True)
@@ -53,35 +55,27 @@ def create(
     """
     from schemas.enrolment import ClaimText, secret_hash
 
-    made = []
-    for device in devices:
-        _check(write, terms, device)
-        claim = ClaimText(secrets.token_hex(6), secrets.token_urlsafe(24), ca)
-        write.db.add(
-            Claim(
-                id=claim.id,
-                secret=secret_hash(claim.secret),
-                created=write.now,
-                expires=write.now + terms.hours * 3600,
-                device=device,
-                tags=list(terms.tags),
-                uses=terms.uses,
-                approval=terms.approval,
-                replaces=terms.replaces,
-                note=terms.note,
-            )
-        )
-        write.audit(
-            "claim.create",
-            claim.id,
-            device=device,
-            uses=terms.uses,
-            tags=list(terms.tags),
-            approval=terms.approval,
-            replaces=terms.replaces,
-            expires=write.now + terms.hours * 3600,
-        )
-        made.append(claim)
+    _check(terms)
+    made, wanted = [], list(devices)
+    fields = {
+        "uses": terms.uses,
+        "tags": list(terms.tags),
+        "approval": terms.approval,
+        "replaces": terms.replaces,
+        "expires": write.now + terms.hours * 3600,
+    }
+    for part in parts(wanted):
+        _check_devices(write.db, terms, part)
+        new = [ClaimText(secrets.token_hex(6), secrets.token_urlsafe(24), ca) for _ in part]
+        named = list(zip(part, new, strict=True))
+        more = fields | {"created": write.now, "note": terms.note}
+        rows = [
+            more | {"id": claim.id, "secret": secret_hash(claim.secret), "device": device}
+            for device, claim in named
+        ]
+        write.db.execute(insert(Claim), rows)
+        write.audit_all(("claim.create", one.id, fields | {"device": name}) for name, one in named)
+        made += new
     return made
 
 
@@ -114,7 +108,7 @@ def state(claim: Claim, now: float) -> str:
         return "revoked"
     if claim.used >= claim.uses:
         return "used"
-    return "expired" if claim.expires <= now else "open"
+    return "open" if claim.expires > now else "expired"  # NaN, as PostgreSQL holds it, too
 
 
 def presented(db: Session, sent: str) -> Claim:
@@ -147,7 +141,7 @@ def use(write: Write, claim: Claim, device: str) -> None:
         raise Denied("claim-revoked", f"claim {claim.id} was revoked")
     if claim.used >= claim.uses:
         raise Denied("claim-used", f"claim {claim.id} was used already")
-    if claim.expires <= write.now:
+    if not claim.expires > write.now:
         raise Denied("claim-expired", f"claim {claim.id} has expired; ask for a new one")
     if claim.device not in (None, device):
         raise Denied("claim-other-name", f"claim {claim.id} is bound to another name")
@@ -168,21 +162,53 @@ def check_names(names: Iterable[str], what: str = "name") -> None:
             raise Refusal(f"{what} {name[:80]!r}: expected {wanted}")
 
 
-def _check(write: Write, terms: Terms, device: str | None) -> None:
+def check_hours(hours: float, *, endless: bool = False) -> None:
+    """Refuse what no time can be made of; ``endless``: 0 is good, and means without an end.
+
+    Raises
+    ------
+    Refusal
+    """
+    if not (0 < hours <= MOST_HOURS or (endless and hours == 0)):  # nor NaN
+        least = "0 or more" if endless else "above 0"
+        raise Refusal(f"hours {hours:g}: expected {least}, and at most {MOST_HOURS:g}")
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse a text that is longer than its column: PostgreSQL would, and SQLite take it all.
+
+    Raises
+    ------
+    Refusal
+    """
+    if len(text) > LONGEST:
+        raise Refusal(f"{what}: {len(text)} characters; at most {LONGEST} are kept")
+
+
+def _check(terms: Terms) -> None:
     check_names(terms.tags, "tag")
-    if terms.hours <= 0 or terms.uses < 1:
-        raise Refusal("a claim needs hours and uses above 0")
-    if device is None:
-        if terms.replaces:
+    check_hours(terms.hours)
+    check_text(terms.note, "note")
+    if terms.uses < 1:
+        raise Refusal("a claim needs uses above 0")
+
+
+def _check_devices(db: Session, terms: Terms, devices: Iterable[str | None]) -> None:
+    states = known(db, [device for device in devices if device is not None])
+    for device in devices:
+        if device is not None:
+            row = states.get(device)
+            _check_device(terms, device, None if row is None else row.state)
+        elif terms.replaces:
             raise Refusal("a claim that replaces a key must be bound to a device")
-        return
+
+
+def _check_device(terms: Terms, device: str, state: str | None) -> None:
     check_names([device])
     if terms.uses != 1:
         raise Refusal(f"claim for {device}: a name is enrolled once; leave uses at 1")
-    with write.db.no_autoflush:
-        row = write.db.get(Device, device)
-    if row is not None and row.state == "revoked":
+    if state == "revoked":
         raise Refusal(f"{device} is revoked; remove it first, then its name may be used again")
-    if terms.replaces != (row is not None and row.state == "accepted"):
+    if terms.replaces != (state == "accepted"):
         there = "is not accepted yet" if terms.replaces else "is accepted; device rotate it"
         raise Refusal(f"{device} {there}")

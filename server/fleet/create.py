@@ -1,18 +1,24 @@
 """``flwr-fleet init``: a fleet's folder, from nothing, or what is missing of it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from sqlalchemy import Engine, inspect, select
 
 from schemas.base import ConfigError
 from schemas.fleet import FleetConfig, FleetFolder
 from schemas.signing import new_key, public_hex
+from schemas.toml_file import quoted
+from server.database import open_engine
 from server.fleet import secret
 from server.fleet.authority import Authority, encrypted_key
 from server.fleet.keeper import Keeper
-from server.fleet.registry import Registry
+from server.fleet.registry import Audit, Certificate, Registry
 
 _HEAD = """\
 # A fleet of flwr-edge. Every key has a default; `flwr-fleet init --help` and schemas/fleet.py say
@@ -26,8 +32,10 @@ def create(folder: FleetFolder, config: FleetConfig, say: Callable[[str], None])
     Raises
     ------
     ConfigError
-        Where the folder holds something else, or keys that the secret does not open.
+        Where the folder holds something else, or keys that the secret does not open, or where the
+        database is another fleet's.
     """
+    _must_be_ours(folder, folder.config() if folder.file.exists() else config)
     _folder(folder)
     if not folder.file.exists():
         secret.write(folder.file, f"{_HEAD}\n{_toml(config)}".encode(), 0o640)
@@ -60,6 +68,39 @@ def signing_key(folder: FleetFolder, key: bytes) -> Any:
         return load_pem_private_key(folder.signing_key.read_bytes(), key)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(str(folder.signing_key), [str(error)]) from None
+
+
+def _must_be_ours(folder: FleetFolder, config: FleetConfig) -> None:
+    """Refuse a registry of another CA, before anything is made: two fleets would mix in it."""
+    where = folder.database(config)
+    if isinstance(where, Path) and not where.exists():
+        return
+    engine = open_engine(where)
+    try:
+        theirs = _cas_of(engine)
+        shown = engine.url.render_as_string(hide_password=True)
+    finally:
+        engine.dispose()
+    if theirs and not theirs & _cas(folder):
+        problem = f"holds the registry of another fleet, whose CA is {min(theirs)}"
+        hint = f"name a new database, or bring {folder.ca} back from that fleet's backup"
+        raise ConfigError(shown, [f"{problem}; {hint}"])
+
+
+def _cas_of(engine: Engine) -> set[str]:
+    """The CAs that a registry knows, by its certificates and its audit log."""
+    with engine.connect() as connection:
+        there = inspect(connection)
+        if not all(there.has_table(table.__tablename__) for table in (Certificate, Audit)):
+            return set()
+        made = connection.scalars(select(Audit.detail).where(Audit.action == "fleet.init"))
+        named = {str(json.loads(detail).get("ca")) for detail in made}
+        return named | set(connection.scalars(select(Certificate.issuer).distinct()))
+
+
+def _cas(folder: FleetFolder) -> set[str]:
+    found = [x509.load_pem_x509_certificate(path.read_bytes()) for path in folder.ca.glob("*.pem")]
+    return {one.fingerprint(hashes.SHA256()).hex() for one in found}
 
 
 def _folder(folder: FleetFolder) -> None:
@@ -138,6 +179,8 @@ def _toml(config: FleetConfig) -> str:
 
 
 def _value(value: object) -> str:
-    import json
-
-    return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

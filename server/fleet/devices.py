@@ -5,10 +5,12 @@ expected ─┐                        ┌─► rejected ─┐
 (none) ──┘                        └─ rotated: another key, the same state
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from schemas.wire import node_of
@@ -16,33 +18,94 @@ from server.fleet.authority import Authority, Issued, Revoked
 from server.fleet.claims import check_names
 from server.fleet.csr import Csr, read
 from server.fleet.errors import NotFoundError, Refusal
-from server.fleet.listing import find
+from server.fleet.listing import Standing, find, known, parts, standings
 from server.fleet.registry import Certificate, Claim, Device, Enrolment, Key, Tag, Write
+from server.fleet.registry.audit import Entry
+from server.fleet.registry.identity import LONGEST
 from server.transport.tables import DeviceRow
 
 SUPERSEDED: Final = "superseded"
+_ALONE: Final = {"synchronize_session": False}  # no object of those rows is in the session
+_WORDS: Final = {"rejected": "reject", "revoked": "revoke", "removed": "remove"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A device that is known beforehand.
+
+    Attributes
+    ----------
+    key : str, optional
+        SHA-256 of the only public key that it may come with.
+    """
+
+    name: str
+    tags: tuple[str, ...] = ()
+    key: str | None = None
 
 
 def expect(write: Write, name: str, tags: Iterable[str] = (), key: str | None = None) -> None:
-    """Know a device beforehand: whoever comes with its name under a good claim is accepted.
+    """Know one device beforehand; see ``expect_all``."""
+    expect_all(write, [Expected(name, tuple(tags), key)])
+
+
+def expect_all(write: Write, them: Iterable[Expected]) -> None:
+    """Know devices beforehand: whoever comes with such a name under a good claim is accepted.
 
     Raises
     ------
     Refusal
-        Where the name is none, or there is such a device and it is not merely expected.
+        Where a name is none, or there is such a device and it is not merely expected.
     """
-    check_names([name])
-    with write.db.no_autoflush:
-        row = write.db.get(Device, name)
-    if row is None or row.state == "removed":
-        row = row or Device(id=name, created=write.now)
-        row.state, row.changed, row.reason = "expected", write.now, None
-        write.db.add(row)
-    elif row.state != "expected":
-        raise Refusal(f"{name} is there already, and {row.state}")
-    row.expected_key = key
-    set_tags(row, add=tags)
-    write.audit("device.expect", name, tags=sorted(tags), key=key)
+    for part in parts(them):
+        states = check_expected(write.db, part)
+        for one in part:
+            states.setdefault(one.name, "")
+        _expect(write, part, states)
+        _add_tags(write.db, part)
+        write.audit_all(
+            ("device.expect", one.name, {"tags": sorted(one.tags), "key": one.key}) for one in part
+        )
+
+
+def check_expected(db: Session, them: Iterable[Expected]) -> dict[str, str]:
+    """Refuse what cannot be expected; states of those that are there.
+
+    Raises
+    ------
+    Refusal
+        Where a name or tag is none, or there is such a device and it is not merely expected.
+    """
+    listed = list(them)
+    check_names(one.name for one in listed)
+    check_names((tag for one in listed for tag in one.tags), "tag")
+    states = {name: row.state for name, row in known(db, [one.name for one in listed]).items()}
+    for name, state in states.items():
+        if state not in ("expected", "removed"):
+            raise Refusal(f"{name} is there already, and {state}")
+    return states
+
+
+def _expect(write: Write, them: Iterable[Expected], states: dict[str, str]) -> None:
+    """By what they were before: new, removed, or expected already."""
+    again = {"state": "expected", "changed": write.now, "reason": None}
+    rows = defaultdict[str, list[dict[str, Any]]](list)
+    for one in them:
+        rows[states[one.name]].append({"id": one.name, "expected_key": one.key})
+    if new := rows[""]:
+        write.db.execute(insert(Device), [row | again | {"created": write.now} for row in new])
+    if removed := rows["removed"]:
+        write.db.execute(update(Device), [row | again for row in removed])
+    if expected := rows["expected"]:
+        write.db.execute(update(Device), expected)
+
+
+def _add_tags(db: Session, them: Sequence[Expected]) -> None:
+    now = select(Tag.device, Tag.tag).where(Tag.device.in_([one.name for one in them]))
+    there = {(device, tag) for device, tag in db.execute(now)}
+    new = {(one.name, tag) for one in them for tag in one.tags} - there
+    if new:
+        db.execute(insert(Tag), [{"device": device, "tag": tag} for device, tag in sorted(new)])
 
 
 def accept(
@@ -84,13 +147,11 @@ def approve(write: Write, authority: Authority, names: Iterable[str]) -> list[st
 
 def reject(write: Write, names: Iterable[str], reason: str) -> list[str]:
     """Turn down devices that wait, or are expected."""
-    done = []
-    for device in find(write.db, names):
+    them = standings(write.db, names)
+    for device in them:
         if device.state not in ("pending", "expected"):
             raise Refusal(f"{device.id} is {device.state}; revoke it instead")
-        _end(write, device, "rejected", reason)
-        done.append(device.id)
-    return done
+    return _end(write, them, "rejected", reason)
 
 
 def revoke(write: Write, names: Iterable[str], reason: str, *, claims: bool = True) -> list[str]:
@@ -101,16 +162,26 @@ def revoke(write: Write, names: Iterable[str], reason: str, *, claims: bool = Tr
     claims : bool
         Also revoke the claims that they enrolled with: one may still lie on them.
     """
-    done = []
-    for device in find(write.db, names):
+    them = standings(write.db, names)
+    for device in them:
         if device.state in ("revoked", "removed"):
             raise Refusal(f"{device.id} is {device.state} already")
-        _end(write, device, "revoked", reason)
-        revoke_certificates(write, device.id, "cessationOfOperation")
-        if claims:
-            _revoke_claims(write, device)
-        done.append(device.id)
-    return done
+    return _end(write, them, "revoked", reason, claims=claims)
+
+
+def revocable(db: Session, names: Iterable[str]) -> list[str]:
+    """Those that are not revoked yet: who was interrupted among many says the same again.
+
+    Raises
+    ------
+    Refusal
+        Where one is removed, or all are revoked.
+    """
+    them = standings(db, names)
+    left = [row.id for row in them if row.state != "revoked"]
+    if bad := [row for row in them if row.state == "removed" or not left]:
+        raise Refusal(f"{bad[0].id} is {bad[0].state} already")
+    return left
 
 
 def remove(write: Write, names: Iterable[str]) -> list[str]:
@@ -121,16 +192,13 @@ def remove(write: Write, names: Iterable[str]) -> list[str]:
     Refusal
         Where one is accepted: it is to be revoked first.
     """
-    done = []
-    for device in find(write.db, names):
+    them = standings(write.db, names)
+    for device in them:
         if device.state == "accepted":
             raise Refusal(f"{device.id} is accepted; revoke it first")
         if device.state == "removed":
             raise Refusal(f"{device.id} is removed already")
-        _end(write, device, "removed", device.reason or "")
-        device.tags.clear()
-        done.append(device.id)
-    return done
+    return _end(write, them, "removed", None)
 
 
 def set_tags(device: Device, add: Iterable[str] = (), drop: Iterable[str] = ()) -> bool:
@@ -181,8 +249,7 @@ def revoked_certificates(db: Session, now: float) -> list[Revoked]:
 
 def accepted(db: Session, names: Iterable[str]) -> list[str]:
     """Those of the devices that are accepted, by name."""
-    rows = select(Device.id).where(Device.id.in_(list(names)), Device.state == "accepted")
-    return list(db.scalars(rows.order_by(Device.id)))
+    return sorted(name for name, row in known(db, names).items() if row.state == "accepted")
 
 
 def note_service(write: Write, issued: Issued, use: Any) -> None:
@@ -207,30 +274,72 @@ def _admit(db: Session, name: str) -> None:
     db.add(DeviceRow(id=name, node=node))
 
 
-def _end(write: Write, device: Device, state: Any, reason: str) -> None:
-    before, device.state = device.state, state
-    device.changed, device.reason = write.now, reason[:500]
-    row = write.db.get(DeviceRow, device.id)
-    if row is not None:
-        row.enrolled = row.online = False
-    for key in _keys(write.db, device.id, "accepted", "pending"):
-        key.state, key.changed = ("revoked" if key.state == "accepted" else "rejected"), write.now
-    word = {"rejected": "reject", "revoked": "revoke", "removed": "remove"}[state]
-    write.audit(f"device.{word}", device.id, reason=reason[:500], before=before)
+def _end(
+    write: Write, them: list[Standing], state: Any, reason: str | None, *, claims: bool = False
+) -> list[str]:
+    """Take devices to an end, by a few statements for hundreds; ``None`` keeps their reasons."""
+    for part in parts(them):
+        _end_rows(write, [row.id for row in part], state, reason)
+        revoked = _revoke_claims(write, part) if claims else {}
+        entries = list[Entry]()
+        for row in part:
+            why = (row.reason or "") if reason is None else reason[:LONGEST]
+            detail = {"reason": why, "before": row.state}
+            entries += [(f"device.{_WORDS[state]}", row.id, detail), *revoked.get(row.id, ())]
+        write.audit_all(entries)
+    return [row.id for row in them]
+
+
+def _end_rows(write: Write, names: list[str], state: Any, reason: str | None) -> None:
+    said = {} if reason is None else {"reason": reason[:LONGEST]}
+    _set(write, Device, Device.id.in_(names), state=state, changed=write.now, **said)
+    _set(write, DeviceRow, DeviceRow.id.in_(names), enrolled=False, online=False)
+    for was, now in (("accepted", "revoked"), ("pending", "rejected")):
+        mine = Key.device.in_(names) & (Key.state == was)
+        _set(write, Key, mine, state=now, changed=write.now)
+    if state == "removed":
+        write.db.execute(delete(Tag).where(Tag.device.in_(names)), execution_options=_ALONE)
+    if state == "revoked":
+        _revoke_certificates(write, names, "cessationOfOperation")
 
 
 def revoke_certificates(write: Write, device: str, reason: str) -> None:
     """Revoke all that a device has, with one of RFC 5280's reasons."""
-    rows = update(Certificate).where(Certificate.device == device, Certificate.revoked.is_(None))
-    write.db.execute(rows.values(revoked=write.now, reason=reason))
+    _revoke_certificates(write, [device], reason)
 
 
-def _revoke_claims(write: Write, device: Device) -> None:
-    mine = (Claim.device == device.id) | (Claim.id == (device.claim or ""))
-    rows = select(Claim).where(mine, Claim.revoked.is_(None), Claim.used < Claim.uses)
-    for claim in write.db.scalars(rows):
-        claim.revoked = write.now
-        write.audit("claim.revoke", claim.id, because=device.id, used=claim.used)
+def _revoke_certificates(write: Write, names: list[str], reason: str) -> None:
+    mine = Certificate.device.in_(names) & Certificate.revoked.is_(None)
+    _set(write, Certificate, mine, revoked=write.now, reason=reason)
+
+
+def _revoke_claims(write: Write, them: list[Standing]) -> dict[str, list[Entry]]:
+    """Revoke what is left of claims that are bound to devices, or that they came with.
+
+    Returns
+    -------
+    dict[str, list[Entry]]
+        For the audit log, by the device that each was revoked for.
+    """
+    of_name, of_claim = [row.id for row in them], dict[str, str]()
+    for row in them:
+        of_claim.setdefault(row.claim or "", row.id)
+    mine = or_(Claim.device.in_(of_name), Claim.id.in_(list(of_claim)))
+    rows = select(Claim.id, Claim.device, Claim.used).order_by(Claim.id)
+    left = write.db.execute(
+        rows.where(mine, Claim.revoked.is_(None), Claim.used < Claim.uses)
+    ).all()
+    entries = defaultdict[str, list[Entry]](list)
+    for id_, bound, used in left:
+        device = of_claim.get(id_, bound or "")
+        entries[device].append(("claim.revoke", id_, {"because": device, "used": used}))
+    for part in parts([id_ for id_, *_ in left]):
+        _set(write, Claim, Claim.id.in_(part), revoked=write.now)
+    return entries
+
+
+def _set(write: Write, table: Any, which: ColumnElement[bool], **values: Any) -> None:
+    write.db.execute(update(table).where(which).values(**values), execution_options=_ALONE)
 
 
 def _keys(db: Session, device: str, *states: str) -> Sequence[Key]:

@@ -1,7 +1,6 @@
 """The enrolment server's HTTPS side: sizes, times and rates first, then the registrar decides."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -27,11 +26,11 @@ from server.fleet.csr import UNREADABLE
 from server.fleet.enrolment import Registrar
 from server.fleet.errors import STATUS, Denied
 from server.fleet.limits import Limiter
+from server.fleet.trouble import Trouble
 
 S = TypeVar("S", bound=Sent)
 _LINGER: Final = 1.0  # seconds after an answer, for the peer to take it
 LIFE: Final = 30.0  # seconds of a connection, whatever it does
-_log = logging.getLogger("flwr_edge.fleet")
 _PAGE: Final = """This is a fleet's enrolment server. On the device, run
 
     flwr-edge enroll 'THE WHOLE ADDRESS THAT BROUGHT YOU HERE'
@@ -65,10 +64,14 @@ class Border:
     registrar : Registrar
     accepted : callable(str)
         Told of each device that was accepted.
+    trouble : Trouble
+        Told of what was not foreseen.
     """
 
-    def __init__(self, registrar: Registrar, accepted: Callable[[str], None]) -> None:
-        self._registrar, self._accepted = registrar, accepted
+    def __init__(
+        self, registrar: Registrar, accepted: Callable[[str], None], trouble: Trouble
+    ) -> None:
+        self._registrar, self._accepted, self._trouble = registrar, accepted, trouble
         self._settings = registrar.config.enrolment
         self._limiter = Limiter(self._settings.per_minute)
         # One thread: the database has one writer at a time, and a queue is fairer than its lock.
@@ -110,9 +113,9 @@ class Border:
         except Denied as denial:
             await self._off_loop(self._note, denial, address, device)
             return _problem(denial)
-        except Exception:  # noqa: BLE001 - the border outlives what it did not foresee
+        except Exception as error:  # noqa: BLE001 - the border outlives what it did not foresee
             self._limiter.refused(address)  # where a request brought it about, not for ever
-            _log.exception("a request of %s", address)
+            self._trouble.met(error, f"a request of {address}")
             return _problem(_BROKEN)
         if reply.state == "accepted":
             self._accepted(reply.device)
@@ -136,10 +139,14 @@ class Border:
         return bytes(body)
 
     def _note(self, denial: Denied, address: str, device: str) -> None:
+        """Note a refusal; it stands, and is answered, also where the database cannot be written."""
         flood = self._limiter.refused(address)
-        self._registrar.denied(denial, address, device)
-        if flood:
-            self._registrar.denied(_TOO_MANY, address, device)
+        try:
+            self._registrar.denied(denial, address, device)
+            if flood:
+                self._registrar.denied(_TOO_MANY, address, device)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not the device's matter
+            self._trouble.met(error, f"a refused request of {address} was not noted")
 
     async def _off_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)

@@ -59,8 +59,14 @@ class Keeper:
         """Tell who must know of devices that came."""
         with self._lock:
             names, self._accepted = self._accepted, []
-        if names:
+        if not names:
+            return
+        try:
             self.apply(Changes(accepted=names))
+        except BaseException:
+            with self._lock:  # the next flush tells of them
+                self._accepted[:0] = names
+            raise
 
     def apply(self, changes: Changes) -> list[str]:
         """Do what follows from changes that are in the database; what went wrong, a line each."""
@@ -75,6 +81,7 @@ class Keeper:
     def publish(self) -> list[Revoked]:
         """Write the trusted CAs and the revocation lists; what the lists that lay there lacked."""
         with _held(self.folder.root):
+            self.authority.reload()  # somebody may have rolled over since
             revoked, new = self._revoked(), list[Revoked]()
             with contextlib.suppress(FileNotFoundError, ValueError):  # there were none to go by
                 new = self._unlisted(revoked)

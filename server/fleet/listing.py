@@ -3,8 +3,8 @@
 import datetime as dt
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -23,8 +23,25 @@ from server.fleet.registry import (
 )
 from server.transport.tables import DeviceRow
 
-_PART = 500  # names in a query
+PART: Final = 500  # names in a query, and devices in a transaction where there are many
 _LAST = 5  # refused updates that a device's card shows
+T = TypeVar("T")
+
+
+class Standing(NamedTuple):
+    """What decides over a device's next state, read without the rest of it."""
+
+    id: str
+    state: str
+    claim: str | None
+    reason: str | None
+
+
+def parts(items: Iterable[T], most: int = PART) -> Iterator[list[T]]:
+    """Lists of so many items, the last of fewer."""
+    rest = list(items)
+    for start in range(0, len(rest), most):
+        yield rest[start : start + most]
 
 
 def find(db: Session, names: Iterable[str]) -> list[Device]:
@@ -35,11 +52,35 @@ def find(db: Session, names: Iterable[str]) -> list[Device]:
     NotFoundError
         Where one is not there; none is then returned.
     """
-    wanted = list(dict.fromkeys(names))
-    rows: dict[str, Device] = {}
-    for start in range(0, len(wanted), _PART):
-        part = wanted[start : start + _PART]
+    wanted, rows = list(dict.fromkeys(names)), dict[str, Device]()
+    for part in parts(wanted):
         rows |= {row.id: row for row in db.scalars(select(Device).where(Device.id.in_(part)))}
+    return _in_order(wanted, rows)
+
+
+def standings(db: Session, names: Iterable[str]) -> list[Standing]:
+    """How devices stand, in that order: rows take a tenth of the time that objects do.
+
+    Raises
+    ------
+    NotFoundError
+        Where one is not there; none is then returned.
+    """
+    wanted = list(dict.fromkeys(names))
+    return _in_order(wanted, known(db, wanted))
+
+
+def known(db: Session, names: Iterable[str]) -> dict[str, Standing]:
+    """How devices stand, of those that are there."""
+    rows = select(Device.id, Device.state, Device.claim, Device.reason)
+    found = dict[str, Standing]()
+    for part in parts(names):
+        them = db.execute(rows.where(Device.id.in_(part)))
+        found |= {row.id: Standing(*row) for row in them}
+    return found
+
+
+def _in_order(wanted: Sequence[str], rows: Mapping[str, T]) -> list[T]:
     if missing := [name for name in wanted if name not in rows]:
         more = ", …" if len(missing) > 3 else ""
         raise NotFoundError(f"no device {', '.join(missing[:3])}{more}; see device list")
@@ -152,10 +193,13 @@ def claim_row(claim: Claim, state: str) -> dict[str, Any]:
 
 
 def when(unix: float | None) -> str | None:
-    """Unix time, for people."""
+    """Unix time, for people; as a number where no calendar has it, which must end no list."""
     if unix is None:
         return None
-    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")
+    try:
+        return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return f"Unix time {unix:g}"
 
 
 def fingerprint(sha256: str) -> str:

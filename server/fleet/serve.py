@@ -1,9 +1,15 @@
 """``flwr-fleet serve``: the enrolment server, and what keeps the fleet's folder true."""
 
+import contextlib
+import fcntl
 import logging
+import os
+import signal
 import ssl
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -12,10 +18,20 @@ from schemas.fleet import FleetConfig, FleetFolder
 from server.fleet.enrolment import Registrar
 from server.fleet.https import Border, ShortLived
 from server.fleet.keeper import Keeper
+from server.fleet.trouble import Trouble
 
 _FLUSH: Final = 0.2  # seconds between tellings of devices that came
 _TICK: Final = 5.0
 _log = logging.getLogger("flwr_edge.fleet")
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals alone: uvicorn raises them again before ``Server.run`` has cleaned up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
 
 
 class Server:
@@ -28,18 +44,25 @@ class Server:
     keeper : Keeper
     port : int, optional
         Another port than the configuration's; 0 is any that is free.
+
+    Raises
+    ------
+    RuntimeError
+        Where another serves the folder: both would drive its roll-outs.
     """
 
     def __init__(
         self, folder: FleetFolder, config: FleetConfig, keeper: Keeper, port: int | None = None
     ) -> None:
         self._keeper, self._end = keeper, threading.Event()
+        self._release = weakref.finalize(self, os.close, _alone(folder.root))
+        self._trouble, self._interrupted = Trouble(_log), False
         keeper.tick()
         registrar = Registrar(
             keeper.registry, keeper.authority, config, folder.signing_public.read_text().strip()
         )
         settings = uvicorn.Config(
-            Border(registrar, keeper.accepted).app(),
+            Border(registrar, keeper.accepted, self._trouble).app(),
             host=config.server.listen,
             port=config.server.port if port is None else port,
             http=ShortLived,
@@ -56,7 +79,7 @@ class Server:
         assert settings.ssl is not None
         settings.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         self._ssl, self._server_folder = settings.ssl, folder.server
-        self._uvicorn = uvicorn.Server(settings)
+        self._uvicorn = _Uvicorn(settings)
 
     @property
     def port(self) -> int:
@@ -69,35 +92,90 @@ class Server:
         return self._uvicorn.started
 
     def run(self) -> None:
-        """Serve; returns when told to stop, by a signal or by ``stop``."""
+        """Serve; returns when told to stop, by SIGTERM or by ``stop``.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, when all is done that is done at an end.
+        """
         threads = [
             threading.Thread(target=self._every, args=(_FLUSH, self._keeper.flush), daemon=True),
             threading.Thread(target=self._every, args=(_TICK, self._tick), daemon=True),
         ]
         for thread in threads:
             thread.start()
-        try:
-            self._uvicorn.run()
-        finally:
-            self._end.set()
-            for thread in threads:
-                thread.join()
-            self._keeper.flush()
-            self._keeper.note()
+        with self._signals():
+            try:
+                self._uvicorn.run()
+            finally:
+                self._end.set()
+                for thread in threads:
+                    thread.join()
+                self._last_words()
+                self._release()
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def stop(self) -> None:
         """End ``run``."""
         self._uvicorn.should_exit = True
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Have SIGTERM and Ctrl-C end ``run``; only a main thread is told of them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self._told) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _told(self, number: int, _: object) -> None:
+        if number == signal.SIGINT and self._interrupted:  # again: somebody will not wait
+            self._uvicorn.force_exit = True
+            if self._end.is_set():
+                raise KeyboardInterrupt
+        self._interrupted |= number == signal.SIGINT
+        self.stop()
+
+    def _last_words(self) -> None:
+        """Tell of devices that came, and note the log's head, if the database is there."""
+        try:
+            self._keeper.flush()
+            self._keeper.note()
+        except Exception as error:  # noqa: BLE001 - the end comes all the same
+            self._trouble.met(error, "the fleet's keeper, at the end")
 
     def _tick(self) -> None:
         if self._keeper.tick():
             self._ssl.load_cert_chain(
                 self._server_folder / "certificate.pem", self._server_folder / "key.pem"
             )
+        self._trouble.over()
 
     def _every(self, seconds: float, work: Callable[[], object]) -> None:
         while not self._end.wait(seconds):
             try:
                 work()
-            except Exception:  # noqa: BLE001 - a full disk must not end the watch
-                _log.exception("the fleet's keeper")
+            except Exception as error:  # noqa: BLE001 - a full disk must not end the watch
+                self._trouble.met(error, "the fleet's keeper")
+
+
+def _alone(root: Path) -> int:
+    """Hold a folder, so that one server serves it; the lock is its descriptor's, and ends with it.
+
+    The folder itself is locked: a file beside the others could be replaced, and a server's commands
+    hold ``.lock`` in between.
+    """
+    held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        problem = "another flwr-fleet serve runs on this folder; one serves all of it"
+        raise RuntimeError(f"{root}: {problem}") from None
+    return held

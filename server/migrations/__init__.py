@@ -2,4 +2,4 @@
 
 from typing import Final
 
-HEAD: Final = "0002"  # the newest revision: to compare it, a command need not load Alembic
+HEAD: Final = "0003"  # the newest revision: to compare it, a command need not load Alembic

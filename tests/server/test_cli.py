@@ -89,6 +89,31 @@ def test_errors_are_lines_and_exit_codes(error, code, capsys):
     assert all(line.startswith("flwr-fleet: ") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [(Exception("locked\nmore"), "the database: locked"), (ValueError(), "ValueError")],
+)
+def test_of_a_database_what_its_driver_said_is_shown(cause, says, capsys):
+    error = OperationalError("SELECT", {}, cause)
+    error.add_detail("(raised as a result of Query-invoked autoflush; consider …)")
+
+    def fail():
+        raise error
+
+    assert cli.guarded(fail) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert "autoflush" not in said
+
+
+def test_a_word_that_is_no_text_is_wrong_input(capsys, tmp_path):
+    word = b"caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["claim", "create", "--note", word, "--fleet", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "flwr-fleet: argument 4: b'caf\\xe9': expected UTF-8\n"
+
+
 def test_defects_are_not_hidden():
     def fail():
         raise ZeroDivisionError

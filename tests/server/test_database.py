@@ -1,6 +1,9 @@
 """Migrations and the engine; ``tests/server/fleet`` runs what lies above on two systems."""
 
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -54,6 +57,68 @@ def test_a_ledger_from_before_there_were_migrations_is_taken_over(tmp_path):
     again = Ledger(tmp_path / "old.sqlite")
     assert [(device.id, device.node) for device in again.devices()] == [("a", 5)]
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "where"),
+    [("0001", "add_column", "updates"), ("0001", "create_index", "updates_by_object")]
+    + [("base", "create_table", name) for name in ("audit", "devices", "enrolments")],
+)
+def test_a_kill_within_a_migration_leaves_none_of_it(tmp_path, start, step, where):
+    """The real step is done, and then the process is killed."""
+    path = tmp_path / "some.sqlite"
+    script = f"""
+import os, signal, sys
+from alembic import op
+from server.database import migrate, open_engine
+engine = open_engine({str(path)!r})
+if {start!r} != "base":
+    migrate(engine, {start!r})
+real = op.{step}
+def killed(*words, **options):
+    real(*words, **options)
+    if {where!r} in words[:2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+op.{step} = killed
+migrate(engine)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    engine = open_engine(path)
+    tables = set(inspect(engine).get_table_names())
+    if start == "base":
+        assert tables == set()
+    else:
+        columns = inspect(engine).get_columns("updates")
+        assert "object" not in {column["name"] for column in columns}
+    migrate(engine)
+    _is_whole(engine)
+    engine.dispose()
+
+
+def test_what_a_kill_left_in_earlier_releases_is_completed(tmp_path):
+    for number, left in enumerate(("column", "tables", "no revision")):
+        engine = open_engine(tmp_path / f"{number}.sqlite")
+        migrate(engine, "0001")
+        with engine.begin() as connection:
+            if left == "column":
+                connection.execute(text("ALTER TABLE updates ADD COLUMN object VARCHAR(64)"))
+            else:
+                connection.execute(text("DELETE FROM alembic_version"))
+            if left == "tables":
+                connection.execute(text("DROP TABLE enrolments"))
+                connection.execute(text("DROP INDEX updates_by_task"))
+        assert pending(engine)
+        migrate(engine)
+        _is_whole(engine)
+        engine.dispose()
+
+
+def _is_whole(engine):
+    assert not pending(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == []
 
 
 def test_a_newer_database_is_refused(tmp_path):

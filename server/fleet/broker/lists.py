@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from sqlalchemy import select
+
 from schemas.fleet import FleetConfig, FleetFolder
 from server.fleet.broker.access import access_list, barred, digest_of
 from server.fleet.broker.control import BrokerError, Control
 from server.fleet.broker.settings import configuration
+from server.fleet.listing import parts
 from server.fleet.registry import Registry
 from server.fleet.secret import write
+from server.transport.tables import DeviceRow
 
 _ACL: Final = "access.acl"
 _LOADED: Final = ".loaded"  # the digest that the broker was last seen to go by
@@ -28,7 +32,9 @@ def changed(
     """Let devices in, or throw them out at once: ``flwr_edge.fleet_hook``.
 
     First the devices' sessions end, then the broker takes the lists: from then on a new session is
-    refused in its handshake, and one that came back in between can do nothing. That one ends then.
+    refused in its handshake, and one that came back in between can do nothing. That one ends then,
+    unless its device said last that it is away: a second connection to the broker for each of ten
+    thousand would take minutes.
     The last will of the first, its state, is still said, and cleared.
     The order matters to Mosquitto 2.0.11 too, where the device asked for a session against the
     protocol, and is away: see ``control``.
@@ -40,13 +46,13 @@ def changed(
     """
     if not _set_up(folder):
         return  # no broker was configured yet
-    out = [*revoked, *gone]
+    out = _known(folder, config, [*revoked, *gone])
     if out:
         with contextlib.suppress(BrokerError):  # it is down, as the rest will say
             Control(folder, config).throw_out(out)
     follow(folder, config)
-    if out:
-        Control(folder, config).throw_out(out)
+    if back := [name for name, online in out.items() if online]:
+        Control(folder, config).throw_out(back)
 
 
 def tick(folder: FleetFolder, config: FleetConfig) -> None:
@@ -96,6 +102,21 @@ def configured(folder: FleetFolder, config: FleetConfig) -> bool:
     """Whether the broker's configuration is what this release would write."""
     file = folder.broker / "mosquitto.conf"
     return file.exists() and file.read_text() == configuration(folder, config)
+
+
+def _known(folder: FleetFolder, config: FleetConfig, names: Sequence[str]) -> dict[str, bool]:
+    """Devices that the broker was ever to let in, and whether each may be there.
+
+    Its last word counts, which a revocation leaves; where the server never heard one, it may be.
+    """
+    found = dict[str, bool]()
+    with Registry(folder.database(config)) as registry, registry.read() as db:
+        for part in parts(names):
+            for name, said in db.execute(
+                select(DeviceRow.id, DeviceRow.state).where(DeviceRow.id.in_(part))
+            ):
+                found[name] = said is None or bool(said.get("online", True))
+    return found
 
 
 def _set_up(folder: FleetFolder) -> bool:

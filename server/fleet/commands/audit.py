@@ -1,6 +1,5 @@
 """``flwr-fleet audit``: what was done, by whom, and whether the log still says so."""
 
-import datetime as dt
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +19,9 @@ def show(
     action: Annotated[
         str | None, typer.Option(help="Only actions that begin so, as in device.revoke.")
     ] = None,
-    last: Annotated[int, typer.Option(min=1, help="So many rows, the newest.")] = 50,
+    last: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="So many rows, the newest.")
+    ] = 50,
     format_: Formats = Format.table,
 ) -> None:
     """Show the newest rows, oldest first.
@@ -42,13 +43,14 @@ def verify(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
     Every row holds the hash of the one before it, and the fleet's folder notes the last row's hash
     from time to time, so that a log that was cut off or written anew is found too.
     """
-    from server.fleet.anchor import anchors
+    from server.fleet.anchor import anchors, thin
     from server.fleet.registry import audit
 
     opened = Fleet(fleet)
     with opened.registry() as registry, registry.read() as db:
         head = audit.head(db)
         found = list(audit.faults(db, anchors(opened.folder.anchor)))
+        thin(opened.folder.anchor, db)
     result: dict[str, Any] = {"rows": head.number, "head": head.hash, "faults": found}
     good = f"{head.number} rows, none was changed, removed or moved; head {head.hash}"
     answer(result, format_, lambda: "\n".join(found) or good)
@@ -57,6 +59,7 @@ def verify(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
 
 
 def _row(row: Any) -> dict[str, Any]:
-    when = dt.datetime.fromtimestamp(row.at, dt.UTC).isoformat(timespec="seconds")
+    from server.fleet.listing import when
+
     fields = ("number", "actor", "action", "subject", "detail", "hash")
-    return {"at": when} | {key: getattr(row, key) for key in fields}
+    return {"at": when(row.at)} | {key: getattr(row, key) for key in fields}

@@ -38,9 +38,8 @@ def backup(
     opened = Fleet(fleet)
     passphrase = _passphrase(key_file, confirm=True)
     rows = write(opened.folder, opened.config, out, passphrase, objects=objects)
-    with opened.registry() as registry, registry.write(actor()) as transaction:
-        transaction.audit("fleet.backup", opened.config.name, rows=rows, file=out.name)
     say(f"wrote {out}: {rows} rows, {out.stat().st_size} bytes")
+    _note(opened, rows, out)
 
 
 def restore(
@@ -71,6 +70,15 @@ def restore(
     with opened.registry() as registry, registry.write(actor()) as transaction:
         transaction.audit("fleet.restore", opened.config.name, rows=rows, file=file.name)
     say(f"restored {rows} rows; next: flwr-fleet serve --fleet {folder}")
+
+
+def _note(opened: Fleet, rows: int, out: Path) -> None:
+    """Audit it, where the database is of this release; before an upgrade there is no way to."""
+    try:
+        with opened.registry() as registry, registry.write(actor()) as transaction:
+            transaction.audit("fleet.backup", opened.config.name, rows=rows, file=out.name)
+    except ConfigError as error:
+        say(f"it is not in the audit log: {error}")
 
 
 def _passphrase(file: Path | None, *, confirm: bool) -> bytes:

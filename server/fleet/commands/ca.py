@@ -1,6 +1,6 @@
 """``flwr-fleet ca``: the fleet's certificate authorities."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from server.fleet.commands.options import (
     confirm,
     say,
 )
+
+if TYPE_CHECKING:
+    from server.fleet.keeper import Keeper
 
 app = typer.Typer(help="The fleet's authorities: which are trusted, and their roll-over.")
 
@@ -51,18 +54,26 @@ def rollover(fleet: FleetOption = None, yes: Yes = False, dry_run: DryRun = Fals
     Devices get certificates of the new one as they rotate. The server and the broker change to it
     after half of that time: no device need do anything. Not twice within that time.
     """
-    from server.fleet.errors import Refusal
-
     with Fleet(fleet).keeper() as keeper:
-        authority = keeper.authority
-        if len(authority.trusted) > 1:
-            raise Refusal("a roll-over is under way; the old authority is still trusted")
-        names = [keeper.config.name]
-        if not confirm("roll over the authority of", names, yes=yes, dry_run=dry_run, of="fleet"):
+        name, authority = keeper.config.name, keeper.authority
+        authority.check_settled()
+        if not confirm("roll over the authority of", [name], yes=yes, dry_run=dry_run, of="fleet"):
             return
-        authority.roll_over(keeper.config.name)
-        keeper.publish()
+        authority.roll_over(name)  # it looks once more: to ask may have taken long
+        say(f"made authority {authority.newest.number}, SHA-256 {authority.newest.id}")
         with keeper.registry.write(actor()) as write:
-            write.audit("ca.rollover", keeper.config.name, ca=authority.newest.id)
-        keeper.note()
-    say(f"made authority {authority.newest.number}, SHA-256 {authority.newest.id}")
+            write.audit("ca.rollover", name, ca=authority.newest.id)
+        _publish(keeper)
+
+
+def _publish(keeper: "Keeper") -> None:
+    """Have the files and the broker follow; what did not is an error, though the CA is made."""
+    from server.fleet.hooks import Changes
+
+    try:
+        wrong = keeper.apply(Changes())
+    except OSError as error:
+        wrong = [str(error)]
+    if wrong:
+        begin = "the authority is made, but not everywhere; serve tries again every few seconds:"
+        raise RuntimeError("\n".join([begin, *wrong]))

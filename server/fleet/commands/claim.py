@@ -35,7 +35,9 @@ def create(
     tag: Annotated[
         list[str] | None, typer.Option(help="Tag who enrols with it; repeatable.")
     ] = None,
-    uses: Annotated[int, typer.Option(min=1, help="Devices that one claim may enrol.")] = 1,
+    uses: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Devices that one claim may enrol.")
+    ] = 1,
     hours: Annotated[float | None, typer.Option(help="Until it expires.")] = None,
     approval: Annotated[
         bool,

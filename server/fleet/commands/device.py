@@ -2,10 +2,12 @@
 
 import csv
 import io
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -26,6 +28,8 @@ from server.fleet.commands.options import (
 from server.fleet.errors import NotFoundError, Refusal
 
 if TYPE_CHECKING:
+    from schemas.enrolment import ClaimText
+    from schemas.fleet import FleetConfig
     from server.fleet.keeper import Keeper
     from server.fleet.registry import Write
 
@@ -35,6 +39,7 @@ TagOption = Annotated[str | None, typer.Option("--tag", help="All devices with t
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 _HEAD: Final = ("device", "state", "online", "seen", "certificate_until", "tags", "quarantine")
 _COLUMNS: Final = ("device", "tags", "key")
+T = TypeVar("T")
 
 
 @app.command("list")
@@ -160,11 +165,22 @@ def revoke(
 
     with Fleet(fleet).keeper() as keeper:
         them = chosen(keeper, names, tag, ("accepted", "pending", "expected", "rejected"))
-        if confirm("revoke", them, yes=yes, dry_run=dry_run):
-            claims = not keep_claims
-            done = _do(keeper, lambda write: devices.revoke(write, them, reason, claims=claims))
-            tell(keeper.apply(Changes(revoked=done)))
-            say(f"revoked {len(done)}")
+        with keeper.registry.read() as db:
+            them = devices.revocable(db, them)
+        if not confirm("revoke", them, yes=yes, dry_run=dry_run):
+            return
+        done, wrong = list[str](), list[str]()
+
+        def out(write: "Write", part: list[str]) -> list[str]:
+            return devices.revoke(write, part, reason, claims=not keep_claims)
+
+        try:
+            _in_parts(keeper, "revoked", them, out, done)
+        finally:
+            if done:  # also of an interrupted one: the broker has to know
+                wrong = keeper.apply(Changes(revoked=done))
+        tell(wrong)
+        say(f"revoked {len(done)}")
 
 
 @app.command()
@@ -231,7 +247,8 @@ def rotate(
 
     with Fleet(fleet).keeper() as keeper:
         config, ca = keeper.config, keeper.authority.serving.id
-        terms = claims.Terms(hours or config.enrolment.claim_hours, replaces=True)
+        hours = config.enrolment.claim_hours if hours is None else hours
+        terms = claims.Terms(hours, replaces=True)
         (made,) = _do(keeper, lambda write: claims.create(write, terms, ca, [name]))
         keeper.note()
     shown([(name, made)], config, format_)
@@ -273,21 +290,53 @@ def import_(
     if dry_run:
         confirm("expect", [row["device"] for row in rows], yes=True, dry_run=True)
         return
+    them = [
+        devices.Expected(row["device"], tuple(row["tags"].split()), row["key"] or None)
+        for row in rows
+    ]
     with Fleet(fleet).keeper() as keeper:
-        hours = hours or keeper.config.enrolment.claim_hours
-        ca, names = keeper.authority.serving.id, [row["device"] for row in rows]
+        terms = claims.Terms(keeper.config.enrolment.claim_hours if hours is None else hours)
+        ca = keeper.authority.serving.id
+        with keeper.registry.read() as db:
+            devices.check_expected(db, them)  # before anything is changed, since it is in parts
+        with _claims_file(claims_out, keeper.config) as keep:
 
-        def known(write: "Write") -> list[Any]:
-            for row in rows:
-                devices.expect(write, row["device"], row["tags"].split(), row["key"] or None)
-            terms = claims.Terms(hours)
-            return claims.create(write, terms, ca, names) if claims_out else []
+            def known(write: "Write", part: list[devices.Expected]) -> list[devices.Expected]:
+                devices.expect_all(write, part)
+                if claims_out:
+                    names = [one.name for one in part]
+                    keep(names, claims.create(write, terms, ca, names))
+                return part
 
-        made = _do(keeper, known)
+            _in_parts(keeper, "expecting", them, known, [])
         keeper.note()
-    if claims_out:
-        _write_claims(claims_out, names, made, keeper.config)
     say(f"expecting {len(rows)}")
+
+
+def _in_parts(
+    keeper: "Keeper",
+    word: str,
+    items: Sequence[T],
+    change: "Callable[[Write, list[T]], list[T]]",
+    done: list[T],
+) -> None:
+    """Change many, some hundred in a transaction, so that others have their turn in between.
+
+    What is in ``done`` stays done where it ends early.
+    """
+    from server.fleet.listing import parts
+
+    try:
+        for part in parts(items):
+            with keeper.registry.write(actor()) as write:
+                changed = change(write, part)
+            done += changed
+            if len(part) < len(items):
+                say(f"{word} {len(done)} of {len(items)}")
+    except BaseException:
+        if done:
+            say(f"ended early, {word} {len(done)} of {len(items)}: run it again to go on")
+        raise
 
 
 def _do(keeper: "Keeper", change: "Callable[[Write], list[Any]]") -> list[Any]:
@@ -307,14 +356,13 @@ def chosen(
     from server.fleet.listing import device_rows, find
 
     with keeper.registry.read() as db:
-        them = [row.id for row in find(db, names or ())]
+        them = {row.id: None for row in find(db, names or ())}  # a set in their order
         for row in device_rows(db, tag=tag) if tag is not None else ():
-            fits = row["state"] in states and (row["quarantined"] or not held)
-            if fits and row["device"] not in them:
-                them.append(row["device"])
+            if row["state"] in states and (row["quarantined"] or not held):
+                them[row["device"]] = None
     if not them:
         raise NotFoundError("no such device; name some, or a --tag that some have")
-    return them
+    return list(them)
 
 
 def tell(wrong: list[str]) -> None:
@@ -377,12 +425,41 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
 
 
-def _write_claims(out: Path, names: list[str], made: list[Any], config: Any) -> None:
-    from schemas.enrolment import enrol_url
-    from server.fleet.secret import write_private
+@contextmanager
+def _claims_file(
+    out: Path | None, config: "FleetConfig"
+) -> "Iterator[Callable[[list[str], list[ClaimText]], None]]":
+    """Write claims to a file; what it gives is called within the transaction that makes them.
 
-    server = f"{config.server.host}:{config.server.port}"
-    pairs = zip(names, made, strict=True)
-    lines = [f"{name},{claim},{enrol_url(server, claim)}" for name, claim in pairs]
-    write_private(out, "\n".join(["device,claim,url", *lines, ""]).encode())
-    say(f"wrote {out}: whoever reads it can enrol these names")
+    The file is opened before anything is changed, and written before each commit: where it cannot
+    be, no claim is made that nobody knows. What it holds when it ends early counts.
+    """
+    if out is None:
+        yield lambda _names, _made: None
+        return
+    from schemas.enrolment import enrol_url
+
+    if out.is_dir():
+        raise ConfigError(str(out), ["is a folder; name a file"])
+    server, count = f"{config.server.host}:{config.server.port}", 0
+    part = out.with_name(f".{out.name}.{os.getpid()}")
+    private = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(private, "w", encoding="utf-8") as file:
+        file.write("device,claim,url\n")
+
+        def keep(names: list[str], made: "list[ClaimText]") -> None:
+            nonlocal count
+            for name, claim in zip(names, made, strict=True):
+                file.write(f"{name},{claim},{enrol_url(server, claim)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+            count += len(made)
+
+        try:
+            yield keep
+        finally:
+            if count:
+                part.replace(out)
+                say(f"wrote {out}: whoever reads it can enrol these names")
+            else:
+                part.unlink()

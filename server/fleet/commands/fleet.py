@@ -73,7 +73,10 @@ def init(
 def serve(
     fleet: FleetOption = None,
     port: Annotated[
-        int | None, typer.Option(help="Another port than fleet.toml's; 0 is any that is free.")
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help="Another port than fleet.toml's; 0 is any that is free."
+        ),
     ] = None,
 ) -> None:
     """Serve enrolment and rotation over HTTPS, and keep certificates and lists fresh.
@@ -84,6 +87,7 @@ def serve(
     Example: flwr-fleet serve --fleet /srv/fleet
     """
     from server.database import migrate, open_engine
+    from server.fleet import anchor
     from server.fleet.serve import Server
 
     logging.basicConfig(
@@ -97,4 +101,6 @@ def serve(
     migrate(engine)
     engine.dispose()
     with opened.keeper() as keeper:
+        with keeper.registry.read() as db:
+            anchor.thin(opened.folder.anchor, db)
         Server(opened.folder, opened.config, keeper, port).run()

@@ -2,7 +2,10 @@
 
 import getpass
 import os
+import select
 import sys
+import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
 from server.fleet.errors import NotConfirmedError
 
@@ -119,14 +123,36 @@ def confirm(
     return True
 
 
-def answer(value: Any, format_: Format, table: Callable[[], str]) -> None:
-    """Print a result: JSON for programs, else what ``table`` writes."""
+def check_ranges(command: str, *options: tuple[str, float | None, float, float]) -> None:
+    """Refuse options out of their range, all at once; NaN is in none.
+
+    Parameters
+    ----------
+    command : str
+        For the message.
+    options : (str, float or None, float, float)
+        Each with its value, and the least and most that it may be; None is what was left out.
+
+    Raises
+    ------
+    ConfigError
+    """
+    wrong = [
+        f"{option}: {value} is not in the range {least} to {most}"
+        for option, value, least, most in options
+        if value is not None and not least <= value <= most
+    ]
+    if wrong:
+        raise ConfigError(command, wrong)
+
+
+def answer(value: Any, format_: Format, table: Callable[[], str]) -> bool:
+    """Print a result: JSON for programs, else what ``table`` writes; whether it has a reader."""
     if format_ is Format.json:
         import json
 
-        write(json.dumps(value, indent=2))
-    else:
-        write(table())
+        return write(json.dumps(value, indent=2))
+    return write(table())
 
 
 def columns(head: Iterable[str], rows: Iterable[Iterable[object]], none: str = "none") -> str:
@@ -135,18 +161,47 @@ def columns(head: Iterable[str], rows: Iterable[Iterable[object]], none: str = "
     if not cells:
         return none
     lines = [[word.upper() for word in head], *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    line = "  ".join(f"{{:<{width}}}" for width in widths)
-    return "\n".join(line.format(*row).rstrip() for row in lines)
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell + " " * (most - width(cell)) for cell, most in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in lines
+    )
 
 
-def write(text: str) -> None:
-    """Print to standard output; a reader that has seen enough, as ``head`` has, is no error."""
+def width(text: str) -> int:
+    """Columns that a text takes on a terminal: a wide character takes two, a combining one none."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(each) in "WF" for each in text)
+    return len(text) + wide - sum(unicodedata.combining(each) > 0 for each in text)
+
+
+def write(text: str) -> bool:
+    """Print to standard output; whether somebody reads it.
+
+    A reader that has seen enough, as ``head`` has, is no error: what follows goes nowhere.
+    """
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def listened(seconds: float) -> bool:
+    """Wait; False, and at once, where the reader of standard output ended."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # no file: a test's, or a notebook's
+        time.sleep(seconds)
+        return True
+    poll = select.poll()
+    poll.register(output, 0)  # that nobody reads is told of unasked
+    return not poll.poll(1000 * seconds)
 
 
 def say(text: str) -> None:

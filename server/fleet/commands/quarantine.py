@@ -27,8 +27,10 @@ def quarantine(
     Example: flwr-fleet device quarantine watch-7 --hours 12 --reason "its sensor is loose"
     """
     from server.fleet import quarantine as quarantines
+    from server.fleet.claims import check_hours
     from server.fleet.hooks import Changes
 
+    check_hours(hours, endless=True)
     with Fleet(fleet).keeper() as keeper:
         them = chosen(keeper, names, tag, ("accepted",))
         if confirm("quarantine", them, yes=yes, dry_run=dry_run):

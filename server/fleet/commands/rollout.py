@@ -1,12 +1,13 @@
 """``flwr-fleet rollout``: bundles to devices, group after group."""
 
 import datetime as dt
+import shutil
 import sys
-import time
 from typing import Annotated, Any, Final
 
 import typer
 
+from schemas.base import ConfigError
 from server.fleet.commands.bundle import complete as complete_bundle
 from server.fleet.commands.options import (
     DryRun,
@@ -17,10 +18,12 @@ from server.fleet.commands.options import (
     Yes,
     actor,
     answer,
+    check_ranges,
     columns,
     confirm,
+    listened,
     say,
-    write,
+    width,
 )
 from server.fleet.errors import FoundError
 
@@ -29,6 +32,7 @@ app = typer.Typer(
 )
 _HEAD: Final = ("roll-out", "state", "bundle", "devices", "succeeded", "failed", "created")
 _WIDTH: Final = 24  # characters of a group's bar
+_NAME: Final = 32  # columns of a group's name, so that a row has 120
 _MARKS: Final = {"succeeded": "█", "failed": "x", "testing": "▒", "offered": "░"}
 _DAY: Final = 86_400.0
 
@@ -67,25 +71,28 @@ def create(
         ),
     ],
     success: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a group, to go on with the next.")
+        float, typer.Option(help="Share of a group, to go on with the next: 0 to 1.")
     ] = 0.95,
     errors: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a group that may fail; above, it stops.")
+        float, typer.Option(help="Share of a group that may fail, 0 to 1; above, it stops.")
     ] = 0.05,
     days: Annotated[
-        float, typer.Option(min=0.001, max=365, help="Who is not online for so long is left out.")
+        float, typer.Option(help="Who is not online for so long is left out: 0.001 to 365.")
     ] = 14.0,
     at_once: Annotated[
-        int,
-        typer.Option(min=1, max=10_000, help="Devices that install or are on probation at a time."),
+        int, typer.Option(help="Devices that install, or are on probation, at a time: 1 to 10000.")
     ] = 200,
-    predictions: Annotated[int, typer.Option(min=0, help="Of a device's probation, or …")] = 100,
+    predictions: Annotated[
+        int, typer.Option(help="Of a device's probation, 0 to 1000000, or …")
+    ] = 100,
     minutes: Annotated[
-        float, typer.Option(min=0, help="… its minutes, whichever is first.")
+        float, typer.Option(help="… its minutes, 0 to 43200, whichever is first.")
     ] = 10.0,
     latency_ms: Annotated[
         float | None,
-        typer.Option(help="Most that a window may take; left out: as long as the window lasts."),
+        typer.Option(
+            help="Most that a window may take, 0.001 to 3600000; left out: as long as it lasts."
+        ),
     ] = None,
     personal: Annotated[
         bool,
@@ -111,33 +118,39 @@ def create(
     Example: flwr-fleet rollout create --bundle walk --group tag=beta --group 10% --group rest
     --success 0.9 --errors 0.05
     """
-    from schemas.rollout import BundleOrder
+    check_ranges(
+        "rollout create",
+        ("--success", success, 0, 1),
+        ("--errors", errors, 0, 1),
+        ("--days", days, 0.001, 365),
+        ("--at-once", at_once, 1, 10_000),
+        ("--predictions", predictions, 0, 1_000_000),
+        ("--minutes", minutes, 0, 43_200),
+        ("--latency-ms", latency_ms, 0.001, 3_600_000),
+    )
     from server.fleet import rollouts
 
-    order = BundleOrder(
-        bundle="0" * 64,
+    terms = rollouts.Terms(
+        success=success,
+        error=errors,
+        deadline=days * _DAY,
+        at_once=at_once,
+        personal=personal,
         downgrade=downgrade,
         other_backbone=other_backbone,
         latency_us=None if latency_ms is None else 1000 * latency_ms,
         predictions=predictions,
         seconds=60 * minutes,
     )
-    settings: dict[str, Any] = {
-        "success": success,
-        "error": errors,
-        "plan": rollouts.Plan(
-            order=order, deadline=days * _DAY, at_once=at_once, personal=personal
-        ),
-    }
     specs = [rollouts.GroupSpec.parse(text) for text in group]
     with Fleet(fleet).registry() as registry:
-        _, members = rollouts.create(registry, actor(), bundle, specs, **settings, dry_run=True)
+        _, members = rollouts.create(registry, actor(), bundle, specs, terms, dry_run=True)
         for text, names in members.items():
             say(f"group {text}: {len(names)} devices, {', '.join(names[:5])}{_more(names)}")
         names = [name for group_ in members.values() for name in group_]
         if not confirm(f"roll {bundle} out", names, yes=yes, dry_run=dry_run):
             return
-        number, members = rollouts.create(registry, actor(), bundle, specs, **settings)
+        number, members = rollouts.create(registry, actor(), bundle, specs, terms)
     groups = {text: len(names) for text, names in members.items()}
     answer({"id": number, "groups": groups}, format_, lambda: number)
     if format_ is Format.table:
@@ -177,8 +190,11 @@ def show(
     Example: flwr-fleet rollout show 1f2e3d4c --devices failed
     """
     from server.fleet.rollouts import status
-    from server.fleet.rollouts.status import devices_of
+    from server.fleet.rollouts.status import STATES, devices_of
 
+    if devices is not None and devices not in STATES:
+        problem = f"{devices!r}: no such state; there are {', '.join(STATES)}"
+        raise ConfigError("--devices", [problem])
     last = ""
     with Fleet(fleet).registry() as registry:
         while True:
@@ -188,13 +204,12 @@ def show(
                 if devices is not None:
                     said["devices"] = devices_of(db, rollout, [devices])
             text = _text(said)
-            if text != last:
-                _again(last)
-                answer(said, format_, lambda text=text: text)  # type: ignore[misc]
-            last = text
-            if not watch or found.done:
+            shown = _over(last) + text
+            if text != last and not answer(said, format_, lambda shown=shown: shown):  # type: ignore[misc]
                 break
-            time.sleep(1.0)
+            last = text
+            if not watch or found.done or not listened(1.0):
+                break
     if said["state"] == "failed":
         raise FoundError(f"roll-out {rollout} stopped: {said['reason']}")
 
@@ -276,7 +291,9 @@ def _text(said: dict[str, Any]) -> str:
     ]
     if said["reason"]:
         lines.append(f"reason   {said['reason']}")
-    rows = [(each["name"], _bar(each), each["state"], _counts(each)) for each in said["groups"]]
+    rows = [
+        (_named(each["name"]), _bar(each), each["state"], _counts(each)) for each in said["groups"]
+    ]
     lines += ["", columns(("group", "progress", "state", "devices"), rows)]
     for each in said["failures"]:
         lines.append(f"{each['devices']} x {each['reason']} (as {each['for_example']})")
@@ -298,10 +315,20 @@ def _counts(group: dict[str, Any]) -> str:
     return ", ".join(sorted(told, key=lambda text: not text.endswith("devices")))
 
 
-def _again(last: str) -> None:
-    """Overwrite what was shown, on a terminal."""
-    if last and sys.stdout.isatty():
-        write(f"\033[{len(last.splitlines()) + 1}A\033[J\033[1A")
+def _over(last: str) -> str:
+    """What has the next text overwrite the last one, on a terminal: as many lines as it took."""
+    if not last or not sys.stdout.isatty():
+        return ""
+    across = shutil.get_terminal_size().columns
+    lines = sum(max(1, -(-width(line) // across)) for line in last.split("\n"))
+    return f"\033[{lines}A\033[J"
+
+
+def _named(name: str) -> str:
+    """A group's name; of a long one the beginning and the end."""
+    if len(name) <= _NAME:
+        return name
+    return f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}"
 
 
 def _more(names: list[str]) -> str:

@@ -7,10 +7,10 @@ therefore the head is noted outside of it too (``server/fleet/anchor.py``).
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Index, String, Text, select
+from sqlalchemy import Index, String, Text, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from schemas.base import Strict
@@ -51,8 +51,7 @@ class Audit(Base):
 
 def digest(row: Any) -> str:
     """The hash that a row should have."""
-    fields = [row.number, row.at, row.actor, row.action, row.subject, row.detail]
-    return hashlib.sha256(json.dumps([*fields, row.previous]).encode()).hexdigest()
+    return _digest(row.number, row.at, row.actor, row.action, row.subject, row.detail, row.previous)
 
 
 class Head(Strict):
@@ -62,26 +61,36 @@ class Head(Strict):
     hash: str
 
 
-def append(
-    db: Session, last: Head, at: float, actor: str, action: str, subject: str, **detail: Any
-) -> Head:
-    """Add a row after the last, in a transaction of ``Registry.write``: only those take turns.
+Entry = tuple[str, str, dict[str, Any]]  # action, subject, detail
+
+
+def append(db: Session, last: Head, at: float, actor: str, entries: Iterable[Entry]) -> Head:
+    """Add rows after the last, in a transaction of ``Registry.write``: only those take turns.
 
     What comes from outside is cut to its column, and written so that no line of a log can be
     forged with it: JSON escapes what is not printable ASCII.
     """
-    row = Audit(
-        number=last.number + 1,
-        at=at,
-        actor=plain(actor, 80),
-        action=plain(action, 40),
-        subject=plain(subject, 80),
-        detail=json.dumps(detail, sort_keys=True),
-        previous=last.hash,
-    )
-    row.hash = digest(row)
-    db.add(row)
-    return Head(number=row.number, hash=row.hash)
+    rows, number, before = list[dict[str, Any]](), last.number, last.hash
+    for action, subject, detail in entries:
+        number += 1
+        fields = {
+            "number": number,
+            "at": at,
+            "actor": plain(actor, 80),
+            "action": plain(action, 40),
+            "subject": plain(subject, 80),
+            "detail": json.dumps(detail, sort_keys=True),
+            "previous": before,
+        }
+        before = _digest(*fields.values())
+        rows.append(fields | {"hash": before})
+    if rows:
+        db.execute(insert(Audit), rows)
+    return Head(number=number, hash=before)
+
+
+def _digest(*fields: object) -> str:
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def head(db: Session) -> Head:
@@ -101,6 +110,16 @@ def newest(
     if action is not None:
         rows = rows.where(Audit.action.startswith(action, autoescape=True))
     return list(db.scalars(rows))[::-1]
+
+
+def times(db: Session, numbers: Iterable[int]) -> dict[int, float]:
+    """When rows were written, by their numbers."""
+    wanted, found = list(numbers), dict[int, float]()
+    for start in range(0, len(wanted), _PAGE):
+        part = wanted[start : start + _PAGE]
+        rows = select(Audit.number, Audit.at).where(Audit.number.in_(part))
+        found |= {row.number: row.at for row in db.execute(rows)}
+    return found
 
 
 def faults(db: Session, anchors: dict[int, str] | None = None) -> Iterator[str]:

@@ -16,6 +16,7 @@ STATES: Final = get_args(DeviceState)
 KeyState = Literal["pending", "accepted", "retired", "rejected", "revoked"]
 Use = Literal["device", "server", "broker", "operator"]
 Approval = Literal["automatic", "operator"]
+LONGEST: Final = 500  # characters of a note, or a reason
 
 
 class Device(Base):
@@ -42,8 +43,8 @@ class Device(Base):
     changed: Mapped[float]
     expected_key: Mapped[str | None] = mapped_column(String(64), default=None)
     claim: Mapped[str | None] = mapped_column(ForeignKey("claims.id"), default=None)
-    reason: Mapped[str | None] = mapped_column(String(500), default=None)
-    note: Mapped[str] = mapped_column(String(500), default="")
+    reason: Mapped[str | None] = mapped_column(String(LONGEST), default=None)
+    note: Mapped[str] = mapped_column(String(LONGEST), default="")
     tags: Mapped[list["Tag"]] = relationship(
         cascade="all, delete-orphan", order_by="Tag.tag", lazy="selectin"
     )
@@ -149,7 +150,7 @@ class Claim(Base):
     replaces: Mapped[bool] = mapped_column(default=False)
     approval: Mapped[Approval] = mapped_column(String(10), default="automatic")
     revoked: Mapped[float | None] = mapped_column(default=None)
-    note: Mapped[str] = mapped_column(String(500), default="")
+    note: Mapped[str] = mapped_column(String(LONGEST), default="")
 
 
 class Enrolment(Base):

@@ -1,7 +1,7 @@
 """The registry: transactions on the fleet's database, each with its line in the audit log."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from schemas.base import ConfigError
 from server.database import migrate, open_engine, pending, serialised
 from server.fleet.registry import audit
+from server.fleet.registry.audit import Entry
 
 
 class Write:
@@ -31,8 +32,12 @@ class Write:
 
     def audit(self, action: str, subject: str, **detail: Any) -> None:
         """Note what is done, in the same transaction."""
+        self.audit_all([(action, subject, detail)])
+
+    def audit_all(self, entries: Iterable[Entry]) -> None:
+        """Note many things in their order, a row each: written at once, they take less long."""
         last = self._head or audit.head(self.db)
-        self._head = audit.append(self.db, last, self.now, self.actor, action, subject, **detail)
+        self._head = audit.append(self.db, last, self.now, self.actor, entries)
 
 
 class Registry:

@@ -1,8 +1,8 @@
 """Tables of bundles and their roll-outs."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from server.database import Base
@@ -20,6 +20,7 @@ DeviceRolloutState = Literal[
     "returning",
     "returned",
 ]
+_MOVING: Final = text("state IN ('offered', 'testing', 'returning')")
 
 
 class Bundle(Base):
@@ -93,6 +94,13 @@ class RolloutDevice(Base):
     __table_args__ = (
         Index("rollout_devices_by_device", "device"),
         Index("rollout_devices_by_state", "rollout", "group_number", "state"),
+        Index(
+            "rollout_devices_moving",
+            "state",
+            "rollout",
+            sqlite_where=_MOVING,
+            postgresql_where=_MOVING,
+        ),
     )
 
     rollout: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)

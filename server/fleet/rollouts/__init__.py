@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.fleet.rollouts.control import abort, pause, resume
 from server.fleet.rollouts.groups import GroupSpec
-from server.fleet.rollouts.plan import Plan, create
+from server.fleet.rollouts.plan import Plan, Terms, create
 from server.fleet.rollouts.status import Status, status, summaries
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ __all__ = [
     "GroupSpec",
     "Plan",
     "Status",
+    "Terms",
     "abort",
     "create",
     "pause",

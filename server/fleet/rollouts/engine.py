@@ -8,7 +8,7 @@ transport's courier as every other task does.
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from schemas.objects import MissingObjectError, ObjectStore
 from schemas.payload import Payload, PayloadError
@@ -33,7 +33,15 @@ _MOST: Final = 2**63  # of a number in a device's report
 _ATTEMPTS: Final = 5  # at a device, an order to go back counted
 _BACK_TTL: Final = 14 * 86_400.0
 _GOOD: Final = ("answered", "pulled")
-_TASK: Final = (TaskRow, TaskRow.id == RolloutDevice.task)
+# Written out, not bound: a database must see that these are the states of the partial index.
+_MOVING: Final = RolloutDevice.state.in_(
+    bindparam("moving", ("offered", "testing", "returning"), expanding=True, literal_execute=True)
+)
+# By device, from the open tasks: those are few, and what is of past roll-outs is not looked at.
+_OF_TASK: Final = (
+    RolloutDevice,
+    (RolloutDevice.device == TaskRow.device) & (RolloutDevice.task == TaskRow.id),
+)
 _RECALLED: Final = (RolloutDevice.state.in_(("aborted", "skipped")), TaskRow.state.in_(OPEN))
 
 
@@ -66,14 +74,13 @@ class Engine:
     def tick(self) -> None:
         """Do what is due, of every roll-out that is not over."""
         with self._registry.read() as db:
-            moving = select(RolloutDevice.rollout).where(
-                RolloutDevice.state.in_(("offered", "testing", "returning"))
-            )
-            recalled = select(RolloutDevice.rollout).join(*_TASK).where(*_RECALLED)
+            moving = select(RolloutDevice.rollout).where(_MOVING)
+            recalled = select(RolloutDevice.rollout).select_from(TaskRow).join(*_OF_TASK)
             ids = set(db.scalars(select(Rollout.id).where(Rollout.state.in_(ACTIVE))))
-            ids |= {*db.scalars(moving.distinct()), *db.scalars(recalled.distinct())}
-            ended = select(Rollout.id, Rollout.plan).where(Rollout.state.not_in(ACTIVE))
-            ids |= {each for each, plan in db.execute(ended) if plan.get("roll_back")}
+            ids |= {*db.scalars(moving.distinct())}
+            ids |= {*db.scalars(recalled.where(*_RECALLED).distinct())}
+            ended = select(Rollout.id).where(Rollout.state.not_in(ACTIVE))
+            ids |= {*db.scalars(ended.where(Rollout.plan["roll_back"].as_boolean()))}
         for rollout in sorted(ids):
             self._look(rollout)
 
@@ -109,7 +116,7 @@ class Engine:
     def _withdraw(self, rollout: str) -> None:
         """Take back the tasks of devices that were recalled; also what a killed server did not."""
         with self._registry.read() as db:
-            rows = select(TaskRow.id).join(RolloutDevice, TaskRow.id == RolloutDevice.task)
+            rows = select(TaskRow.id).join(*_OF_TASK)
             tasks = list(db.scalars(rows.where(*_RECALLED, RolloutDevice.rollout == rollout)))
         if tasks:
             self._courier.withdraw(tasks, "the roll-out was ended")

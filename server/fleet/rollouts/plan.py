@@ -56,15 +56,59 @@ class Plan(Strict):
     started: dict[int, float] = Field(default_factory=dict)
 
 
+class Terms(Strict):
+    """What an operator asks of a roll-out beside its bundle and groups; ``BundleOrder`` has ranges.
+
+    Attributes
+    ----------
+    success, error
+        Shares of a group: to go on with the next, and to stop.
+    deadline, personal, at_once
+        ``Plan``'s.
+    downgrade, other_backbone, latency_us, predictions, seconds
+        Of the order to each device: ``BundleOrder``'s.
+    """
+
+    success: float = Field(0.95, ge=0, le=1)
+    error: float = Field(0.05, ge=0, le=1)
+    deadline: float = 14 * 86_400.0
+    personal: bool = False
+    at_once: int = 200
+    downgrade: bool = False
+    other_backbone: bool = False
+    latency_us: float | None = None
+    predictions: int = 100
+    seconds: float = 600.0
+
+    def plan(self, bundle: Bundle) -> Plan:
+        """The plan of these terms for a bundle.
+
+        Raises
+        ------
+        ValidationError
+            Where one of them is out of its range.
+        """
+        order = BundleOrder(
+            bundle=bundle.id,
+            published=bundle.published,
+            downgrade=self.downgrade,
+            other_backbone=self.other_backbone,
+            latency_us=self.latency_us,
+            predictions=self.predictions,
+            seconds=self.seconds,
+        )
+        return Plan(
+            order=order, deadline=self.deadline, personal=self.personal, at_once=self.at_once
+        )
+
+
 def create(
     registry: Registry,
     actor: str,
     bundle: str,
     groups: Sequence[GroupSpec],
+    terms: Terms,
     *,
-    success: float,
-    error: float,
-    plan: Plan,
     dry_run: bool = False,
 ) -> tuple[str, dict[str, list[str]]]:
     """Make a roll-out; it begins at once.
@@ -77,10 +121,7 @@ def create(
         A hash, its beginning, or NAME or NAME@VERSION.
     groups : sequence of GroupSpec
         A device belongs to the first that takes it.
-    success, error : float
-        Shares of a group: to go on with the next, and to stop.
-    plan : Plan
-        Its order's bundle and date are replaced.
+    terms : Terms
     dry_run : bool
         Only say who would be in which group.
 
@@ -97,16 +138,18 @@ def create(
         No such bundle, or device by its name.
     Refusal
         A group with nobody in it, or devices of an active roll-out.
+    ValidationError
+        Terms out of their range.
     """
     with registry.write(actor) as tx:
         db = tx.db
         found = bundle_of(db, bundle)
+        plan = terms.plan(found)
         members = _members(db, found, groups, personal=plan.personal)
         _check_free(db, [name for names in members.values() for name in names])
         if dry_run:
             return "", members
         number = secrets.token_hex(4)
-        order = plan.order.model_copy(update={"bundle": found.id, "published": found.published})
         db.add(
             Rollout(
                 id=number,
@@ -114,9 +157,9 @@ def create(
                 state="running",
                 created=tx.now,
                 changed=tx.now,
-                success=success,
-                error=error,
-                plan=plan.model_copy(update={"order": order}).model_dump(mode="json"),
+                success=terms.success,
+                error=terms.error,
+                plan=plan.model_dump(mode="json"),
             )
         )
         db.flush()

@@ -16,6 +16,7 @@ from server.fleet.registry import Registry, Rollout
 from server.fleet.rollouts.engine import Engine
 from server.fleet.rollouts.tasks import RUN
 from server.fleet.signer import signing_key
+from server.fleet.trouble import Trouble
 from server.transport.courier import Courier
 from server.transport.inbox import Open
 from server.transport.ledger import Ledger
@@ -78,7 +79,7 @@ class Service:
         )
         files = BundleFiles(folder.bundles)
         self._engine = Engine(self._registry, self._ledger, self._courier, objects, files.read)
-        self._end, self._every = threading.Event(), every
+        self._end, self._every, self._trouble = threading.Event(), every, Trouble(_log)
         self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
 
     def start(self) -> None:
@@ -88,20 +89,25 @@ class Service:
 
     def stop(self) -> None:
         """Disconnect; what is under way goes on at the next start."""
-        if not self._end.is_set():
-            self._end.set()
+        if self._end.is_set():
+            return
+        self._end.set()
+        if self._thread.ident is not None:  # it was started
             self._thread.join()
-            self._courier.close()
-            self._ledger.close()
-            self._registry.close()
+        for end in (self._courier.close, self._ledger.close, self._registry.close):
+            try:
+                end()
+            except Exception as error:  # noqa: BLE001 - the others end all the same
+                self._trouble.met(error, "roll-outs: at the end")
 
     def _run(self) -> None:
         while not self._end.wait(self._every):
             try:
                 self._courier.tick()
                 self._engine.tick()
-            except Exception:  # noqa: BLE001 - a full disk must not end the roll-outs
-                _log.exception("roll-outs: tried again in %g s", self._every)
+                self._trouble.over()
+            except Exception as error:  # noqa: BLE001 - a full disk must not end the roll-outs
+                self._trouble.met(error, f"roll-outs: tried again in {self._every:g} s")
 
 
 def tick(folder: FleetFolder, config: FleetConfig) -> None:
@@ -110,9 +116,13 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
     if where in _running or not _wanted(folder, config):
         return
     service = Service(folder, config, signing_key(folder, config))
+    try:
+        service.start()
+    except Exception:
+        service.stop()  # the next tick tries again
+        raise
     _running[where] = service
     atexit.register(stop, folder)
-    service.start()
     _log.info("roll-outs: connecting to the broker %s:%d", config.broker.host, config.broker.port)
 
 

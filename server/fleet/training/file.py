@@ -58,7 +58,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     named += [("strategies", each) for each in tables] if isinstance(tables, dict) else []
     parameters, wrong = check(known, named, tables)
     problems += wrong
-    if name in known and known[name].rounds == 0:
+    if isinstance(name, str) and name in known and known[name].rounds == 0:
         problems.append(f"strategy = {name!r}: it has no rounds: there is nothing to train")
     if problems or training is None:
         raise ConfigError(str(path), problems)

@@ -32,7 +32,8 @@ TABLES = (
 
 
 def upgrade() -> None:
-    """Apply."""
+    """Apply; on SQLite also to what a kill left of it in an earlier release."""
+    found = op.get_bind().dialect.name == "sqlite"
     op.create_table(
         "audit",
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
@@ -44,9 +45,10 @@ def upgrade() -> None:
         sa.Column("previous", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("number", name="pk_audit"),
+        if_not_exists=found,
     )
-    op.create_index("audit_by_action", "audit", ["action"])
-    op.create_index("audit_by_subject", "audit", ["subject"])
+    op.create_index("audit_by_action", "audit", ["action"], if_not_exists=found)
+    op.create_index("audit_by_subject", "audit", ["subject"], if_not_exists=found)
     op.create_table(
         "bundles",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -60,8 +62,11 @@ def upgrade() -> None:
         sa.Column("manifest", sa.JSON(), nullable=False),
         sa.Column("note", sa.String(length=500), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_bundles"),
+        if_not_exists=found,
     )
-    op.create_index("bundles_by_name", "bundles", ["name", "version"], unique=True)
+    op.create_index(
+        "bundles_by_name", "bundles", ["name", "version"], unique=True, if_not_exists=found
+    )
     op.create_table(
         "claims",
         sa.Column("id", sa.String(length=12), nullable=False),
@@ -77,8 +82,9 @@ def upgrade() -> None:
         sa.Column("revoked", sa.Double(), nullable=True),
         sa.Column("note", sa.String(length=500), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_claims"),
+        if_not_exists=found,
     )
-    op.create_index("ix_claims_device", "claims", ["device"])
+    op.create_index("ix_claims_device", "claims", ["device"], if_not_exists=found)
     op.create_table(
         "transport_devices",
         sa.Column("id", sa.String(length=63), nullable=False),
@@ -144,8 +150,9 @@ def upgrade() -> None:
         sa.Column("note", sa.String(length=500), nullable=False),
         sa.ForeignKeyConstraint(["claim"], ["claims.id"], name="fk_devices_claim"),
         sa.PrimaryKeyConstraint("id", name="pk_devices"),
+        if_not_exists=found,
     )
-    op.create_index("ix_devices_state", "devices", ["state"])
+    op.create_index("ix_devices_state", "devices", ["state"], if_not_exists=found)
     op.create_table(
         "rollouts",
         sa.Column("id", sa.String(length=12), nullable=False),
@@ -159,8 +166,9 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=500), nullable=True),
         sa.ForeignKeyConstraint(["bundle"], ["bundles.id"], name="fk_rollouts_bundle"),
         sa.PrimaryKeyConstraint("id", name="pk_rollouts"),
+        if_not_exists=found,
     )
-    op.create_index("ix_rollouts_state", "rollouts", ["state"])
+    op.create_index("ix_rollouts_state", "rollouts", ["state"], if_not_exists=found)
     op.create_table(
         "certificates",
         sa.Column("serial", sa.String(length=40), nullable=False),
@@ -176,18 +184,20 @@ def upgrade() -> None:
         sa.Column("pem", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_certificates_device"),
         sa.PrimaryKeyConstraint("serial", name="pk_certificates"),
+        if_not_exists=found,
     )
-    op.create_index("certificates_by_device", "certificates", ["device"])
-    op.create_index("certificates_by_revoked", "certificates", ["revoked"])
-    op.create_index("ix_certificates_not_after", "certificates", ["not_after"])
+    op.create_index("certificates_by_device", "certificates", ["device"], if_not_exists=found)
+    op.create_index("certificates_by_revoked", "certificates", ["revoked"], if_not_exists=found)
+    op.create_index("ix_certificates_not_after", "certificates", ["not_after"], if_not_exists=found)
     op.create_table(
         "device_tags",
         sa.Column("device", sa.String(length=63), nullable=False),
         sa.Column("tag", sa.String(length=63), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_device_tags_device"),
         sa.PrimaryKeyConstraint("device", "tag", name="pk_device_tags"),
+        if_not_exists=found,
     )
-    op.create_index("device_tags_by_tag", "device_tags", ["tag"])
+    op.create_index("device_tags_by_tag", "device_tags", ["tag"], if_not_exists=found)
     op.create_table(
         "embeddings",
         sa.Column("device", sa.String(length=63), nullable=False),
@@ -196,6 +206,7 @@ def upgrade() -> None:
         sa.Column("values", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_embeddings_device"),
         sa.PrimaryKeyConstraint("device", "run", name="pk_embeddings"),
+        if_not_exists=found,
     )
     op.create_table(
         "keys",
@@ -207,8 +218,9 @@ def upgrade() -> None:
         sa.Column("changed", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_keys_device"),
         sa.PrimaryKeyConstraint("id", name="pk_keys"),
+        if_not_exists=found,
     )
-    op.create_index("keys_by_device", "keys", ["device"])
+    op.create_index("keys_by_device", "keys", ["device"], if_not_exists=found)
     op.create_index(
         "keys_one_accepted",
         "keys",
@@ -216,6 +228,7 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=sa.text("state = 'accepted'"),
         postgresql_where=sa.text("state = 'accepted'"),
+        if_not_exists=found,
     )
     op.create_table(
         "quarantines",
@@ -228,8 +241,11 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=500), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_quarantines_device"),
         sa.PrimaryKeyConstraint("id", name="pk_quarantines"),
+        if_not_exists=found,
     )
-    op.create_index("quarantines_by_device", "quarantines", ["device", "lifted"])
+    op.create_index(
+        "quarantines_by_device", "quarantines", ["device", "lifted"], if_not_exists=found
+    )
     op.create_table(
         "rollout_devices",
         sa.Column("rollout", sa.String(length=12), nullable=False),
@@ -245,10 +261,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_rollout_devices_device"),
         sa.ForeignKeyConstraint(["rollout"], ["rollouts.id"], name="fk_rollout_devices_rollout"),
         sa.PrimaryKeyConstraint("rollout", "device", name="pk_rollout_devices"),
+        if_not_exists=found,
     )
-    op.create_index("rollout_devices_by_device", "rollout_devices", ["device"])
+    op.create_index("rollout_devices_by_device", "rollout_devices", ["device"], if_not_exists=found)
     op.create_index(
-        "rollout_devices_by_state", "rollout_devices", ["rollout", "group_number", "state"]
+        "rollout_devices_by_state",
+        "rollout_devices",
+        ["rollout", "group_number", "state"],
+        if_not_exists=found,
     )
     op.create_table(
         "rollout_groups",
@@ -258,6 +278,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=10), nullable=False),
         sa.ForeignKeyConstraint(["rollout"], ["rollouts.id"], name="fk_rollout_groups_rollout"),
         sa.PrimaryKeyConstraint("rollout", "number", name="pk_rollout_groups"),
+        if_not_exists=found,
     )
     op.create_table(
         "updates",
@@ -274,9 +295,10 @@ def upgrade() -> None:
         sa.Column("detail", sa.String(length=500), nullable=True),
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_updates_device"),
         sa.PrimaryKeyConstraint("id", name="pk_updates"),
+        if_not_exists=found,
     )
-    op.create_index("updates_by_device", "updates", ["device", "at"])
-    op.create_index("updates_by_task", "updates", ["task"])
+    op.create_index("updates_by_device", "updates", ["device", "at"], if_not_exists=found)
+    op.create_index("updates_by_task", "updates", ["task"], if_not_exists=found)
     op.create_table(
         "enrolments",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -292,9 +314,10 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["device"], ["devices.id"], name="fk_enrolments_device"),
         sa.ForeignKeyConstraint(["key"], ["keys.id"], name="fk_enrolments_key"),
         sa.PrimaryKeyConstraint("id", name="pk_enrolments"),
+        if_not_exists=found,
     )
-    op.create_index("enrolments_by_device", "enrolments", ["device"])
-    op.create_index("ix_enrolments_csr_sha256", "enrolments", ["csr_sha256"])
+    op.create_index("enrolments_by_device", "enrolments", ["device"], if_not_exists=found)
+    op.create_index("ix_enrolments_csr_sha256", "enrolments", ["csr_sha256"], if_not_exists=found)
 
 
 def downgrade() -> None:

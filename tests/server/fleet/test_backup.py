@@ -5,18 +5,20 @@ import shutil
 import tarfile
 
 import pytest
+from sqlalchemy import insert, inspect, text
 
 from client.enrolment import enrol, rotate
 from client.identity import Identity
 from schemas.base import ConfigError
 from schemas.fleet import FleetFolder
 from server.cli import main
-from server.fleet import claims, sealed, secret
+from server.database import migrate, open_engine, pending, revision_of
+from server.fleet import claims, dump, sealed, secret
 from server.fleet.authority import Authority
-from server.fleet.backup import backup, restore
+from server.fleet.backup import _with_database, backup, restore
 from server.fleet.errors import Refusal
 from server.fleet.keeper import Keeper
-from server.fleet.registry import Embedding, Registry, Update, audit
+from server.fleet.registry import Claim, Embedding, Registry, Update, audit
 from server.fleet.sealed import Opener, Sealer, SealError
 from tests.server.fleet.requests import claim, request
 from tests.server.fleet.site import Site
@@ -284,3 +286,140 @@ def test_sealed_files_give_back_what_they_took(size):
         if broken != body:
             with pytest.raises(SealError):
                 io.BufferedReader(Opener(io.BytesIO(head + broken), WORD)).read()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def earlier(request, fleet, tmp_path):
+    """A fleet whose database is of the first revision, on either system."""
+    url = str(tmp_path / "old.sqlite")
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_server").new()
+    engine = open_engine(url)
+    migrate(engine, "0001")
+    with engine.begin() as connection:
+        known = {table.name: table for table in dump._tables(connection)}
+        device = {"id": "watch-1", "state": "accepted", "created": 1.5, "changed": 2.0, "note": ""}
+        update = {"device": "watch-1", "run": "r", "action": "train", "at": 1.0, "bytes": 7}
+        claim = {"id": "c" * 12, "secret": "s", "created": 1.0, "expires": 2.0, "tags": ["a", "b"]}
+        claim |= {"uses": 1, "used": 0, "replaces": True, "approval": "automatic", "note": "ü🛰"}
+        known_by = {"device": "watch-1", "run": "r", "at": 1.0, "values": b"\0\xff"}
+        connection.execute(insert(known["claims"]), [claim])
+        connection.execute(insert(known["devices"]), [device])
+        connection.execute(insert(known["updates"]), [update | {"verdict": "accepted"}] * 3)
+        connection.execute(insert(known["embeddings"]), [known_by])
+    engine.dispose()
+    folder = fleet()
+    folder.file.write_text(folder.file.read_text().replace('"registry.sqlite"', f'"{url}"'))
+    return folder
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgres"])
+def test_a_backup_before_an_upgrade_is_restored_after_it(
+    earlier, tmp_path, request, target, monkeypatch, capsys
+):
+    monkeypatch.setenv("FLWR_FLEET_BACKUP_PASSPHRASE", WORD.decode())
+    file, url = tmp_path / "b", "new.sqlite"
+    with pytest.raises(SystemExit) as ended:
+        main(["backup", str(file), "--fleet", str(earlier.root)])
+    assert ended.value.code == 0
+    assert "6 rows" in (said := capsys.readouterr().err)
+    assert "not in the audit log" in said
+    if target == "postgres":
+        url = request.getfixturevalue("postgres_server").new()
+    assert restore(file, tmp_path / "new", WORD, url) == 6
+    folder = FleetFolder(tmp_path / "new")
+    with Registry(folder.database(folder.config())) as registry:
+        with registry.read() as db:
+            claim = db.get_one(Claim, "c" * 12)
+            assert (claim.tags, claim.replaces, claim.note) == (["a", "b"], True, "ü🛰")
+            assert db.get_one(Embedding, ("watch-1", "r")).values == b"\0\xff"
+            assert [row.object for row in db.query(Update)] == [None] * 3
+        with registry.write("x") as write:  # numbers go on
+            write.db.add(Update(device="watch-1", run="r", at=2.0, verdict="refused", object="o"))
+    engine = open_engine(earlier.database(earlier.config()))
+    assert pending(engine)  # what was backed up is as it was
+    engine.dispose()
+
+
+def test_a_database_that_is_not_empty_is_left_at_its_revision(earlier, fleet, tmp_path):
+    file = saved(fleet("other"), tmp_path / "b")
+    url = earlier.database(earlier.config())
+    with pytest.raises(Refusal, match="the database is not empty"):
+        restore(file, tmp_path / "new", WORD, str(url))
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        assert revision_of(connection) == "0001"
+    engine.dispose()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_database_whose_tables_are_empty_is_filled_at_the_backups_revision(
+    earlier, database, tmp_path
+):
+    assert restore(saved(earlier, tmp_path / "b"), tmp_path / "new", WORD, str(database)) == 6
+    with Registry(database) as registry, registry.read() as db:
+        assert db.query(Update).count() == 3
+
+
+def test_a_transport_ledger_alone_is_not_empty(fleet, tmp_path):
+    from server.transport import Ledger
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.add_device("a", 5)
+    ledger.close()
+    with pytest.raises(Refusal, match="the database is not empty"):
+        restore(
+            saved(fleet(), tmp_path / "b"), tmp_path / "new", WORD, str(tmp_path / "ledger.sqlite")
+        )
+    engine = open_engine(tmp_path / "ledger.sqlite")
+    assert "devices" not in inspect(engine).get_table_names()
+    engine.dispose()
+
+
+def test_what_is_newer_is_refused_on_both_ways(fleet, tmp_path, monkeypatch):
+    folder = fleet()
+    file = saved(folder, tmp_path / "b")
+    engine = open_engine(folder.database(folder.config()))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Refusal, match=r"of a newer release \(9999\)"):
+        saved(folder, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    lines = io.BytesIO(b'{"revision":"9999"}\n')
+    with pytest.raises(Refusal, match="a newer release: this one does not know '9999'"):
+        dump.load(open_engine(tmp_path / "n.sqlite"), lines)
+    with engine.begin() as connection:
+        for table in ("audit", "devices"):
+            connection.execute(text(f"DELETE FROM {table}"))
+    engine.dispose()
+    with pytest.raises(Refusal, match=r"newer release \(9999\); restore into a new one"):
+        restore(file, tmp_path / "new", WORD, str(folder.database(folder.config())))
+
+
+def test_backups_in_the_folder_are_in_no_backup(fleet, tmp_path):
+    folder = fleet()
+    first = saved(folder, folder.root / "fleet.flwrseal")
+    size = saved(folder, folder.root / "second.flwrseal").stat().st_size
+    assert size < 1.5 * first.stat().st_size
+    restore(folder.root / "second.flwrseal", tmp_path / "new", WORD)
+    assert [name for name in files(tmp_path / "new") if "flwrseal" in name] == []
+
+
+@pytest.mark.parametrize("name", ["🛰.sqlite", 'a"b.sqlite', "a\x7fb.sqlite"])
+def test_another_database_may_have_any_name(fleet, tmp_path, name):
+    file = saved(fleet(), tmp_path / "b")
+    restore(file, tmp_path / "new", WORD, name)
+    folder = FleetFolder(tmp_path / "new")
+    assert folder.config().database == name
+    assert (tmp_path / "new" / name).is_file()
+
+
+def test_another_key_that_begins_alike_is_left_as_it_is(tmp_path, fleet):
+    folder = fleet()
+    rest = folder.file.read_text().replace("database =", "  database=")
+    folder.file.write_text(f'database_of_ours = "x"\n{rest}')
+    with pytest.raises(ConfigError, match="database_of_ours"):  # ours, and not overwritten
+        _with_database(folder, "new.sqlite")
+    assert folder.file.read_text().splitlines()[0] == 'database_of_ours = "x"'
+    folder.file.write_text(rest)
+    assert _with_database(folder, "new.sqlite").database == "new.sqlite"

@@ -111,12 +111,58 @@ def test_from_a_claim_to_removal(run, enrolled):
         (("device", "list", "--fleet", "/nowhere"), 2, "no fleet here"),
         (("device", "list", "--state", "revokd"), 2, "'revokd': no such state; there are expected"),
         (("device", "nonsense"), 2, ""),
+        *(
+            ((*words, "--hours", hours), code, says)
+            for words in (
+                ("claim", "create"),
+                ("device", "rotate", "a"),
+                ("device", "quarantine", "a", "--yes"),
+            )
+            for hours, code, says in (
+                ("1e12", 1, "hours 1e+12: expected "),
+                ("87600.1", 1, "at most 87600"),
+                ("inf", 1, "hours inf"),
+                ("nan", 1, "hours nan"),
+            )
+        ),
+        (("claim", "create", "--hours", "0"), 1, "hours 0: expected above 0"),
+        (("device", "rotate", "a", "--hours", "0"), 1, "hours 0: expected above 0"),
+        (("claim", "create", "--note", "x" * 501), 1, "note: 501 characters; at most 500"),
+        (("claim", "create", "--uses", "9" * 20), 2, ""),
+        (("audit", "show", "--last", "9" * 20), 2, ""),
+        (("serve", "--port", "9" * 20), 2, ""),
     ],
 )
 def test_what_is_wrong_is_said(run, words, code, says):
     got, _, err = run(*words)
     assert got == code
     assert says in err
+
+
+def test_hours_are_what_was_said(run, tmp_path, fleet, monkeypatch):
+    """0 hours were 24."""
+    file = tmp_path / "in.csv"
+    file.write_text("device\na\n")
+    out = tmp_path / "claims.csv"
+    for bad in ("0", "nan", "1e12"):
+        code, _, err = run("device", "import", str(file), "--claims", str(out), "--hours", bad)
+        assert code == 1
+        assert err.endswith(": expected above 0, and at most 87600\n")
+    assert listed(run) == {}
+    assert run("device", "import", str(file), "--claims", str(out), "--hours", "87600")[0] == 0
+
+
+def test_times_that_no_calendar_has_end_no_list(run, enrolled, fleet):
+    """As an earlier release could write them; NaN is NULL to SQLite, which refuses it."""
+    enrolled("a")
+    with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+        db.exec_driver_sql("UPDATE claims SET expires = 3.6e15")
+        db.exec_driver_sql("UPDATE certificates SET not_after = 9e999")
+        db.exec_driver_sql("UPDATE audit SET at = -1e300 WHERE number = 1")
+    assert "Unix time 3.6e+15" in run("claim", "list")[1]
+    assert "Unix time inf" in run("device", "show", "a")[1]
+    assert "Unix time inf" in run("device", "list")[1]
+    assert "Unix time -1e+300" in run("audit", "show")[1]
 
 
 def test_claims_are_listed_without_their_secrets(run, tmp_path):

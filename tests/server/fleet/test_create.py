@@ -4,6 +4,7 @@ import shutil
 import sys
 
 import pytest
+from sqlalchemy import select
 
 from schemas.base import ConfigError
 from schemas.fleet import FleetFolder
@@ -11,6 +12,7 @@ from schemas.signing import public_hex
 from server.fleet import secret
 from server.fleet.authority import Authority
 from server.fleet.create import create, signing_key
+from server.fleet.registry import Audit, Registry
 
 
 @pytest.fixture
@@ -112,3 +114,47 @@ def test_a_passphrase_is_asked_for_twice_only_where_it_is_new(folder, asked):
     assert len(asked) == 1
     asked.clear()
     opens_all(folder)
+
+
+def audited(url):
+    with Registry(url) as registry, registry.read() as db:
+        return [row.action for row in db.scalars(select(Audit).order_by(Audit.number))]
+
+
+def test_a_second_fleet_on_a_database_is_refused_and_makes_nothing(database, tmp_path):
+    from schemas.fleet import FleetConfig
+
+    config = FleetConfig(database=str(database))
+    create(FleetFolder(tmp_path / "one"), config, lambda _: None)
+    before = audited(database)
+    two = FleetFolder(tmp_path / "two")
+    with pytest.raises(
+        ConfigError, match=r"the registry of another fleet, whose CA is [0-9a-f]{64}"
+    ):
+        create(two, config, lambda _: None)
+    assert not two.root.exists()
+    assert audited(database) == before
+    create(FleetFolder(tmp_path / "one"), config, lambda _: None)  # its own may, again and again
+    create(two, FleetConfig(), lambda _: None)
+    two.file.write_text(two.file.read_text().replace("registry.sqlite", str(database)))
+    with pytest.raises(ConfigError, match="of another fleet"):
+        again(two)
+
+
+def test_no_ca_is_made_beside_a_registry_whose_ca_is_lost(folder):
+    again(folder)
+    shutil.rmtree(folder.ca)
+    with pytest.raises(ConfigError, match=r"bring .*ca back from that fleet's backup"):
+        again(folder)
+    assert not folder.ca.exists()
+
+
+def test_what_init_writes_reads_back(tmp_path):
+    from schemas.fleet import BrokerPlace, FleetConfig
+
+    config = FleetConfig(
+        database='🛰 "a"\x7f.sqlite', broker=BrokerPlace(reload=("do", "it \\ 🛰"), names=("a", "b"))
+    )
+    folder = FleetFolder(tmp_path / "new")
+    create(folder, config, lambda _: None)
+    assert folder.config() == config

@@ -93,6 +93,33 @@ def test_a_used_expired_revoked_guessed_or_bound_claim(registrar, keeper, clock)
     denied(registrar, "claim-revoked", registrar.enrol, request(other, "d"))
 
 
+@pytest.mark.parametrize("hours", [float("nan"), float("inf"), 1e12, 87_601, 0, -1])
+def test_hours_of_a_claim_are_bounded(keeper, hours):
+    with pytest.raises(Refusal, match="expected above 0, and at most 87600"):
+        claim(keeper, hours=hours)
+
+
+def test_a_note_is_as_long_on_either_database(keeper):
+    claim(keeper, note="ü" * 500)
+    with pytest.raises(Refusal, match="note: 501 characters"):
+        claim(keeper, note="ü" * 501)
+
+
+def test_a_claim_without_an_end_that_is_a_time_is_expired(registrar, keeper):
+    """PostgreSQL holds NaN, which is later than all times there."""
+    from sqlalchemy import update
+
+    from server.fleet import claims
+
+    token = claim(keeper, "watch-1")
+    if keeper.registry.engine.dialect.name == "sqlite":
+        return
+    do(keeper, lambda write: write.db.execute(update(Claim).values(expires=float("nan"))))
+    denied(registrar, "claim-expired", registrar.enrol, request(token))
+    with keeper.registry.read() as db:
+        assert [claims.state(row, 0.0) for row in claims.listed(db)] == ["expired"]
+
+
 def test_a_claim_for_many_enrols_so_many(registrar, keeper):
     token = claim(keeper, uses=2)
     for name in ("a", "b"):
@@ -204,6 +231,21 @@ def test_a_replaced_key_is_listed_at_once_and_its_session_ended(
     keeper.flush()
     keeper.tick()
     assert [list(it.replaced) for it in told] == [[], ["watch-1"], []]
+
+
+def test_what_could_not_be_told_is_told_by_the_next_flush(registrar, keeper, monkeypatch):
+    told = []
+    registrar.enrol(request(claim(keeper, "watch-1")), "10.0.0.1")
+    keeper.accepted("watch-1")
+    monkeypatch.setattr(hooks, "changed", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keeper.flush()
+    monkeypatch.setattr(
+        hooks, "changed", lambda _folder, _config, it: told.extend(it.accepted) or []
+    )
+    keeper.accepted("watch-2")
+    keeper.flush()
+    assert told == ["watch-1", "watch-2"]
 
 
 def test_what_was_revoked_before_a_kill_is_published_by_the_next_tick(

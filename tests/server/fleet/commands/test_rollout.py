@@ -1,6 +1,9 @@
 """``flwr-fleet bundle`` and ``rollout`` as an operator types them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +11,7 @@ from schemas.signing import new_key
 from server import cli
 from server.fleet.commands import bundle as bundle_commands
 from server.fleet.commands import rollout as rollout_commands
+from server.fleet.commands.options import width
 from server.fleet.registry import Registry, Rollout, RolloutDevice
 from tests.client import orders, small_models
 from tests.server.fleet import folders
@@ -165,6 +169,95 @@ def test_create_asks_shows_and_does(fleet, run, walk):
 def test_wrong_words_are_refused_by_name(run, walk, words, code, says):
     found, _, err = run("rollout", "create", *words, "--yes")
     assert (found, says in err) == (code, True), err
+
+
+def test_all_that_is_out_of_range_is_said_before_anything_else(run, walk):
+    """One line an option: its name, the value, what is allowed."""
+    wrong = {
+        "--success": ("nan", "0 to 1"),
+        "--errors": ("-0.1", "0 to 1"),
+        "--days": ("inf", "0.001 to 365"),
+        "--at-once": ("0", "1 to 10000"),
+        "--predictions": ("99999999999", "0 to 1000000"),
+        "--minutes": ("inf", "0 to 43200"),
+        "--latency-ms": ("-1.0", "0.001 to 3600000"),
+    }
+    words = [word for option, (value, _) in wrong.items() for word in (option, value)]
+    create = ("rollout", "create", "--bundle", "walk", "--group", "rest")
+    code, out, err = run(*create, *words, "--yes")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        f"flwr-fleet: rollout create: {option}: {value} is not in the range {allowed}"
+        for option, (value, allowed) in wrong.items()
+    ]
+
+
+def test_the_ends_of_each_range_are_taken(run, walk):
+    least = ("--success", "0", "--errors", "0", "--days", "0.001", "--at-once", "1")
+    least += ("--predictions", "0", "--minutes", "0", "--latency-ms", "0.001")
+    most = ("--success", "1", "--errors", "1", "--days", "365", "--at-once", "10000")
+    most += ("--predictions", "1000000", "--minutes", "43200", "--latency-ms", "3600000")
+    for words in (least, most):
+        create = ("rollout", "create", "--bundle", "walk", "--group", "rest")
+        code, out, err = run(*create, *words, "--yes")
+        assert code == 0, err
+        assert run("rollout", "abort", out.strip(), "--yes")[0] == 0
+
+
+def test_a_state_that_there_is_not_is_refused(run, walk):
+    number = run("rollout", "create", "--bundle", "walk", "--group", "rest", "--yes")[1].strip()
+    code, out, err = run("rollout", "show", number, "--devices", "sucess")
+    assert (code, out) == (2, "")
+    assert "--devices: 'sucess': no such state; there are waiting, offered, testing, succ" in err
+
+
+def test_a_watch_ends_with_its_reader(fleet, run, walk):
+    number = run("rollout", "create", "--bundle", "walk", "--group", "rest", "--yes")[1].strip()
+    words = [sys.executable, "-c", "from server.cli import main; main()"]
+    words += ["rollout", "show", number, "--watch"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"roll-out ")
+        process.stdout.close()
+        try:
+            assert process.wait(60) == 0  # though the roll-out goes on, and nothing changes
+        finally:
+            process.kill()
+        assert process.stderr.read() == b""
+
+
+def test_a_watch_ends_where_nobody_reads_its_first_words(fleet, run, walk):
+    number = run("rollout", "create", "--bundle", "walk", "--group", "rest", "--yes")[1].strip()
+    words = [sys.executable, "-c", "from server.cli import main; main()"]
+    words += ["rollout", "show", number, "--watch"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_row_has_120_columns_and_names_of_all_scripts_line_up(fleet, run, walk, tmp_path):
+    for path, names in (("größe.txt", "a b"), ("デバイス.txt", "c"), (f"{'x' * 200}.txt", "d")):
+        (tmp_path / path).write_text(names.replace(" ", "\n"))
+    groups = ("file=größe.txt", "file=デバイス.txt", f"file={'x' * 200}.txt", "rest")
+    words = [word for group in groups for word in ("--group", group)]
+    number = run("rollout", "create", "--bundle", "walk", *words, "--yes")[1].strip()
+    rows = run("rollout", "show", number)[1].splitlines()[3:]
+    assert len(rows) == 5
+    assert max(map(width, rows)) <= 120
+    bars = {width(row[: row.index("·")]) for row in rows[1:]}
+    assert bars == {width(rows[0][: rows[0].index("PROGRESS")])}
+    assert rows[3].startswith("file=xxxxxxxxxx…xxx")
+
+
+def test_what_changes_is_written_over_what_was_shown(monkeypatch):
+    monkeypatch.setattr(rollout_commands.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "10")
+    over = rollout_commands._over
+    assert over("") == ""
+    assert over("a") == "\033[1A\033[J"
+    assert over("a\n\nc") == "\033[3A\033[J"
+    assert over(f"{'x' * 10}\n{'x' * 11}\n{'デ' * 6}") == "\033[5A\033[J"
 
 
 def test_pause_resume_abort(fleet, run, walk):

@@ -14,7 +14,7 @@ from schemas.payload import Payload
 from schemas.rollout import BACK, BundleOrder
 from schemas.wire import Failed, Task
 from server.fleet.registry import Bundle, Device, Registry, Rollout, RolloutDevice, Tag
-from server.fleet.rollouts import Engine, GroupSpec, Plan, create, status
+from server.fleet.rollouts import Engine, GroupSpec, Terms, create, status
 from server.transport.courier import Courier
 from server.transport.ledger import Ledger
 from tests.server.transport.fake_device import FakeDevice, will_of
@@ -149,21 +149,11 @@ class World:
         self,
         *groups: str,
         bundle: str = "walk",
-        success: float = 1.0,
-        error: float = 0.0,
-        **plan: Any,
+        **terms: Any,
     ) -> str:
-        plan.setdefault("order", BundleOrder(bundle="0" * 64))
         specs = [GroupSpec.parse(text) for text in groups]
-        number, _ = create(
-            self.registry,
-            "operator:test",
-            bundle,
-            specs,
-            success=success,
-            error=error,
-            plan=Plan(**plan),
-        )
+        asked = Terms(**{"success": 1.0, "error": 0.0, **terms})
+        number, _ = create(self.registry, "operator:test", bundle, specs, asked)
         return number
 
     def go(self, times: int = 6, seconds: float = 1.0) -> None:

@@ -1,21 +1,21 @@
+import math
 import time
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import insert
 
 from schemas.base import ConfigError
-from schemas.rollout import BundleOrder
 from server.fleet.errors import NotFoundError, Refusal
-from server.fleet.registry import Device
-from server.fleet.rollouts import GroupSpec, Plan, create, status, summaries
+from server.fleet.registry import Bundle, Device
+from server.fleet.rollouts import GroupSpec, Terms, create, status, summaries
 from tests.server.fleet.rollouts.conftest import BOTH, ONE, TWO
 
 
 def planned(world, *groups, bundle="walk"):
     specs = [GroupSpec.parse(text) for text in groups]
-    plan = Plan(order=BundleOrder(bundle="0" * 64))
-    settings = {"success": 1.0, "error": 0.0, "plan": plan, "dry_run": True}
-    _, members = create(world.registry, "operator:test", bundle, specs, **settings)
+    terms = Terms(success=1.0, error=0.0)
+    _, members = create(world.registry, "operator:test", bundle, specs, terms, dry_run=True)
     return members
 
 
@@ -81,6 +81,27 @@ def test_a_personal_bundle_is_for_its_person_alone(fleet):
     assert planned(world, "rest", bundle="ann") == {"rest": ["a"]}
     with pytest.raises(NotFoundError, match="the bundle is a's own"):
         planned(world, "devices=b", bundle="ann")
+
+
+def test_the_order_is_of_the_bundle_and_the_terms(fleet):
+    world = fleet()
+    number = world.create("rest", downgrade=True, latency_us=5.0, predictions=7, seconds=8.0)
+    with world.registry.read() as db:
+        order = status(db, number).rollout.plan["order"]
+        assert order["published"] == db.get(Bundle, ONE).published
+    assert (order["bundle"], order["downgrade"], order["other_backbone"]) == (ONE, True, False)
+    assert (order["latency_us"], order["predictions"], order["seconds"]) == (5.0, 7, 8.0)
+
+
+@pytest.mark.parametrize(
+    "terms", [{"success": math.nan}, {"error": -1}, {"seconds": math.inf}, {"predictions": -1}]
+)
+def test_terms_out_of_their_range_make_no_roll_out(fleet, terms):
+    world = fleet()
+    with pytest.raises(ValidationError):
+        world.create("rest", **terms)
+    with world.registry.read() as db:
+        assert summaries(db) == []
 
 
 @BOTH

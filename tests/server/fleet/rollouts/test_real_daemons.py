@@ -13,10 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from client.local_api import ApiError, ask
 from client.windows import PersonWindows
-from schemas.rollout import BundleOrder
 from schemas.signing import public_hex
 from server.fleet.registry import Registry, Rollout, RolloutDevice
-from server.fleet.rollouts import GroupSpec, Plan, create
+from server.fleet.rollouts import GroupSpec, Terms, create
 from tests import mosquitto
 from tests.client import orders
 from tests.client.test_installer import logarithm
@@ -92,10 +91,10 @@ class Site:
         )
 
     def roll_out(self, bundle, *groups, predictions=100, seconds=0.0, **shares):
-        order = BundleOrder(bundle="0" * 64, predictions=predictions, seconds=seconds)
         specs = [GroupSpec.parse(text) for text in groups]
-        settings = {"success": 1.0, "error": 0.0, "plan": Plan(order=order), **shares}
-        return create(self.registry, "operator:test", bundle, specs, **settings)[0]
+        probation = {"predictions": predictions, "seconds": seconds}
+        terms = Terms(**{"success": 1.0, "error": 0.0, **probation, **shares})
+        return create(self.registry, "operator:test", bundle, specs, terms)[0]
 
     def states(self, rollout):
         with self.registry.read() as db:

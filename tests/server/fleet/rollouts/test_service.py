@@ -3,9 +3,8 @@
 import pytest
 
 from schemas.memory_link import MemoryBroker, MemoryLink
-from schemas.rollout import BundleOrder
 from server.fleet.registry import Registry
-from server.fleet.rollouts import GroupSpec, Plan, create, service
+from server.fleet.rollouts import GroupSpec, Terms, create, service
 from tests.client import orders
 from tests.server.fleet import folders
 
@@ -25,9 +24,7 @@ def test_it_starts_with_the_first_roll_out_and_not_twice(tmp_path, migrated, mon
     assert not made
     folders.published(folder, orders.made(tmp_path / "walk.flwb"), "walk")
     with Registry(folder.root / "registry.sqlite") as registry:
-        plan = Plan(order=BundleOrder(bundle="0" * 64))
-        shares = {"success": 1.0, "error": 0.0}
-        create(registry, "test", "walk", [GroupSpec.parse("rest")], plan=plan, **shares)
+        create(registry, "test", "walk", [GroupSpec.parse("rest")], Terms())
     service.tick(folder, folder.config())
     service.tick(folder, folder.config())
     assert len(made) == 1

@@ -1,0 +1,46 @@
+"""What goes wrong in ``serve`` again and again: that the database is away is said once."""
+
+import logging
+import threading
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+_ABSENT = (OperationalError, InterfaceError, PoolTimeout)
+
+
+class Trouble:
+    """What one part of a server met, for its log; thread-safe.
+
+    Parameters
+    ----------
+    log : Logger
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log, self._lock = log, threading.Lock()
+        self._said: set[str] = set()
+
+    def met(self, error: Exception, what: str) -> None:
+        """Say it: a line where the database is away, and it was not said; else all of it."""
+        if not isinstance(error, _ABSENT):
+            self._log.error("%s", what, exc_info=error)
+            return
+        line = _line(error)
+        with self._lock:
+            if line not in self._said:
+                self._log.error("the database: %s; tried again until it is back", line)
+            self._said.add(line)
+
+    def over(self) -> None:
+        """Say that the database is back, where it was away."""
+        with self._lock:
+            if self._said:
+                self._log.warning("the database is back")
+            self._said.clear()
+
+
+def _line(error: Exception) -> str:
+    """The driver's own first line, without the statement."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (str(cause).splitlines() or [type(error).__name__])[0]
