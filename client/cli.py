@@ -1,11 +1,14 @@
 """``flwr-edge``: what runs on a device. Noun–verb, from the standard library alone."""
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 from client.commands import bench, bundle, control, daemon, enroll, info, service, status
+from client.ring_file import RingError
+from client.store_file import why
 from schemas.base import ConfigError
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
@@ -69,8 +72,10 @@ def guarded(command: Callable[[], None]) -> int:
     except OSError as error:
         what = error.strerror or str(error)
         return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
-    except RuntimeError as error:
+    except (RuntimeError, RingError) as error:
         return _fail(str(error), FAILED)
+    except sqlite3.Error as error:
+        return _fail(f"the store: {why(error)}", FAILED)
     except MemoryError:
         return _fail("out of memory", FAILED)
     except KeyboardInterrupt:

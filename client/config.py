@@ -3,24 +3,54 @@
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from client.conditions import ConditionsConfig
+from client.files import read_plain
+from client.identity import Identity
 from schemas.base import ConfigError, Strict, describe
 
 M = TypeVar("M", bound=Strict)
-Word = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")]
+DEVICE: Final = r"[a-z0-9][a-z0-9-]{0,62}"  # its name: what enrolment and the server's CSRs take
+STATE: Final = Path("/var/lib/flwr-edge")
+Word = Annotated[str, Field(pattern=f"^{DEVICE}$")]
+
+
+def _file_name(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot have a NUL")
+    return path
+
+
+def host_name(host: str) -> str:
+    """A host, as names of the network are made.
+
+    Raises
+    ------
+    ValueError
+        Where no such name can be looked up.
+    """
+    try:
+        named = bool(host.encode("idna")) and host.isprintable() and " " not in host
+    except UnicodeError:  # an empty label, or one of more than 63
+        named = False
+    if not named:
+        raise ValueError("expected a host's name or address: labels of 1 to 63 between dots")
+    return host
+
+
+FileName = Annotated[Path, AfterValidator(_file_name)]
 KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Tls(Strict):
     """Certificates towards the broker, PEM files."""
 
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: FileName
+    certificate: FileName | None = None
+    key: FileName | None = None
 
     @model_validator(mode="after")
     def _both(self) -> "Tls":
@@ -32,12 +62,14 @@ class Tls(Strict):
 class Broker(Strict):
     """Where the broker is."""
 
-    host: str = Field("localhost", min_length=1, max_length=253)
+    host: Annotated[str, AfterValidator(host_name)] = Field(
+        "localhost", min_length=1, max_length=253
+    )
     port: int | None = Field(
         None, ge=1, le=65_535, description="8883 with tls, else 1883, where left out."
     )
     username: str | None = None
-    password_file: Path | None = Field(None, description="Its first line; never in this file.")
+    password_file: FileName | None = Field(None, description="Its first line; never in this file.")
     keepalive: int = Field(30, ge=5, le=3600, description="Seconds.")
     tls: Tls | None = None
 
@@ -50,7 +82,7 @@ class Broker(Strict):
 class Windows(Strict):
     """Where the person's windows come from: a folder of them, or a sensor."""
 
-    folder: Path | None = Field(None, description="Of .npy files as PersonWindows reads them.")
+    folder: FileName | None = Field(None, description="Of .npy files as PersonWindows reads them.")
     source: str | None = Field(None, description="A sensor: one of flwr_edge.sensor_source.")
     settings: dict[str, Any] = Field(default_factory=dict, description="The sensor's own.")
 
@@ -64,14 +96,14 @@ class Windows(Strict):
 class Model(Strict):
     """What predictions are made with, where it is not the last task's model."""
 
-    bundle: Path = Field(description="Looked at before each prediction: it may be replaced.")
-    base: Path | None = Field(None, description="The bundle that it is a difference from.")
+    bundle: FileName = Field(description="Looked at before each prediction: it may be replaced.")
+    base: FileName | None = Field(None, description="The bundle that it is a difference from.")
 
 
 class RotationConfig(Strict):
     """Of the certificate, before it expires; ``flwr-edge enroll`` writes it."""
 
-    identity: Path = Field(description="The folder that enrolment made.")
+    identity: FileName = Field(description="The folder that enrolment made.")
 
 
 class Limits(Strict):
@@ -94,7 +126,7 @@ class DaemonConfig(Strict):
     """The whole file."""
 
     device: Word
-    state: Path = Field(Path("/var/lib/flwr-edge"), description="Folder of all that is durable.")
+    state: FileName = Field(STATE, description="Folder of all that is durable.")
     number: int | None = Field(
         None, ge=0, description="Orders the batches; the node id where left out."
     )
@@ -118,7 +150,7 @@ class DaemonConfig(Strict):
             With a line for each thing that is wrong.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(read_plain(path).decode())
         except OSError as error:
             raise ConfigError(str(path), [error.strerror or str(error)]) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -147,15 +179,42 @@ class DaemonConfig(Strict):
         lacking = [f"{key}: no {path}" for key, path in named.items() if path and not path.exists()]
         if self.fleet_key is not None and find_spec("cryptography") is None:
             lacking.append("fleet_key: the package cryptography is needed to check signatures")
-        return lacking + self._sensor_problems()
+        problems = lacking + self._folder_problems() + self._sensor_problems()
+        return problems if lacking else problems + self._tls_problems()
+
+    def _folder_problems(self) -> list[str]:
+        """Of what is there, and is not what it should be."""
+        folders = {"state": self.state, "windows.folder": self.windows.folder}
+        wrong = [
+            f"{key}: {path} is no folder"
+            for key, path in folders.items()
+            if path and path.exists() and not path.is_dir()
+        ]
+        root = self.rotation and self.rotation.identity
+        if root and root.exists() and not Identity(root).exists():
+            wrong.append(f"rotation.identity: no identity in {root}; flwr-edge enroll makes one")
+        return wrong
+
+    def _tls_problems(self) -> list[str]:
+        tls = self.broker.tls
+        if tls is None:
+            return []
+        from schemas.link_base import TlsFiles
+        from schemas.link_tls import context_of
+
+        try:
+            context_of(TlsFiles(tls.ca, tls.certificate, tls.key))
+        except OSError as error:
+            return [f"broker.tls: {error}"]
+        return []
 
     def _sensor_problems(self) -> list[str]:
         if self.windows.source is None:
             return []
-        from client.sources.gather import checked_settings, source_class
+        from client.sources.gather import checked_settings, ready, source_class
 
         try:
-            checked_settings(source_class(self.windows.source), self.windows.settings)
+            ready(checked_settings(source_class(self.windows.source), self.windows.settings))
         except ConfigError as error:
             return [f"{error.where}: {problem}" for problem in error.problems]
         return []

@@ -2,13 +2,16 @@
 
 import json
 import re
+import stat
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from client.config import DaemonConfig
+from client.config import STATE, DaemonConfig
+from client.files import Owner, owner_near, read_plain, write_file
 from schemas.base import ConfigError
+from schemas.incoming import sync_folder
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HEAD: Final = "# The daemon's: flwr-edge run --config FILE. Written by flwr-edge enroll.\n"
@@ -16,6 +19,9 @@ _HEAD: Final = "# The daemon's: flwr-edge run --config FILE. Written by flwr-edg
 
 def updated(path: Path, changes: dict[str, Any], defaults: dict[str, Any]) -> str | None:
     """Set keys of a file, and check it whole.
+
+    A file that is there keeps its mode and owner; a new one is not for everybody to read (it may
+    come to hold a sensor's password) and belongs to whom the state does.
 
     Parameters
     ----------
@@ -37,27 +43,39 @@ def updated(path: Path, changes: dict[str, Any], defaults: dict[str, Any]) -> st
     """
     before = _read(path)
     table = _merged(before if before is not None else defaults, changes)
+    mode, owner = _kept(path, path.absolute().parent / str(table.get("state", STATE)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(_HEAD + "\n".join(_lines(table)) + "\n", encoding="utf-8")
+    new = path.with_name(f".{path.name}.new")
+    write_file(new, (_HEAD + "\n".join(_lines(table)) + "\n").encode(), mode, owner)
     try:
-        DaemonConfig.load(part)
+        DaemonConfig.load(new)
     except ConfigError as error:
-        part.unlink()
+        new.unlink()
         raise ConfigError(str(path), error.problems) from None
     kept = None
     if before is not None and before != table:
         kept = path.with_name(f"{path.name}.before")
-        kept.write_bytes(path.read_bytes())
-    part.replace(path)
+        write_file(kept, path.read_bytes(), mode, owner)
+    new.replace(path)
+    sync_folder(path.parent)
     return None if kept is None else str(kept)
+
+
+def _kept(path: Path, state: Path) -> tuple[int, Owner | None]:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return 0o640, owner_near(state)
+    return stat.S_IMODE(facts.st_mode), (facts.st_uid, facts.st_gid)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_plain(path).decode())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigError(str(path), [error.strerror or str(error)]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [str(error)]) from None
 

@@ -103,10 +103,17 @@ class Daemon:
         self.link.close()
 
     def pause(self, *, paused: bool) -> None:
-        """Take no work, or take it again; kept over restarts."""
-        self.store.set("paused", paused)
-        self.runner.wake()
-        self._state(online=True)
+        """Take no work, or take it again; kept over restarts.
+
+        Raises
+        ------
+        sqlite3.Error
+            Where it holds only until the daemon ends.
+        """
+        try:
+            self.runner.pause(paused=paused)
+        finally:  # a full disk cannot keep it over restarts; it is so all the same
+            self._state(online=True)
 
     def status(self) -> dict[str, Any]:
         """How it stands, for the local API."""
@@ -152,9 +159,8 @@ class Daemon:
             left = envelope.ttl if expiry is None else min(expiry, envelope.ttl)
             self._task(envelope, body, left)
         elif isinstance(body, wire.Cancel):
-            if self.store.end(body.task):
+            if self.runner.cancel(body.task):
                 _log.info("task %s: cancelled", body.task[:8])
-            self.runner.give_up(body.task)
         elif isinstance(body, wire.Want):
             self._serve(body)
         elif isinstance(body, wire.Received):

@@ -1,18 +1,22 @@
 """Graphs on the device: files named by their SHA-256, and sessions made from them once."""
 
+import contextlib
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 import onnxruntime as ort
 
-from client.files import is_whole, write_whole
+from client.files import is_whole, sweep, write_whole
 from client.graph_check import GraphError, GraphLimits, check, onnx_alone
 
 __all__ = ["GraphError", "GraphLimits", "GraphStore", "default_folder"]
 
 _LIMITS: Final = GraphLimits()
+_KEPT: Final = 512 << 20
+_UNUSED: Final = 86_400.0  # seconds: a plan under way, here or in another process, is younger
 
 
 def default_folder() -> Path:
@@ -34,16 +38,34 @@ class GraphStore:
     limits : GraphLimits, optional
         What a graph may be; checked when it comes, and before it is loaded.
     lean : bool
-        Give memory back after each run, instead of keeping it for the next: slower steps.
+        A device's: give memory back after each run, instead of keeping it for the next (slower
+        steps), and keep no more graphs than ``kept`` says.
+    kept : int
+        Bytes beyond which a new graph takes the place of those unused for longest, where that is
+        a day at least; a server sends again what a device lacks. A simulation, which goes on from
+        its folder after any time, has nobody who would.
     """
 
-    def __init__(self, folder: Path, limits: GraphLimits = _LIMITS, *, lean: bool = False) -> None:
-        self.folder, self.limits, self._lean = folder, limits, lean
+    def __init__(
+        self,
+        folder: Path,
+        limits: GraphLimits = _LIMITS,
+        *,
+        lean: bool = False,
+        kept: int = _KEPT,
+    ) -> None:
+        self.folder, self.limits, self._lean, self._kept = folder, limits, lean, kept
         self._sessions: dict[str, ort.InferenceSession] = {}
+        sweep(folder)
 
     def has(self, digest: str) -> bool:
         """Whether the graph lies here, as its name says."""
-        return digest in self._sessions or is_whole(self._path(digest), digest)
+        if digest in self._sessions:
+            return True
+        whole = is_whole(self._path(digest), digest)
+        if whole:
+            _touch(self._path(digest))
+        return whole
 
     def get(self, digest: str) -> bytes:
         """The graph's bytes; what a power cut or the disk spoilt is removed.
@@ -53,7 +75,9 @@ class GraphStore:
         GraphError
             Where it is missing, or its bytes do not match its name.
         """
-        return _read(self._path(digest), digest)
+        graph = _read(self._path(digest), digest)
+        _touch(self._path(digest))
+        return graph
 
     def put(self, graph: bytes) -> str:
         """Store a graph, whole or not at all; return its digest.
@@ -67,7 +91,11 @@ class GraphStore:
         check(graph, digest, self.limits)
         if not is_whole(self._path(digest), digest):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self._lean:
+                self._make_room(len(graph))
             write_whole(self._path(digest), graph)
+        else:
+            _touch(self._path(digest))
         return digest
 
     def session(self, digest: str) -> ort.InferenceSession:
@@ -85,8 +113,28 @@ class GraphStore:
             self._sessions[digest] = _session(graph, digest, lean=self._lean)
         return self._sessions[digest]
 
+    def _make_room(self, more: int) -> None:
+        """Remove graphs that nobody has used for long, oldest first, until all fit."""
+        found = []
+        for path in self.folder.glob("*.onnx"):
+            with contextlib.suppress(FileNotFoundError):  # another process's doing
+                facts = path.stat()
+                found.append((facts.st_mtime, facts.st_size, path))
+        over = more + sum(size for _, size, _ in found) - self._kept
+        for used, size, path in sorted(found):
+            if over <= 0 or time.time() - used < _UNUSED:
+                return
+            if path.stem not in self._sessions:
+                path.unlink(missing_ok=True)
+                over -= size
+
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.onnx"
+
+
+def _touch(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache of someone else's; it went
+        os.utime(path)
 
 
 def _read(path: Path, digest: str) -> bytes:

@@ -2,19 +2,20 @@
 
 A folder a set, ``current`` a link to the one that counts: the link is replaced by a rename, so that
 a power cut leaves the old set or the new. A key that asked and has no answer yet lies in
-``pending``; the same request is sent again until there is one. Keys never leave this folder.
+``pending``; the same request is sent again until there is one. Keys never leave this folder. What
+root makes here belongs to whoever owns the folder around it: the service reads and rotates it.
 """
 
 import contextlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from client.files import write_private
+from client.files import Owner, give, make_folder, owner_near, write_private
 from schemas.enrolment import EnrolReply
+from schemas.incoming import sync_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -112,24 +113,26 @@ class Identity:
         """
         _check(pending, reply)
         facts = {"server": server, "device": reply.device, "renew_at": reply.renew_at}
-        folder = self._new_folder()
-        write_private(folder / "key.pem", (self._pending / "key.pem").read_bytes())
-        write_private(folder / "certificate.pem", str(reply.certificate).encode())
-        write_private(folder / "ca.pem", str(reply.ca).encode())
-        write_private(folder / "identity.json", json.dumps(facts).encode())
-        _sync(folder)
+        owner = owner_near(self.root.parent)
+        give(self.root, owner)
+        folder = self._new_folder(owner)
+        key = (self._pending / "key.pem").read_bytes()
+        write_private(folder / "key.pem", key, owner)
+        write_private(folder / "certificate.pem", str(reply.certificate).encode(), owner)
+        write_private(folder / "ca.pem", str(reply.ca).encode(), owner)
+        write_private(folder / "identity.json", json.dumps(facts).encode(), owner)
         link = self.root / ".current"
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)
         link.replace(self.current)
-        _sync(self.root)
+        sync_folder(self.root)
         self.forget_pending()
         self._forget_old(folder)
 
-    def _new_folder(self) -> Path:
+    def _new_folder(self, owner: Owner | None) -> Path:
         taken = [int(path.name) for path in self.root.iterdir() if path.name.isdecimal()]
         folder = self.root / str(1 + max(taken, default=0))
-        folder.mkdir(mode=0o700)
+        make_folder(folder, owner, 0o700)
         return folder
 
     def _forget_old(self, keep: Path) -> None:
@@ -148,15 +151,15 @@ class Identity:
         request = x509.CertificateSigningRequestBuilder(name).sign(key, hashes.SHA256())
         pem = request.public_bytes(serialization.Encoding.PEM)
         self.forget_pending()
-        self._pending.mkdir(mode=0o700, parents=True)
+        owner = owner_near(self.root.parent)
+        make_folder(self._pending, owner, 0o700)
         plain = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        write_private(self._pending / "key.pem", plain)
-        write_private(self._pending / "csr.pem", pem)
-        _sync(self._pending)
+        write_private(self._pending / "key.pem", plain, owner)
+        write_private(self._pending / "csr.pem", pem, owner)
         return _pending(key, pem.decode())
 
 
@@ -205,11 +208,3 @@ def _check(pending: Pending, reply: EnrolReply) -> None:
             leaf.verify_directly_issued_by(authority)
             return
     raise IdentityError("the certificate is of none of the authorities beside it")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

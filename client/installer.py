@@ -4,11 +4,15 @@ Nothing here loads a model: that is done in the process that learns, whose end i
 a power cut interrupts is done again from the disk, or not at all; see ``server/PROTOCOL.md``.
 """
 
+import hashlib
 import logging
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from client.installed import Installed, Place
+from client.once import Once
 from client.store import Store, TaskRow
 from client.work import WorkError
 from schemas.incoming import sync_folder
@@ -43,7 +47,7 @@ class Installer:
         most_bytes: int = MAX_BYTES,
     ) -> None:
         self._store, self._objects, self.installed = store, objects, installed
-        self._most = most_bytes
+        self._most, self._trouble = most_bytes, Once(_log)
         installed.started()
 
     def refusal(self, task: Task) -> str | None:
@@ -56,8 +60,19 @@ class Installer:
         return None
 
     def has(self, name: str) -> bool:
-        """Whether a bundle lies here and need not be pulled."""
-        return self.installed.path(name).is_file()
+        """Whether a bundle lies here whole and need not be pulled; what is spoilt is removed."""
+        path = self.installed.path(name)
+        try:
+            whole = _digest(path) == name
+        except FileNotFoundError:
+            return False
+        except OSError as error:  # maybe this once: the one that is pulled is renamed over it
+            _log.warning("bundle %s: cannot be read, it is pulled again: %s", name[:12], error)
+            return False
+        if not whole:
+            _log.error("bundle %s: was spoilt on the disk, and removed", name[:12])
+            path.unlink(missing_ok=True)
+        return whole
 
     def holds(self, row: TaskRow) -> bool:
         """Whether an order has to wait: a bundle is on probation, and that is not over."""
@@ -77,10 +92,27 @@ class Installer:
 
     def fault(self, sha: str, reason: str) -> bool:
         """Tell of a fault in predicting; whether the device went back to the last good bundle."""
-        if not self.installed.on_probation(sha) or not self.installed.back(reason):
+        if not self.installed.on_probation(sha):
             return False
+        try:
+            if not self.installed.back(reason):
+                return False
+        except sqlite3.Error as error:  # a full disk: a bad bundle does not predict for that
+            self._trouble(error, "a bundle's way back cannot be noted")
+            return self.installed.put_aside(sha, reason)
         _log.error("bundle %s: went back to the last good one: %s", sha[:12], reason)
         return True
+
+    def unusable(self, sha: str, reason: str) -> bool:
+        """Tell of a bundle that cannot be opened, or fails its own reference input.
+
+        Returns
+        -------
+        bool
+            Whether another predicts now: for good where it was on probation; else until an order
+            installs the bundle anew, or it is tried again, ten minutes later.
+        """
+        return self.fault(sha, reason) or self.installed.put_aside(sha, reason)
 
     def do(self, row: TaskRow, task: Task, ask: Ask) -> dict[str, Any] | None:
         """Do an order.
@@ -122,8 +154,9 @@ class Installer:
 
     def status(self) -> dict[str, Any]:
         """How it stands, for the local API."""
-        record = self.installed.record
+        record, aside = self.installed.record, self.installed.aside
         current, previous, probation = record.current, record.previous, record.probation
+        stands_in = f"; {previous.sha256[:12]} predicts now" if previous else ""
         return {
             "current": current and current.sha256,
             "previous": previous and previous.sha256,
@@ -131,6 +164,7 @@ class Installer:
             if probation is None
             else f"{probation.made} of {probation.predictions} predictions, or "
             f"{probation.seconds:g} s",
+            **({} if aside is None else {"fault": f"{aside}{stands_in}"}),
         }
 
     # ------------------------------------------------------------------------------------------
@@ -143,6 +177,7 @@ class Installer:
         found = self._proved(task, ask)
         if "error" in found:
             return found
+        self.installed.good(task.objects[0].sha256)
         if same:  # another order installed it, and it was confirmed
             return self._said(None, ObjectRef(**found["payload"]))
         order = BundleOrder.model_validate(found["order"])
@@ -159,7 +194,8 @@ class Installer:
 
     def _conclude(self, task: Task, ask: Ask) -> dict[str, Any]:
         """Let it prove itself once more: a quiet device has predicted nothing meanwhile."""
-        found = self._proved(task, ask)
+        aside = self.installed.aside  # it failed, and a full disk kept it from going back
+        found: dict[str, Any] = {"error": aside} if aside else self._proved(task, ask)
         if "error" in found:
             if self.installed.back(found["error"]):
                 return found
@@ -213,3 +249,8 @@ class Installer:
         if answer is None or reason is not None:
             return {"error": reason or "went back"}
         return {"payload": answer.model_dump(), "objects": [], "kept": None}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

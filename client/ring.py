@@ -8,6 +8,7 @@ so; its checksum tells at the next opening whether a power cut let all of it rea
 
 import contextlib
 import fcntl
+import logging
 import os
 import struct
 import threading
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 from client.ring_file import (
     CODES,
     PAGE,
-    SLOT_EXTRA,
     Layout,
     RingError,
+    SpoiltRing,
+    fitted,
     is_whole,
     read_head,
     read_slot,
@@ -28,6 +30,7 @@ from client.ring_file import (
     write_head,
     write_slot,
 )
+from schemas.incoming import sync_folder
 
 if TYPE_CHECKING:  # the daemon appends without NumPy; who learns maps with it
     import numpy as np
@@ -38,6 +41,7 @@ if TYPE_CHECKING:  # the daemon appends without NumPy; who learns maps with it
 __all__ = ["Ring", "RingError", "mapped"]
 
 _SYNC_EVERY: Final = 32
+_log = logging.getLogger("flwr_edge.ring")
 
 
 class Ring:
@@ -56,18 +60,18 @@ class Ring:
     Raises
     ------
     RingError
-        Where the file is something else, or the limit has no room for two windows.
+        Where the file's windows are of another shape, or the limit has no room for two.
     OSError
         Where it cannot be opened, or another process has it.
     """
 
     def __init__(self, path: Path, time: int, channels: int, item: int, limit: int) -> None:
-        slot = time * channels * item + SLOT_EXTRA
-        capacity = (limit - 4 * PAGE) * 2 // (3 * slot)
-        if capacity < 2:
-            raise RingError(f"{path}: {limit} bytes have no room for windows of {slot} bytes")
+        try:
+            self._at = fitted(time, channels, item, limit)
+        except RingError as error:
+            raise RingError(f"{path}: {error}") from None
         self._path, self._lock = path, threading.Lock()
-        self._at, self._count, self._file = Layout(time, channels, item, capacity), 0, -1
+        self._count, self._file = 0, -1
         path.parent.mkdir(parents=True, exist_ok=True)
         self._held = _only(path.with_name(f".{path.name}.lock"))
         try:
@@ -123,11 +127,24 @@ class Ring:
     def _open(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._part.unlink()
-        if self._path.exists():
-            self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-            self._mend(self._at)
-        else:
+        if not self._path.exists():
             self._move((), self._at)
+            return
+        self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._mend(self._at)
+        except SpoiltRing as error:
+            self._set_aside(error)
+
+    def _set_aside(self, error: SpoiltRing) -> None:
+        """Begin afresh: windows that are lost are no reason to gather no others."""
+        os.close(self._file)
+        self._file = -1
+        spoilt = self._path.with_name(f"{self._path.name}.spoilt")  # the newest alone is kept
+        self._path.replace(spoilt)
+        said = str(error).partition("; ")[0]
+        _log.error("%s; its windows are lost: begun afresh, it is %s now", said, spoilt.name)
+        self._move((), self._at)
 
     def _mend(self, wanted: Layout) -> None:
         """Leave out what is torn; take up another limit."""
@@ -162,7 +179,7 @@ class Ring:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._at, self._count = file, at, len(slots)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
 
     @property
     def _part(self) -> Path:
@@ -205,11 +222,3 @@ def _only(path: Path) -> int:
         os.close(file)
         raise OSError(f"{path}: another process has these windows open") from error
     return file
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

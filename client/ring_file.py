@@ -18,7 +18,11 @@ _COUNT_AT: Final = 64
 
 
 class RingError(ValueError):
-    """A ring that is no ring, or holds windows of another shape."""
+    """A ring that is no ring, holds windows of another shape, or has no room for any."""
+
+
+class SpoiltRing(RingError):  # noqa: N818 - a state, like httpx's Timeout
+    """A file that is no ring, or not all of one."""
 
 
 class Layout(NamedTuple):
@@ -54,20 +58,39 @@ class Layout(NamedTuple):
         return self.windows + self.capacity * self.window
 
 
+def fitted(time: int, channels: int, item: int, limit: int) -> Layout:
+    """The layout of a ring that never takes more than so many bytes, its moving included.
+
+    Raises
+    ------
+    RingError
+        Where there is no room for two windows.
+    """
+    slot = time * channels * item + SLOT_EXTRA
+    capacity = (limit - 4 * PAGE) * 2 // (3 * slot)
+    if capacity < 2:
+        raise RingError(
+            f"{limit} bytes have no room for windows of {slot} bytes; raise limit_bytes"
+        )
+    return Layout(time, channels, item, capacity)
+
+
 def read_head(file: int, path: Path) -> tuple[Layout, int]:
     """A file's layout, and how many of its slots count.
 
     Raises
     ------
-    RingError
+    SpoiltRing
         Where it is no ring, or not as long as it says.
     """
     head = os.pread(file, PAGE, 0)
     if len(head) < PAGE or not head.startswith(_MAGIC):
-        raise RingError(f"{path}: is no ring of windows; move it away to start afresh")
+        raise SpoiltRing(f"{path}: is no ring of windows; move it away to start afresh")
     at = Layout(*_HEAD.unpack_from(head)[1:])
     if at.item not in CODES or os.fstat(file).st_size != at.size:
-        raise RingError(f"{path}: its size is not what its header says; move it away")
+        raise SpoiltRing(
+            f"{path}: its size is not what its header says; move it away to start afresh"
+        )
     return at, min(_COUNT.unpack_from(head, _COUNT_AT)[0], at.capacity)
 
 

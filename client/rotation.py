@@ -12,6 +12,7 @@ from client.identity import Identity, IdentityError
 
 _LOOK: Final = 3600.0  # seconds between looks at the clock: it may be set at any moment
 _BACKOFF: Final = (60.0, 3600.0)
+_MOST_WRONG: Final = 86_400.0  # seconds between rotations on a clock that is wrong
 _FINAL: Final = frozenset(
     {"device-revoked", "certificate-revoked", "certificate-expired", "not-this-fleet"}
 )
@@ -41,6 +42,7 @@ class Rotation:
     ) -> None:
         self._identity, self._rotated, self._clock = identity, rotated, clock
         self._backoff, self._failures = backoff, 0
+        self._early = 0  # rotations in a row after which the next was due at once
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rotation", daemon=True)
 
@@ -62,9 +64,25 @@ class Rotation:
         except (EnrolmentError, IdentityError, OSError) as error:
             return self._failed(error)
         self._failures = 0
-        _log.info("rotated; the next time is in %.1f h", self._until(reply.renew_at) / 3600)
+        wait = self._succeeded(reply.renew_at or 0.0)
         self._rotated()
-        return 1.0
+        return wait
+
+    def _succeeded(self, renew_at: float) -> float:
+        """Seconds until the next look; by this clock the new certificate may be due already."""
+        left = renew_at - self._clock()
+        if left > 0:
+            self._early = 0
+            _log.info("rotated; the next time is in %.1f h", left / 3600)
+            return min(left + 1, _LOOK)
+        if not self._early:
+            _log.error(
+                "rotated, and the next time was %.1f h ago: this device's clock is wrong; "
+                "set it. Until then it rotates more and more rarely",
+                -left / 3600,
+            )
+        self._early += 1
+        return min(_LOOK * 2.0 ** min(self._early - 1, 16), _MOST_WRONG)
 
     def _failed(self, error: Exception) -> float:
         first, most = self._backoff
@@ -74,9 +92,6 @@ class Rotation:
         hint = "; only an operator can help: flwr-fleet device rotate" if final else ""
         _log.error("the certificate was not rotated: %s%s", error, hint)
         return wait * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-
-    def _until(self, when: float | None) -> float:
-        return max(0.0, (when or 0.0) - self._clock())
 
     def _run(self) -> None:
         wait = 0.0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -11,7 +12,10 @@ from typing import Any, Final, Protocol
 
 from client.installer import ACTIONS as BUNDLES
 from client.installer import Installer
+from client.once import Once
+from client.service import watchdog_interval
 from client.store import Store, TaskRow
+from client.store_file import is_spoilt
 from client.transfer import Downloads, GivenUp, TransferError
 from client.work import Stopped, WorkError
 from schemas import wire
@@ -20,7 +24,7 @@ from schemas.objects import ObjectStore
 _log = logging.getLogger("flwr_edge.runner")
 _LIGHT: Final = frozenset({"query.graphs", "query.install", "query.place"})
 _TICK: Final = 1.0  # seconds between looks at what expired
-_LONGEST_REST: Final = 10.0  # seconds asleep; a watchdog allows no more than its own
+_LONGEST_REST: Final = 10.0  # seconds asleep; a watchdog's, where that is shorter
 _AGAIN, _LONGEST_AGAIN = 30.0, 900.0  # seconds until an answer nobody confirmed is said again
 
 
@@ -63,6 +67,13 @@ class Runner:
         Called about once a second while all is well; feeds a watchdog.
     retry : float
         Seconds between attempts to note an answer on a full disk, or to find conditions met.
+    ended : callable()
+        Called at the end of ``run``, however it ends.
+
+    Attributes
+    ----------
+    fault : BaseException or None
+        What ended ``run``, where nobody stopped it.
     """
 
     def __init__(
@@ -82,15 +93,22 @@ class Runner:
         has_graph: Callable[[str], bool] = lambda _: False,
         alive: Callable[[], None] = lambda: None,
         retry: float = 10.0,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.store, self.objects, self.work, self.downloads = store, objects, work, downloads
         self.bundles = bundles
         self._may_work, self._announce, self._alive = may_work, announce, alive
         self._seconds, self._idle, self._attempts = task_seconds, idle_seconds, attempts
         self._runs, self._has_graph, self._retry = runs, has_graph, retry
+        self._longest = min(_LONGEST_REST, watchdog_interval() or _LONGEST_REST)
+        self._ended = ended
+        self.fault: BaseException | None = None
+        self._trouble, self._troubles = Once(_log), 0
+        self._paused = bool(store.get("paused", False))
         self.current: str | None = None
         self.waiting: str | None = None
         self._given_up: set[str] = set()
+        self._cancelled: set[str] = set()  # which the disk could not note
         self._stop, self._wake = threading.Event(), threading.Event()
         self._ticked, self._unswept = 0.0, True
         self._again: dict[str, tuple[float, float]] = {}
@@ -98,7 +116,19 @@ class Runner:
     @property
     def paused(self) -> bool:
         """Whether somebody at the device said so."""
-        return bool(self.store.get("paused", False))
+        return self._paused
+
+    def pause(self, *, paused: bool) -> None:
+        """Take no work, or take it again.
+
+        Raises
+        ------
+        sqlite3.Error
+            Where it cannot be noted for the next start; until the daemon's end it holds.
+        """
+        self._paused = paused
+        self.wake()
+        self.store.set("paused", paused)
 
     def wake(self) -> None:
         """Look at the store."""
@@ -123,41 +153,89 @@ class Runner:
         self.downloads.nudge()
         self._wake.set()
 
+    def cancel(self, task: str) -> bool:
+        """Close a task and end the work on it; whether it was open.
+
+        A full disk cannot note it: it is left alone from now on, and noted when there is room.
+        """
+        try:
+            return self.store.end(task)
+        except sqlite3.Error as error:
+            self._cancelled.add(task)
+            self._trouble(error, "a cancelled task cannot be noted")
+            return True
+        finally:
+            self.give_up(task)
+
     def run(self) -> None:
-        """Work until ``stop``."""
-        while not self._stop.is_set():
-            self._wake.clear()
+        """Work until ``stop``; ``ended`` is called, whatever it is that ends it."""
+        with contextlib.ExitStack() as last:
+            last.callback(self._ended)
+            last.callback(self.work.close)
             try:
-                self._tick()
-                self.bundles.look()
-                self._sweep()
-                row = self._next()
-                if row is not None:
-                    self._do(row)
-                    continue
-            except (sqlite3.Error, OSError) as error:
-                _log.error("the disk or the store cannot be used now: %s", error)
-                self._stop.wait(self._retry)
-            if self.work.idle > self._idle:
-                _log.info("no work for %g s: the process that learns ends", self._idle)
-                self.work.close()
-            self._wake.wait(self._rest())
-        self.work.close()
+                while not self._stop.is_set():
+                    self._turn()
+            except BaseException as error:  # noqa: BLE001 (told by start.run, which ends the process)
+                self.fault = error
+                _log.critical("no more tasks can be done", exc_info=error)
 
     # ------------------------------------------------------------------------------------------
 
+    def _turn(self) -> None:
+        """Do a task, or rest. A disk that fails, or a fault of ours, is no end: others may go on.
+
+        Raises
+        ------
+        sqlite3.Error
+            Of a malformed store: only the next start can mend it.
+        """
+        self._wake.clear()
+        try:
+            self._let_go()
+            self._tick()
+            self.bundles.look()
+            self._sweep()
+            row = self._next()
+            if row is not None:
+                self._do(row)
+            rest = 0.0 if row is not None else self._rest()
+        except Exception as error:
+            if is_spoilt(error):
+                raise
+            disk = isinstance(error, sqlite3.Error | OSError)
+            what = "the disk or the store cannot be used now" if disk else "between tasks"
+            self._trouble(error, what)
+            self._stop.wait(self._back_off())
+            return
+        self._troubles = 0
+        if self._trouble.well():
+            _log.info("all is well again")
+        if rest:
+            self._wake.wait(rest)
+
+    def _back_off(self) -> float:
+        """Seconds to wait after trouble: longer each time, and never too long for the watchdog."""
+        wait = math.ldexp(min(_TICK, self._retry), min(self._troubles, 10))
+        self._troubles += 1
+        return min(wait, self._retry, self._longest)
+
+    def _let_go(self) -> None:
+        if self.work.idle > self._idle:
+            _log.info("no work for %g s: the process that learns ends", self._idle)
+            self.work.close()
+
     def _rest(self) -> float:
         if self.waiting:
-            return min(self._retry, _LONGEST_REST)
-        return _TICK if self.work.idle or self.store.open() else _LONGEST_REST
+            return min(self._retry, self._longest)
+        return _TICK if self.work.idle or self.store.open() else self._longest
 
     def _next(self) -> TaskRow | None:
         """The oldest task; while work must wait, the oldest that is no work."""
         held: str | None = None
         found = None
         for row in self.store.open("queued"):
-            if self.bundles.holds(row):
-                continue  # until the bundle on probation has stood it
+            if row.id in self._cancelled or self.bundles.holds(row):
+                continue  # a bundle's order, until the one on probation has stood it
             if row.body["action"] in _LIGHT or self.bundles.concludes(row):
                 found = row
             elif held is None:
@@ -192,9 +270,9 @@ class Runner:
             self._tick()
             return self._stop.is_set() or row.id in self._given_up
 
-        task = wire.Task.model_validate_json(json.dumps(row.body))
         began = time.monotonic()
         try:
+            task = wire.Task.model_validate_json(json.dumps(row.body))
             lacking = [one for one in task.objects if not self._has(one.sha256)]
             came = self.downloads.pull((task.payload, *lacking), wanted_no_more)
             pulled = time.monotonic() - began
@@ -211,8 +289,8 @@ class Runner:
         if done is None:
             return None
         if "error" in done:
-            for one in (task.payload, *task.objects):  # on a full disk the answer needs the room
-                self.objects.remove(one.sha256)
+            for name in objects_of(row.body):  # on a full disk the answer needs the room
+                self.objects.remove(name)
             _log.error("task %s: failed: %s", row.id[:8], done["error"])
             return {"kind": "failed", "reason": done["error"][:500]}, None, None
         seconds = time.monotonic() - began
@@ -245,11 +323,14 @@ class Runner:
         try:
             answer = self.work.ask(request, self._seconds, give_up)
         except Stopped:
-            self.store.begin(row.id, -1)  # no fault of the task's
+            self._begun_well(row)  # no fault of the task's
             raise
-        with contextlib.suppress(sqlite3.Error):  # a full disk: the answer is what counts
-            self.store.begin(row.id, -1)  # it finished; an order about a bundle asks more than once
+        self._begun_well(row)  # it finished; an order about a bundle asks more than once
         return answer
+
+    def _begun_well(self, row: TaskRow) -> None:
+        with contextlib.suppress(sqlite3.Error):  # a full disk: the answer is what counts
+            self.store.begin(row.id, -1)
 
     def _finish(self, row: TaskRow, answer: dict[str, Any], kept: str | None) -> None:
         while True:
@@ -258,13 +339,29 @@ class Runner:
                     return  # cancelled or expired meanwhile
                 break
             except sqlite3.Error as error:
-                _log.error("task %s: its answer cannot be noted: %s", row.id[:8], error)
-                if self._stop.wait(self._retry):
-                    return  # it is done afresh at the next start
+                if is_spoilt(error):
+                    raise
+                self._trouble(error, f"task {row.id[:8]}: its answer cannot be noted")
+                if not self._wanted_later(row):
+                    return  # where the daemon stops, it is done afresh at the next start
         self._unswept = True
         done = self.store.task(row.id)
         if done is not None:
             self._announce(done)
+
+    def _wanted_later(self, row: TaskRow) -> bool:
+        """Wait for a disk that takes an answer; False where nobody wants it any more."""
+        end = time.monotonic() + self._retry
+        while row.expires > self.store.clock() and row.id not in self._given_up:
+            # A watchdog is fed, and expiry is looked at, of this task and the others.
+            with contextlib.suppress(sqlite3.Error):  # it is said already
+                self._tick()
+            left = end - time.monotonic()
+            if left <= 0:
+                return True
+            if self._stop.wait(min(_TICK, left)):
+                break
+        return False
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -275,9 +372,11 @@ class Runner:
         clock = self.store.clock()
         rows = self.store.open()
         for row in rows:
-            if row.expires <= clock and self.store.end(row.id):
-                _log.warning("task %s: expired while %s", row.id[:8], row.state)
-                self.give_up(row.id)
+            if row.expires <= clock or row.id in self._cancelled:
+                self.give_up(row.id)  # first: a full disk notes no end
+                if self.store.end(row.id) and row.id not in self._cancelled:
+                    _log.warning("task %s: expired while %s", row.id[:8], row.state)
+                self._cancelled.discard(row.id)
             elif row.state == "done":
                 self._say_again(row, now)
         self._again = {row.id: self._again[row.id] for row in rows if row.id in self._again}

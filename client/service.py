@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from client import service_paths
+from client.files import write_file
 from schemas.base import ConfigError
 
 log = logging.getLogger(__name__)
 
 UNIT: Final = Path("etc/systemd/system/flwr-edge.service")
 SYSUSERS: Final = Path("etc/sysusers.d/flwr-edge.conf")
+_LEAST_WATCHDOG: Final = 15
 _MEMORY: Final = re.compile(r"[1-9]\d*[KMG]?")
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _STEPS: Final = (
@@ -69,7 +72,7 @@ CapabilityBoundingSet=
 AmbientCapabilities=
 ProtectSystem=strict
 ProtectHome={home}
-PrivateTmp=yes
+{writes}PrivateTmp=yes
 PrivateDevices=yes
 ProtectClock=yes
 ProtectHostname=yes
@@ -127,14 +130,19 @@ class Service:
             wrong.append(f"--user {self.user!r}: expected the name of a system user")
         if not _MEMORY.fullmatch(self.memory):
             wrong.append(f"--memory {self.memory!r}: expected a size as in 256M")
-        if not 10 <= self.watchdog <= 3600:
-            wrong.append(f"--watchdog {self.watchdog}: expected 10 to 3600 seconds")
+        if not _LEAST_WATCHDOG <= self.watchdog <= 3600:
+            wrong.append(
+                f"--watchdog {self.watchdog}: expected {_LEAST_WATCHDOG} to 3600 seconds; "
+                "within less a slow card or a busy board looks like a daemon that hangs"
+            )
         if wrong:
             raise ConfigError("install-service", wrong)
 
-    def unit(self) -> str:
-        """The unit file."""
-        home = Path("/home") in self.program.parents or Path("/root") in self.program.parents
+    def unit(self, root: Path = Path("/")) -> str:
+        """The unit file; what it may reach depends on the configuration below the root."""
+        config = service_paths.read(root / self.config.relative_to("/"))
+        home = service_paths.at_home(config, self.program, self.config)
+        writes = "".join(map(_writable, service_paths.written(config)))
         words = (str(self.program), "run", "--config", str(self.config))
         return _UNIT.format(
             command=" ".join(map(_quoted, words)),
@@ -142,15 +150,21 @@ class Service:
             memory=self.memory,
             watchdog=self.watchdog,
             home="read-only" if home else "yes",
+            writes=writes,
         )
 
     def sysusers(self) -> str:
         """The file from which systemd-sysusers makes the user."""
         return f'u {self.user} - "flwr-edge daemon" /var/lib/flwr-edge\n'
 
-    def files(self) -> dict[Path, str]:
+    def files(self, root: Path = Path("/")) -> dict[Path, str]:
         """What is written where, below the root."""
-        return {SYSUSERS: self.sysusers(), UNIT: self.unit()}
+        return {SYSUSERS: self.sysusers(), UNIT: self.unit(root)}
+
+    def steps(self) -> list[tuple[str, ...]]:
+        """Commands after that: the user is made, and may read the configuration."""
+        make, *start = _STEPS
+        return [make, ("chgrp", self.user, str(self.config)), *start]
 
 
 def _call(words: Sequence[str]) -> None:
@@ -184,16 +198,13 @@ def install(
         Where a file cannot be written or a command fails.
     """
     done = []
-    for name, text in service.files().items():
+    for name, text in service.files(root).items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(text, encoding="utf-8")
-        part.chmod(0o644)
-        part.replace(path)
+        write_file(path, text.encode(), 0o644)
         done.append(f"wrote {path}")
     if root == Path("/"):
-        for words in _STEPS:
+        for words in service.steps():
             call(words)
             done.append(f"ran {' '.join(words)}")
     return done
@@ -201,9 +212,9 @@ def install(
 
 def plan(service: Service, root: Path = Path("/")) -> str:
     """What ``install`` would do, in full."""
-    parts = [f"# {root / name}\n{text}" for name, text in service.files().items()]
+    parts = [f"# {root / name}\n{text}" for name, text in service.files(root).items()]
     if root == Path("/"):
-        parts.append("".join(f"# run: {' '.join(words)}\n" for words in _STEPS))
+        parts.append("".join(f"# run: {' '.join(words)}\n" for words in service.steps()))
     return "\n".join(parts)
 
 
@@ -235,6 +246,12 @@ def watchdog_interval() -> float | None:
     if not text.isdecimal() or not int(text) or (pid and pid != str(os.getpid())):
         return None
     return int(text) / 2e6
+
+
+def _writable(path: Path) -> str:
+    """A line that ignores a folder which is not there: the daemon says better what is missing."""
+    word = str(path).replace("\\", "\\\\").replace("%", "%%")
+    return f'ReadWritePaths="-{word}"\n'
 
 
 def _quoted(word: str) -> str:

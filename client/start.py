@@ -1,10 +1,12 @@
 """Puts a daemon together from its configuration, and runs it until it is told to stop."""
 
 import fcntl
+import functools
 import logging
 import signal
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from client.config import Broker, DaemonConfig
 from client.daemon import Daemon, state_message
 from client.files import is_whole
 from client.identity import Identity
-from client.local_api import LocalApi
+from client.local_api import Handler, LocalApi
 from client.predictions import Predictions
 from client.rotation import Rotation
 from client.service import sd_notify
 from client.sources import Gatherer, source_class
 from client.store import Store
+from client.store_file import why
 from client.work import WorkProcess
 from schemas.base import ConfigError
 from schemas.link import PahoLink, TlsFiles
@@ -37,16 +40,22 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
     config : DaemonConfig
     socket : Path, optional
         Of the local API; none is opened where it is left out.
+
+    Raises
+    ------
+    RuntimeError
+        Where another daemon runs there, the store cannot be used (``StoreError``), or the thread
+        that does tasks ended: who is connected and does nothing would be waited for.
     """
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     with ExitStack() as stack:
         stack.enter_context(_alone(config.state))
-        store = Store(config.state / "device.sqlite")
+        store = Store.mended(config.state / "device.sqlite")
         stack.callback(store.close)
         work = WorkProcess(_worker_settings(config))
-        daemon = assembled(config, store, work)
+        daemon = assembled(config, store, work, ended=told.set)
         gatherer = _gatherer(config)
         if gatherer is not None:
             gatherer.start()
@@ -66,13 +75,22 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
         broker = config.broker
         _log.info("device %s; broker %s:%d", config.device, broker.host, broker.number)
         told.wait()
-        _log.info("told to stop")
+        fault = daemon.runner.fault
+        if fault is None:
+            _log.info("told to stop")
         sd_notify("STOPPING=1")
         daemon.stop()
+        if fault is not None:
+            raise RuntimeError(f"no more tasks can be done, the daemon ends: {fault}")
 
 
-def assembled(config: DaemonConfig, store: Store, work: WorkProcess) -> Daemon:
-    """Make the daemon of a configuration, not started."""
+def assembled(
+    config: DaemonConfig,
+    store: Store,
+    work: WorkProcess,
+    ended: Callable[[], None] = lambda: None,
+) -> Daemon:
+    """Make the daemon of a configuration, not started; ``ended``: its runner's."""
     limits, graphs = config.limits, config.state / "graphs"
     objects = ObjectStore(config.state / "objects", limits.store_bytes)
     return Daemon(
@@ -91,6 +109,7 @@ def assembled(config: DaemonConfig, store: Store, work: WorkProcess) -> Daemon:
         runs=limits.runs,
         has_graph=lambda name: is_whole(graphs / f"{name}.onnx", name),
         alive=lambda: sd_notify("WATCHDOG=1"),
+        ended=ended,
     )
 
 
@@ -108,32 +127,50 @@ def _alone(state: Path) -> Iterator[None]:
 
 def handlers(
     daemon: Daemon, work: WorkProcess, gatherer: Gatherer | None = None, *, bundled: bool = False
-) -> dict[str, Any]:
-    """What the local API serves; ``bundled``: predictions are a bundle's."""
+) -> dict[str, Handler]:
+    """What the local API serves; ``bundled``: predictions are a bundle's.
+
+    Each raises RuntimeError where the store cannot be used, as on a full disk.
+    """
 
     def status(_: dict[str, Any]) -> dict[str, Any]:
         said = daemon.status()
+        if afresh := daemon.store.begun_afresh:
+            said["store"] = afresh
         return said if gatherer is None else {**said, "windows": gatherer.status()}
 
     predictions = Predictions(
         daemon.store, work, daemon.bundles, lambda: daemon.runner.stopping, bundled=bundled
     )
 
-    def pause(_: dict[str, Any]) -> dict[str, Any]:
-        daemon.pause(paused=True)
+    def pause(_: dict[str, Any], *, paused: bool = True) -> dict[str, Any]:
+        try:
+            daemon.pause(paused=paused)
+        except sqlite3.Error as error:
+            done = "paused" if paused else "resumed"
+            raise RuntimeError(f"{_why(error)}: {done} only until the daemon ends") from error
         return daemon.status()
 
-    def resume(_: dict[str, Any]) -> dict[str, Any]:
-        daemon.pause(paused=False)
-        return daemon.status()
+    def _why(error: sqlite3.Error) -> str:
+        return why(error, daemon.store.path.parent)
 
-    return {
+    def plainly(handler: Handler) -> Handler:
+        def handled(asked: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return handler(asked)
+            except sqlite3.Error as error:
+                raise RuntimeError(f"the store: {_why(error)}") from error
+
+        return handled
+
+    served: dict[str, Handler] = {
         "status": status,
         "pause": pause,
-        "resume": resume,
+        "resume": functools.partial(pause, paused=False),
         "predict": predictions.predict,
         "prediction": predictions.last,
     }
+    return {name: plainly(handler) for name, handler in served.items()}
 
 
 def _gatherer(config: DaemonConfig) -> Gatherer | None:

@@ -6,6 +6,7 @@ keeps after it are one transaction, so that a power cut leaves both or neither.
 
 import contextlib
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -14,6 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from client.store_file import (
+    check_whole,
+    connect,
+    is_full,
+    is_spoilt,
+    put_aside,
+    spoilt_name,
+    why,
+)
+
+_log = logging.getLogger("flwr_edge.store")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS task (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -34,12 +46,19 @@ CREATE TABLE IF NOT EXISTS kept (
 CREATE TABLE IF NOT EXISTS setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 PRAGMA user_version = 1;
 """
-_SELECT: Final = "SELECT id, run, body, state, expires, attempts, answer FROM task"
+# How long the machine was off nobody knows whose clock may be wrong: the ttl starts again.
+_SELECT: Final = """
+SELECT id, run, body, state, CASE boot WHEN ? THEN expires ELSE ? + ttl END, attempts, answer
+FROM task"""
 REMEMBERED: Final = 20_000  # ids of closed tasks: none of them is taken again
 
 
 class StoreError(RuntimeError):
-    """A file that is no store of this version."""
+    """A file that is no store of this version, or that cannot be used now."""
+
+
+class SpoiltError(StoreError):
+    """A file whose bytes are no store's, or no store's any more: it will never be one again."""
 
 
 @dataclass(frozen=True)
@@ -93,34 +112,66 @@ class Store:
     clock, boot
         Seconds since the machine's start, and that start's name.
 
+    Attributes
+    ----------
+    path : Path
+
     Raises
     ------
     StoreError
-        Where the file is something else.
+        Where the file is something else or cannot be used now; ``SpoiltError``: or ever.
     """
 
     def __init__(
         self, path: Path, clock: Callable[[], float] = boot_clock, boot: str | None = None
     ) -> None:
         self.clock, self._boot = clock, boot_id() if boot is None else boot
+        self.path, self._opened = path, clock()
         self._lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA cache_size = -256")  # KiB
-            self._db.execute("PRAGMA wal_autocheckpoint = 32")  # pages: the log stays small
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+            self._db = connect(path)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        try:
+            self._look()
+        except BaseException as error:
             self._db.close()
-            raise StoreError(f"{path}: no store that can be used: {error}") from error
-        if version not in (0, 1):
-            self._db.close()
-            raise StoreError(f"{path}: a store of version {version}; this daemon reads 1")
-        self._after_reboot()
+            if isinstance(error, sqlite3.Error):
+                raise self._unusable(error) from error
+            raise
+
+    @classmethod
+    def mended(
+        cls, path: Path, clock: Callable[[], float] = boot_clock, boot: str | None = None
+    ) -> "Store":
+        """Open a store; in place of one that is malformed a fresh one is begun.
+
+        What an SD card spoilt is put aside, and not lost. What the fresh one does not know: tasks
+        that were accepted are published again by the server, which takes their first whole answer
+        and consoles who says another (``server/PROTOCOL.md``, "Said once, said again"), so that
+        one may be learned twice and is never counted twice; what was kept of runs starts afresh;
+        the bundle of the configuration predicts until a roll-out names one.
+
+        Raises
+        ------
+        StoreError
+            As the constructor, but for what is malformed.
+        """
+        try:
+            return cls(path, clock, boot)
+        except SpoiltError as error:
+            aside = put_aside(path)
+            _log.error("%s; it is kept as %s, and a fresh one is begun", error, aside.name)
+            return cls(path, clock, boot)
+
+    @property
+    def begun_afresh(self) -> str | None:
+        """What a person should know of a store that was put aside; None where none lies there."""
+        aside = spoilt_name(self.path)
+        if not aside.exists():
+            return None
+        return f"was malformed, begun afresh; {aside.name} is the old one: remove it once seen"
 
     def close(self) -> None:
         """Close the file."""
@@ -239,19 +290,44 @@ class Store:
         with self._lock:
             rows = self._db.execute(
                 f"{_SELECT} {where} ORDER BY number",
-                values,
+                (self._boot, self._opened, *values),
             ).fetchall()
         for name, run, body, state, expires, attempts, answer in rows:
             said = None if answer is None else json.loads(answer)
             yield TaskRow(name, run, json.loads(body), state, expires, attempts, said)
 
+    def _unusable(self, error: sqlite3.Error) -> StoreError:
+        said = f"{self.path}: no store that can be used: {why(error, self.path.parent)}"
+        return SpoiltError(said) if is_spoilt(error) else StoreError(said)
+
+    def _look(self) -> None:
+        """Make it where it is new, and see that all of it can be read."""
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(_SCHEMA)
+        elif version != 1:
+            raise StoreError(f"{self.path}: a store of version {version}; this daemon reads 1")
+        check_whole(self._db)
+        try:
+            self.open()
+            for (value,) in self._db.execute("SELECT value FROM setting"):
+                json.loads(value)
+        except ValueError as error:  # a page of zeros within a long text
+            raise SpoiltError(f"{self.path}: no store that can be used: {error}") from None
+        self._after_reboot()
+
     def _after_reboot(self) -> None:
-        # How long the machine was off nobody knows whose clock may be wrong: the ttl starts again.
-        with self._change() as db:
-            db.execute(
-                "UPDATE task SET boot = ?, expires = ? + ttl WHERE boot != ? AND state != 'closed'",
-                (self._boot, self.clock(), self._boot),
-            )
+        try:
+            with self._change() as db:
+                db.execute(
+                    "UPDATE task SET boot = ?, expires = ? + ttl"
+                    " WHERE boot != ? AND state != 'closed'",
+                    (self._boot, self._opened, self._boot),
+                )
+        except sqlite3.Error as error:  # rows are read as if it were done; the next start does it
+            if not is_full(error, self.path.parent):
+                raise
+            _log.error("%s: %s; what comes is refused", self.path, why(error, self.path.parent))
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:

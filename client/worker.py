@@ -5,6 +5,7 @@ take memory only while there is work, and a crash in a graph ends this process, 
 answers with names of objects and commits nothing.
 """
 
+import errno
 import json
 import logging
 import os
@@ -146,6 +147,8 @@ class Worker:
 
     def _predicted(self, request: dict[str, Any]) -> dict[str, Any]:
         model, window = request["model"], request["window"]
+        if request.get("reference"):
+            return self._by_reference(request["bundle"])
         if model is None:
             return self._by_bundle(window, request.get("bundle"))
         arrays = arrays_of(self.objects.get(model))
@@ -161,22 +164,38 @@ class Worker:
         self, window: list[list[float]] | None, told: dict[str, Any] | None
     ) -> dict[str, Any]:
         from client.bundle.predictor import NotRunnableError
-        from schemas.bundle import BundleError
 
         x = self._newest() if window is None else np.asarray(window, np.float32)
         try:
             serving = self.bundle if told is None else self._serving(told)
             assert serving is not None, "a bundle predicts where no model is named"
-            serving.predictor()
-            began = time.perf_counter()
+            predictor = serving.predictor()
+        except Exception as error:
+            if _of_the_bundle(error):
+                return _fault(error)
+            raise
+        began = time.perf_counter()
+        try:
             found = serving(x)
-        except (NotRunnableError, BundleError, FileNotFoundError) as error:
-            said = f"{type(error).__name__}: {error}"[:_LONGEST]
-            return {"error": said, "fault": True}  # of the bundle, not of the window
+        except NotRunnableError as error:
+            if not predictor.is_sound():
+                return _fault(error)
+            said = f"{error}, of this window; its reference input it answers as it should"
+            raise LearnerError(said) from None  # the window's fault, whoever gave it
         seconds = time.perf_counter() - began
         scored = _scored(found["logits"])
         named = {**scored, "name": found["classes"][scored["class"]]}
         return named if told is None else {**named, "microseconds": round(1e6 * seconds, 1)}
+
+    def _by_reference(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Whether a bundle answers its reference input, asked after it ended this process."""
+        try:
+            sound = self._serving(told).predictor().is_sound()
+        except Exception as error:
+            if _of_the_bundle(error):
+                return _fault(error)
+            raise
+        return {} if sound else {"error": "fails its reference input", "fault": True}
 
     def _newest(self) -> NDArray[np.float32]:
         try:
@@ -219,6 +238,20 @@ class Worker:
             "objects": [reference.model_dump() for reference in references],
             "kept": None,
         }
+
+
+def _of_the_bundle(error: Exception) -> bool:
+    """Whether it says that a bundle's file is lost or spoilt, or that it does not run here."""
+    from client.bundle.predictor import NotRunnableError
+    from schemas.bundle import BundleError
+
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError) or error.errno == errno.EIO
+    return isinstance(error, NotRunnableError | BundleError)
+
+
+def _fault(error: Exception) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {error}"[:_LONGEST], "fault": True}
 
 
 def _scored(logits: NDArray[np.float64]) -> dict[str, Any]:

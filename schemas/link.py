@@ -5,7 +5,6 @@ import math
 import random
 import select
 import socket
-import ssl
 import threading
 import time
 from collections import deque
@@ -28,11 +27,15 @@ from schemas.link_base import (
     call,
     ignore,
 )
+from schemas.link_tls import context_of, load
 
 __all__ = ["MAX_PACKET", "MAX_WAITING", "Link", "LinkDown", "Message", "PahoLink", "TlsFiles"]
 
 MAX_PACKET: Final = 1 << 20  # what the broker may send at once
 _FLUSH: Final = 2.0  # seconds that a goodbye waits for what was taken
+_DIALLING: Final = 0.5  # seconds that a close waits for an attempt to connect
+_TAKEN_OVER: Final = 0x8E  # MQTT 5's reason code
+_GONE: Final = "closed without a word: the broker ended, or another client of this id took over"
 _STABLE: Final = 10.0  # seconds after which a connection counts as good
 _log = logging.getLogger("flwr_edge.link")
 
@@ -87,7 +90,7 @@ class PahoLink:
             if tls is None
             else "it may want a client certificate that it trusts"
         )
-        self._tls, self._context = tls, None if tls is None else _context(tls)
+        self._tls, self._context = tls, None if tls is None else context_of(tls)
         self._renew = threading.Event()
         self._client = self._make_client(client_id, will, (username, password))
         self._filters: dict[str, None] = {}
@@ -129,11 +132,15 @@ class PahoLink:
         """Send what was taken, say goodbye and end."""
         self._closing.set()
         self._ring()
-        thread = self._thread
+        up, thread = self._up.is_set(), self._thread
+        if not up and self._context is not None:
+            self._context.interrupt()
         if thread is None:
             self._close_bell()
         elif thread is not threading.current_thread():
-            thread.join(_FLUSH + 5)
+            # With no connection there is nothing to be sent, and no goodbye: who is dialled may
+            # never answer, and the thread ends by itself once the attempt does.
+            thread.join(_FLUSH + 5 if up else _DIALLING)
 
     def subscribe(self, filter: str) -> None:  # noqa: A002 - MQTT's word
         """Subscribe now, or as soon as there is a connection, and after each of them."""
@@ -201,7 +208,7 @@ class PahoLink:
         try:
             if self._renew.is_set():
                 self._renew.clear()
-                _load(self._context, self._tls)
+                load(self._context, self._tls)
             self._client.connect(
                 *self._address, self._keepalive, clean_start=True, properties=self._limits
             )
@@ -284,9 +291,9 @@ class PahoLink:
                 self._outbox.append(outgoing)
         if self._closing.is_set():
             return
-        if not was_up and self._reason in ("", "Unspecified error"):  # all that Paho knows
-            self._reason = f"closed before the broker greeted; {self._hint}"
-        reason = self._reason or "the connection was closed"
+        reason = self._reason
+        if reason in ("", "Unspecified error"):  # all that Paho knows
+            reason = _GONE if was_up else f"closed before the broker greeted; {self._hint}"
         _log.warning("%s:%d: %s", *self._address, reason)
         if was_up:
             call(self.on_lost, reason)
@@ -317,7 +324,9 @@ class PahoLink:
         call(self.on_connected)
 
     def _on_disconnect(self, _: Client, __: Any, ___: Any, code: Any, ____: Any) -> None:
-        self._reason = self._reason or str(code)
+        taken = code.value == _TAKEN_OVER
+        said = "taken over by another client of this id" if taken else str(code)
+        self._reason = self._reason or said
 
     def _on_message(self, _: Client, __: Any, received: MQTTMessage) -> None:
         call(self.on_message, _message(received))
@@ -363,17 +372,3 @@ def _message(received: MQTTMessage) -> Message:
         received.retain,
         getattr(properties, "MessageExpiryInterval", None),
     )
-
-
-def _context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _load(context, tls)
-    return context
-
-
-def _load(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
-    """Trust and show what the files hold; authorities that were trusted before still are."""
-    if context is not None and tls is not None:
-        context.load_verify_locations(tls.ca)
-        if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)

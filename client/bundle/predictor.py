@@ -22,6 +22,10 @@ class NotRunnableError(RuntimeError):
     """A good bundle that does not run here, or does not answer here as it should."""
 
 
+class NotFiniteError(NotRunnableError):
+    """A model that makes NaN or infinity of a window: its own fault, or the window's."""
+
+
 def session(form: str, model: bytes) -> onnxruntime.InferenceSession:
     """Make a session, one thread; with the operators of ``flwr.edge`` where the form is edge."""
     options = onnxruntime.SessionOptions()
@@ -102,6 +106,13 @@ class Predictor:
         error = float(np.abs(found - expected).max()) / allowed
         return error if math.isfinite(error) else math.inf
 
+    def is_sound(self) -> bool:
+        """Whether it answers its own reference input: what it fails on then is the window's."""
+        try:
+            return self.reference_error() <= 1
+        except NotRunnableError:
+            return False
+
 
 def check_windows(windows: NDArray[Any], wanted: Input, hz: float | None = None) -> Floats:
     """The windows as the model takes them.
@@ -169,7 +180,7 @@ class _Runner:
         if made.shape != expected:
             raise NotRunnableError(f"the model made {made.shape}; expected {expected}")
         if not np.isfinite(made).all():
-            raise NotRunnableError("the model made NaN or infinity")
+            raise NotFiniteError("the model made NaN or infinity")
         logits: Floats = made
         return logits
 

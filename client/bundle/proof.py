@@ -12,12 +12,13 @@ from typing import Any, Final
 import numpy as np
 
 from client.bundle.claims import claimed, lies, measured
-from client.bundle.predictor import Floats, Predictor
+from client.bundle.predictor import Floats, NotFiniteError, Predictor
 from client.bundle.reader import Bundle, open_bundle
 from schemas.rollout import BundleOrder
 
 _LONGEST: Final = 0.5  # seconds of timing
 _LEAST: Final = 5  # windows timed
+_EXTREME: Final = 1e6  # times the reference input's largest value, or 1: no sensor's, but a glitch
 
 
 class ProofError(RuntimeError):
@@ -59,9 +60,7 @@ def prove(
     predictor = Predictor(bundle)
     if (error := predictor.reference_error()) > 1:
         raise ProofError(f"its answer to the reference input is {error:.3g} tolerances off")
-    own = _own(bundle, windows, order.windows)
-    if own is not None:
-        predictor.logits(own)  # finite, or it raises
+    own = _answered(predictor, bundle, _own(bundle, windows, order.windows))
     given = bundle.manifest.input
     limit = order.latency_us or 1e6 * given.time / given.hz
     latency = _latency(predictor, bundle.reference if own is None else own)
@@ -116,6 +115,30 @@ def _own(bundle: Bundle, windows: Callable[[], Floats], most: int) -> Floats | N
     own = np.ascontiguousarray(found[-most:], np.float32)
     finite: Floats = own[np.isfinite(own).all(axis=(1, 2))]
     return finite if len(finite) else None
+
+
+def _answered(predictor: Predictor, bundle: Bundle, own: Floats | None) -> Floats | None:
+    """The windows of which it makes finite logits: all of them, but for a sensor's glitches.
+
+    It answered its reference input, so that what is not finite may be the window's doing. An
+    ordinary window's is not.
+
+    Raises
+    ------
+    NotRunnableError
+        Where it is the bundle's doing.
+    """
+    if own is None:
+        return None
+    try:
+        predictor.logits(own)
+    except NotFiniteError:
+        most = _EXTREME * max(1.0, float(np.abs(bundle.reference).max()))
+        ordinary: Floats = own[np.abs(own).max(axis=(1, 2)) <= most]
+        if len(ordinary) == len(own):
+            raise
+        return _answered(predictor, bundle, ordinary) if len(ordinary) else None
+    return own
 
 
 def _latency(predictor: Predictor, windows: Floats) -> float:

@@ -49,6 +49,7 @@ def read_windows(path: Path, card: Card, hz: float | None = None) -> NDArray[np.
     """
     if path.suffix == ".npz":
         return _fitting(path, _npz(path)["windows"], card, hz)
+    _refuse_pipe(path)
     try:
         found: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
@@ -103,6 +104,7 @@ def _folder(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _npz(path: Path) -> dict[str, NDArray[Any]]:
+    _refuse_pipe(path)
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(entry.file_size for entry in archive.infolist())
@@ -118,6 +120,11 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
         raise
     except _UNREADABLE as error:
         raise ConfigError(str(path), [f"not a readable .npz file: {_said(error)}"]) from None
+
+
+def _refuse_pipe(path: Path) -> None:
+    """A pipe would be waited on for ever."""
+    _refuse(path, path.exists() and not path.is_file(), "is no plain file")
 
 
 def _refuse(path: Path, wrong: bool, problem: str) -> None:  # noqa: FBT001

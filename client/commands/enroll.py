@@ -69,12 +69,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Enrol, and write the configuration."""
     if find_spec("cryptography") is None:
         raise ConfigError("enroll", ["the package cryptography is needed: flwr-edge[signed]"])
+    from client.config import DEVICE
     from client.enrolment import enrol
     from client.identity import Identity
 
     server, claim = _claim(arguments)
     name = arguments.name or _host_name()
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+    if not re.fullmatch(DEVICE, name):
         wanted = "expected 1 to 63 of a-z, 0-9 and -, not beginning with -"
         raise ConfigError("--name", [f"{name!r}: {wanted}"])
     state = (arguments.state or _state(arguments.config)).absolute()
@@ -114,13 +115,14 @@ def _first_line(path: Path) -> str:
 
 def _state(config: Path) -> Path:
     """The folder that the configuration names already, or the usual one."""
-    from client.config import DaemonConfig
+    from client.config import STATE, DaemonConfig
 
-    return DaemonConfig.load(config).state if config.exists() else Path("/var/lib/flwr-edge")
+    return DaemonConfig.load(config).state if config.exists() else STATE
 
 
 def _write(arguments: argparse.Namespace, identity: Any, state: Path, reply: Any) -> str | None:
     from client.config_file import updated
+    from client.files import make_folder, owner_near
 
     tls = {"ca": identity.ca, "certificate": identity.certificate, "key": identity.key}
     changes = {
@@ -138,7 +140,7 @@ def _write(arguments: argparse.Namespace, identity: Any, state: Path, reply: Any
     if arguments.windows:
         changes["windows"] = {"folder": str(windows)}
     if not arguments.config.exists():
-        windows.mkdir(parents=True, exist_ok=True)
+        make_folder(windows, owner_near(windows))
     return updated(arguments.config, changes, {"windows": {"folder": str(windows)}})
 
 

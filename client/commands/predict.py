@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from client.commands.bundle import opened
+from client.files import read_plain
 from schemas.base import ConfigError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _table(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_plain(path).decode())
     except OSError as error:
         raise ConfigError(str(path), [error.strerror or str(error)]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

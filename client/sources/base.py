@@ -4,16 +4,21 @@ import threading
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from client.ring_file import RingError, fitted
 from schemas.base import Strict
+
+_TEST_SHARE: Final = 5  # the test windows' part of the byte limit: one of so many
 
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("expected an absolute path")
+    if "\0" in str(path):
+        raise ValueError("a path cannot have a NUL")
     return path
 
 
@@ -72,6 +77,35 @@ class SourceSettings(Strict):
     classes: int | None = Field(None, ge=1)
     test_every: int = Field(0, ge=0)
     max_per_second: float | None = Field(None, gt=0)
+
+    @property
+    def item(self) -> int:
+        """Bytes of a value as it is kept."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Most bytes of the windows to learn from, and of those to evaluate on."""
+        test = self.limit_bytes // _TEST_SHARE
+        return self.limit_bytes - test, test
+
+    @model_validator(mode="after")
+    def _room(self) -> "SourceSettings":
+        try:
+            fitted(self.time, self.channels, self.item, self.limits[1])  # the smaller one
+        except RingError as error:
+            raise ValueError(
+                f"limit_bytes = {self.limit_bytes}: of its fifth for test windows, {error}"
+            ) from None
+        return self
+
+    def problems(self) -> list[str]:
+        """Why the source could not work on this machine as it is now, a line each."""
+        return []
+
+    def writes(self) -> tuple[Path, ...]:
+        """Folders of the user's that the source must write to."""
+        return ()
 
 
 class Sink(Protocol):

@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import math
+import os
+import pwd
 import re
 import stat
 import threading
@@ -10,7 +12,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TextIO
 
 from pydantic import Field
 
@@ -19,6 +21,9 @@ from client.sources.npy import NpyFile
 
 _LABEL: Final = re.compile(r"@(\d{1,6})$")
 _READERS: Final = (".npy", ".csv")
+_REFUSED: Final = "refused"
+_MOST_REFUSED: Final = 1000  # files, however small
+_LONGEST_CELL: Final = 64  # characters of a number with its comma, or of a channel's name
 
 
 class FolderSettings(SourceSettings):
@@ -44,6 +49,17 @@ class FolderSettings(SourceSettings):
     after: Literal["delete", "keep"] = "delete"
     max_file_bytes: int = Field(16 << 20, ge=1)
 
+    def problems(self) -> list[str]:
+        """Where files cannot be removed they would be taken again at each start."""
+        there = next(each for each in (self.path, *self.path.parents) if each.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return []
+        return [f"path = {self.path}: {_user()} cannot remove files in {there}; make it writable"]
+
+    def writes(self) -> tuple[Path, ...]:
+        """The folder: files leave it."""
+        return (self.path,)
+
 
 class FolderSource:
     """Takes each file once, oldest first.
@@ -51,8 +67,8 @@ class FolderSource:
     An ``.npy`` file holds a window (time, channels) or several (windows, time, channels); a
     ``.csv`` file a sample a line, as many as make whole windows, a first line of names apart. A
     name that ends in ``@3`` before its suffix says that the label is 3. What cannot be read moves
-    to the folder ``refused``. A kill, or a full disk, between keeping and deleting gives a file's
-    windows again.
+    to the folder ``refused``, of which the newest ``limit_bytes`` stay. A kill, or a full disk,
+    between keeping and deleting gives a file's windows again.
 
     Parameters
     ----------
@@ -91,9 +107,9 @@ class FolderSource:
     def _take(self, path: Path, sink: Sink) -> None:
         try:
             full = any(sink.give(window) == "disk" for window in self._windows(path))
-        except (OSError, ValueError, csv.Error) as error:
+        except Exception as error:  # noqa: BLE001 - no file may keep those behind it waiting
             sink.trouble("file", f"{path.name} is refused: {error}")
-            self._away(path, "refused", sink)
+            self._away(path, _REFUSED, sink)
             return
         if full:
             raise DiskFull(f"{path}: is left for later; there is no room for its windows")
@@ -123,20 +139,18 @@ class FolderSource:
             shape, wanted = array_.shape[-2:], (self._settings.time, self._settings.channels)
             if shape != wanted:
                 raise ValueError(f"has windows of (time, channels) {shape}; expected {wanted}")
+            if path.stat().st_size - file.tell() < array_.bytes:
+                raise ValueError(f"is cut short: its header says {array_.shape}")
             count = 1 if len(array_.shape) == 2 else array_.shape[0]
-            self._check_room(math.prod(array_.shape))
             for _ in range(count):
                 yield Window(array_.floats(math.prod(shape)), shape, label)
-
-    def _check_room(self, values: int) -> None:
-        if values > self._settings.max_file_bytes:  # a value takes a byte at least
-            raise ValueError(f"says that it holds {values} values, more than its bytes")
 
     def _csv(self, path: Path, label: int) -> Iterator[Window]:
         time_, channels = self._settings.time, self._settings.channels
         values: array[float] = array("f")
         with path.open(encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.reader(file), 1):
+            lines = _lines(file, _LONGEST_CELL * (channels + 1))
+            for number, row in enumerate(csv.reader(lines), 1):
                 numbers = _numbers(row, number)
                 if numbers is None:
                     continue
@@ -158,11 +172,42 @@ class FolderSource:
             folder = self._settings.path / where
             folder.mkdir(exist_ok=True)
             path.replace(folder / path.name)
+            if where == _REFUSED:
+                _bound(folder, self._settings.limit_bytes)
         except FileNotFoundError:
             return
         except OSError as error:
             self._stuck.add(marked)
             sink.trouble("folder", f"{path.name} was read and cannot be moved away: {error}")
+
+
+def _bound(folder: Path, most: int) -> None:
+    """Remove the files that came first, until the rest fit; the newest stays, however large."""
+    # The time of the move: a file may have been written long before.
+    times = {path: path.lstat().st_ctime_ns for path in folder.iterdir()}
+    newest, *older = sorted(times, key=times.__getitem__, reverse=True)
+    left = most - newest.lstat().st_size
+    for number, path in enumerate(older, 2):
+        left -= path.lstat().st_size
+        if (left < 0 or number > _MOST_REFUSED) and not path.is_dir():
+            path.unlink()
+
+
+def _user() -> str:
+    try:
+        return f"the user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"the user {os.geteuid()}"
+
+
+def _lines(file: TextIO, longest: int) -> Iterator[str]:
+    """A file's lines; none is read whole that could fill the memory."""
+    number = 0
+    while line := file.readline(longest + 1):
+        number += 1
+        if len(line) > longest:
+            raise ValueError(f"line {number}: longer than {longest} characters")
+        yield line
 
 
 def _numbers(row: list[str], line: int) -> list[float] | None:

@@ -48,6 +48,13 @@ def checked_settings(source: type[SensorSource], settings: Mapping[str, Any]) ->
         raise ConfigError("windows.settings", describe(error.errors(), allowed)) from None
 
 
+def ready(settings: SourceSettings) -> SourceSettings:
+    """Settings with which the source can work on this machine, or a ConfigError."""
+    if problems := settings.problems():
+        raise ConfigError("windows.settings", problems)
+    return settings
+
+
 class Gatherer:
     """Gathers a person's windows from one source.
 
@@ -62,7 +69,7 @@ class Gatherer:
     Raises
     ------
     ConfigError
-        Where the settings are wrong.
+        Where the settings are wrong, or cannot work on this machine.
     RingError, OSError
         Where the windows on disk are of another shape, or cannot be opened.
     """
@@ -70,7 +77,7 @@ class Gatherer:
     def __init__(
         self, source: type[SensorSource], settings: Mapping[str, Any], folder: Path
     ) -> None:
-        checked = checked_settings(source, settings)
+        checked = ready(checked_settings(source, settings))
         self._source = source(checked)
         self.intake = Intake(checked, folder)
         self._stop = threading.Event()

@@ -14,7 +14,6 @@ from client.sources.base import SourceSettings, Window
 log = logging.getLogger(__name__)
 
 _STRETCH: Final = 32  # labelled windows that are held out, or not, together
-_TEST_SHARE: Final = 5  # the test windows' part of the byte limit: one of so many
 
 
 class Intake:
@@ -40,10 +39,9 @@ class Intake:
         self._settings, self._clock = settings, clock
         self.troubles: Counter[str] = Counter()
         self._last: float | None = None
-        test = settings.limit_bytes // _TEST_SHARE
-        item = 4 if settings.dtype == "float32" else 2
-        shape = (settings.time, settings.channels, item)
-        self._train = Ring(folder / "train.ring", *shape, settings.limit_bytes - test)
+        train, test = settings.limits
+        shape = (settings.time, settings.channels, settings.item)
+        self._train = Ring(folder / "train.ring", *shape, train)
         try:
             self._test = Ring(folder / "test.ring", *shape, test)
         except BaseException:

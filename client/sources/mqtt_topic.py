@@ -1,19 +1,34 @@
 """Windows or samples from a topic of a broker nearby, as JSON."""
 
 import json
+import secrets
 import threading
 from array import array
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from client.config import host_name
 from client.sources.base import Sink, SourceSettings, Window
 from client.sources.frames import Framer
 from schemas.link import Link, Message, PahoLink
 
 _LARGEST: Final = 1 << 20
 _POLL: Final = 0.5
+
+
+def _filter(topic: str) -> str:
+    """MQTT's rules: a broker closes the connection over any other."""
+    *above, last = topic.split("/")
+    wild = [level for level in above if "#" in level or ("+" in level and level != "+")]
+    if wild or (len(last) > 1 and ("#" in last or "+" in last)) or "\0" in topic:
+        raise ValueError("expected a topic or a filter: + is a level, # the last one")
+    return topic
+
+
+def _own_id() -> str:
+    return f"flwr-edge-sensor-{secrets.token_hex(4)}"
 
 
 class MqttTopicSettings(SourceSettings):
@@ -26,6 +41,7 @@ class MqttTopicSettings(SourceSettings):
     host, port
         The broker that sensors publish to; a local one.
     client_id : str
+        One of its own each start where left out: a broker ends who has the same one.
     username, password : str, optional
     payload : "window" or "samples"
         Each message is a whole window, or some samples that follow on the last message's.
@@ -33,10 +49,10 @@ class MqttTopicSettings(SourceSettings):
         Of samples: from a window's first to the next one's; a window's length where left out.
     """
 
-    topic: str = Field(min_length=1, max_length=1024)
-    host: str = Field("localhost", min_length=1)
+    topic: Annotated[str, AfterValidator(_filter)] = Field(min_length=1, max_length=1024)
+    host: Annotated[str, AfterValidator(host_name)] = Field("localhost", min_length=1)
     port: int = Field(1883, ge=1, le=65_535)
-    client_id: str = Field("flwr-edge-sensor", min_length=1, max_length=64)
+    client_id: str = Field(default_factory=_own_id, min_length=1, max_length=64)
     username: str | None = None
     password: str | None = None
     payload: Literal["window", "samples"] = "window"

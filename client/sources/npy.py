@@ -28,6 +28,8 @@ class NpyFile:
     shape : tuple[int, ...]
     whole : bool
         Its numbers are whole.
+    bytes : int
+        Of all its values.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -48,6 +50,7 @@ class NpyFile:
         self._order, self._code = descr[0].replace("|", "="), _CODES[descr[1:]]
         self.whole = descr[1] != "f"
         self._left = math.prod(self.shape)
+        self.bytes = self._left * struct.calcsize(f"{self._order}{self._code}")
 
     def read(self, count: int) -> tuple[float, ...]:
         """The next so many values.
@@ -80,7 +83,7 @@ def _header(file: BinaryIO) -> dict[str, Any]:
         raise NpyError(f"has a header of {length} bytes; at most {_LONGEST_HEADER} are read")
     try:
         header = ast.literal_eval(file.read(length).decode("latin1").strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         header = None
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise NpyError("has no header that can be read")

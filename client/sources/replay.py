@@ -41,6 +41,12 @@ class ReplaySettings(SourceSettings):
             raise ValueError("test_every: a replay brings its own test windows; leave it out")
         return self
 
+    def problems(self) -> list[str]:
+        """Where there is nothing to replay."""
+        if self.path.is_dir() or self.path.is_file():
+            return []
+        return [f"path = {self.path}: no such file or folder"]
+
 
 class ReplaySource:
     """Plays each window once, training windows first; goes on where an earlier life stopped.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from client import cli
 from client.commands import output
+from client.ring_file import RingError
+from client.store import StoreError
 from schemas.base import ConfigError
 from schemas.bench import KernelReport
 
@@ -94,6 +97,14 @@ def test_bad_arguments_are_one_line_and_exit_code_2(edge, arguments, parts):
         (FileNotFoundError("lib.so is not there"), 1, "flwr-edge: lib.so is not there"),
         (OSError(28, "No space left on device", "f"), 1, "flwr-edge: f: No space left on device"),
         (MemoryError(), 1, "flwr-edge: out of memory"),
+        (StoreError("s: a store of version 9"), 1, "flwr-edge: s: a store of version 9"),
+        (
+            sqlite3.OperationalError("database or disk is full"),
+            1,
+            "flwr-edge: the store: the disk is full",
+        ),
+        (sqlite3.DatabaseError("malformed"), 1, "flwr-edge: the store: malformed"),
+        (RingError("a.ring: is no ring"), 1, "flwr-edge: a.ring: is no ring"),
         (KeyboardInterrupt(), 130, "flwr-edge: interrupted"),
     ],
 )

@@ -1,5 +1,7 @@
 """The daemon's configuration is completed by enrolment: the rest of it stays, or all of it."""
 
+import os
+import stat
 import tomllib
 
 import pytest
@@ -72,3 +74,63 @@ def test_a_file_that_would_not_be_good_stays_as_it_was(tmp_path, defaults, text,
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_every_value_is_read_back_as_it_was(table):
     assert tomllib.loads("\n".join(_lines(table))) == table
+
+
+SERVICE = 4321  # a user's number
+
+
+def modes(folder):
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.glob("*toml*")}
+
+
+def owners(folder):
+    return {(path.stat().st_uid, path.stat().st_gid) for path in folder.glob("*toml*")}
+
+
+def test_a_new_file_is_not_for_everybody(tmp_path, defaults):
+    updated(tmp_path / "pi.toml", CHANGES, defaults)
+    assert modes(tmp_path) == {"pi.toml": 0o640}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_file_and_what_it_was_before_keep_its_mode(tmp_path, defaults, mode):
+    path = tmp_path / "pi.toml"
+    updated(path, CHANGES, defaults)
+    path.chmod(mode)
+    updated(path, {"device": "watch-8"}, defaults)
+    assert modes(tmp_path) == {"pi.toml": mode, "pi.toml.before": mode}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_that_root_writes_stays_whose_it_was(tmp_path, defaults):
+    path = tmp_path / "pi.toml"
+    updated(path, CHANGES, defaults)
+    os.chown(path, SERVICE, SERVICE)
+    updated(path, {"device": "watch-8"}, defaults)
+    assert len(modes(tmp_path)) == 2
+    assert owners(tmp_path) == {(SERVICE, SERVICE)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_new_file_of_roots_belongs_to_whom_the_state_does(tmp_path, defaults):
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", SERVICE, SERVICE)
+    updated(tmp_path / "pi.toml", CHANGES | {"state": str(tmp_path / "state")}, defaults)
+    assert owners(tmp_path) == {(SERVICE, SERVICE)}
+
+
+def test_it_is_on_the_disk_before_it_takes_the_place(tmp_path, defaults, monkeypatch):
+    done = []
+    sync, replace = os.fsync, type(tmp_path).replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("sync"), sync(file)))
+    monkeypatch.setattr(
+        type(tmp_path), "replace", lambda one, to: (done.append(to.name), replace(one, to))[1]
+    )
+    updated(tmp_path / "pi.toml", CHANGES, defaults)
+    assert done == ["sync", ".pi.toml.new", "sync", "pi.toml", "sync"]
+
+
+def test_a_pipe_is_no_configuration(tmp_path, defaults):
+    os.mkfifo(tmp_path / "pi.toml")
+    with pytest.raises(ConfigError, match="is no plain file"):
+        updated(tmp_path / "pi.toml", CHANGES, defaults)

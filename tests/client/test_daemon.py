@@ -1,5 +1,6 @@
 """The daemon's side of the protocol, over a link in memory, with work that is only pretended."""
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -379,3 +380,126 @@ def test_a_link_that_loses_doubles_and_turns_round_loses_no_task(world):
     for number, task in enumerate(tasks):
         assert done(hub, task)["n"] == number
     assert len(world.work.requests) == len(tasks)
+
+
+def full(*_):
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), KeyError("ours")])
+def test_a_store_that_fails_for_long_ends_no_runner(world, hub, monkeypatch, caplog, error):
+    """Wherever between tasks it fails, a rest included; it is logged once."""
+    looked, really = [], world.store.open
+
+    def fails(*_):
+        if threading.current_thread().name != "runner":
+            return really(*_)
+        looked.append(1)
+        raise error
+
+    monkeypatch.setattr(world.store, "open", fails)
+    world.daemon.runner.wake()
+    hub.until(lambda: len(looked) > 5)
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
+    monkeypatch.undo()
+    done(hub, hub.task("train", ASKED))
+    assert world.daemon.runner.fault is None
+
+
+def test_trouble_is_waited_for_longer_each_time_and_never_too_long_for_a_watchdog(world):
+    world.start(retry=10.0)
+    runner = world.daemon.runner
+    assert [runner._back_off() for _ in range(6)] == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+def test_a_store_that_is_spoilt_while_it_runs_ends_the_runner_and_that_is_told(
+    world, monkeypatch, caplog
+):
+    ended = threading.Event()
+    world.start(ended=ended.set)
+
+    def spoilt(*_):
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    monkeypatch.setattr(world.store, "open", spoilt)
+    world.daemon.runner.wake()
+    assert ended.wait(15)
+    assert "malformed" in str(world.daemon.runner.fault)
+    assert "no more tasks can be done" in caplog.text
+    monkeypatch.undo()
+
+
+def test_the_end_of_the_runner_is_told_where_it_was_stopped_too(world):
+    ended = threading.Event()
+    world.start(ended=ended.set)
+    world.daemon.runner.stop()
+    assert ended.wait(15)
+    assert world.daemon.runner.fault is None
+
+
+def test_an_idle_daemon_feeds_a_watchdog_twice_in_its_time(world, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    fed = []
+    world.start(alive=lambda: fed.append(time.monotonic()))
+    world.hub.until(lambda: len(fed) > 2, 9)
+    assert all(later - one < 3.0 for one, later in itertools.pairwise(fed))
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_an_answer_that_nobody_wants_is_waited_for_no_longer(world, monkeypatch, end):
+    """And the watchdog is fed while the disk is full."""
+    fed = []
+    world.start(retry=60.0, alive=lambda: fed.append(1))
+    hub, runner = world.hub, world.daemon.runner
+    monkeypatch.setattr(world.store, "finish", full)
+    task = hub.task("train", ASKED, ttl=100.0)
+    hub.until(lambda: world.work.requests and runner.current == task)
+    count = len(fed)
+    hub.until(lambda: len(fed) > count + 1)
+    assert runner.current == task
+    if end == "expired":
+        world.clock.now += 101
+    else:
+        hub.tell(wire.envelope(wire.Cancel(task=task), ttl=60.0))
+    hub.until(lambda: runner.current is None)
+    monkeypatch.undo()
+    hub.until(lambda: world.store.task(task).state == "closed")
+    assert len(world.work.requests) == 1
+
+
+def test_a_task_cancelled_on_a_full_disk_is_not_done_again(world, hub, monkeypatch):
+    for write in ("finish", "end"):
+        monkeypatch.setattr(world.store, write, full)
+    task = hub.task("train", ASKED)
+    hub.until(lambda: world.work.requests and world.daemon.runner.current == task)
+    hub.tell(wire.envelope(wire.Cancel(task=task), ttl=60.0))
+    hub.until(lambda: world.daemon.runner.current is None)
+    monkeypatch.undo()
+    hub.until(lambda: world.store.task(task).state == "closed")
+    done(hub, hub.task("query.graphs", ASKED))
+    assert len(world.work.requests) == 2
+
+
+def test_a_full_disk_keeps_nobody_from_pausing(world, hub, monkeypatch):
+    monkeypatch.setattr(world.store, "set", full)
+    with pytest.raises(sqlite3.Error, match="full"):
+        world.daemon.pause(paused=True)
+    assert world.daemon.status()["paused"]
+    hub.until(lambda: hub.states[-1].paused)
+    task = hub.task("train", ASKED)
+    hub.until(lambda: world.daemon.status()["waiting"] == "paused")
+    with pytest.raises(sqlite3.Error, match="full"):
+        world.daemon.pause(paused=False)
+    done(hub, task)
+
+
+def test_a_task_of_another_versions_form_fails_and_others_go_on(world, hub):
+    body, _ = pack(ASKED)
+    ref = hub.put(body).model_dump()
+    world.store.take("f" * 32, "run", {"payload": ref, "objects": [], "action": 7}, 60.0)
+    world.daemon.runner.wake()
+    assert "ValidationError" in failed(hub, "f" * 32)
+    done(hub, hub.task("train", ASKED))

@@ -1,4 +1,6 @@
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +158,41 @@ def test_a_lean_store_gives_the_same_numbers(tmp_path, graph, windows):
     kept, returned = (store.session(digest).run(None, feed) for store in stores)
     for one, other in zip(kept, returned, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def aged(store, digest, days):
+    when = time.time() - 86_400 * days
+    os.utime(store.folder / f"{digest}.onnx", (when, when))
+
+
+def test_graphs_unused_for_longest_make_room(tmp_path):
+    contents = [handmade.statistics(), handmade.step(), handmade.forward()]
+    store = GraphStore(tmp_path / "graphs", lean=True, kept=sum(map(len, contents)) - 1)
+    first, second = map(store.put, contents[:2])
+    aged(store, first, days=3)
+    aged(store, second, days=2)
+    third = store.put(contents[2])
+    assert files(store) == sorted(f"{digest}.onnx" for digest in (second, third))
+
+
+@pytest.mark.parametrize("use", ["has", "get", "put", "session", "young", "simulation"])
+def test_a_graph_in_use_stays(tmp_path, use):
+    store = GraphStore(tmp_path / "graphs", lean=use != "simulation", kept=1)
+    digest = store.put(handmade.statistics())
+    if use == "session":
+        store.session(digest)
+    aged(store, digest, days=0 if use == "young" else 9)
+    if use in ("has", "get"):
+        getattr(store, use)(digest)
+    if use == "put":
+        store.put(handmade.statistics())
+    other = store.put(handmade.forward())
+    assert files(store) == sorted(f"{one}.onnx" for one in (digest, other))
+
+
+def test_what_a_kill_left_is_swept(tmp_path):
+    left = tmp_path / "graphs" / ".part-abcdefgh"
+    left.mkdir(parents=True)
+    os.utime(left, (1000, 1000))
+    GraphStore(tmp_path / "graphs")
+    assert not left.exists()

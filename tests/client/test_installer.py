@@ -1,7 +1,10 @@
 """Bundles by order: proved, switched to, on probation, and back by themselves."""
 
 import contextlib
+import errno
 import json
+import os
+import sqlite3
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -11,9 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from client import installer
-from client.installed import Installed
+from client.bundle.predictor import NotFiniteError, Predictor
+from client.installed import Installed, Place
 from client.installer import Installer
 from client.store import Store
+from client.windows import PersonWindows
 from client.work import WorkError, WorkProcess
 from schemas import wire
 from schemas.objects import ObjectStore
@@ -41,6 +46,25 @@ def files(tmp_path_factory):
 
 def name(data):
     return sha256(data).hexdigest()
+
+
+def person(windows):
+    none = np.full(len(windows), -1, np.int64)
+    return PersonWindows(windows, none, windows[:0], none[:0])
+
+
+def not_finite():
+    raise NotFiniteError("the model made NaN or infinity")
+
+
+def full(monkeypatch, store):
+    """The disk takes nothing more, until ``undo``."""
+
+    def refuse(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    for writes in ("set", "begin", "finish", "end", "take"):
+        monkeypatch.setattr(store, writes, refuse)
 
 
 def logarithm():
@@ -334,6 +358,186 @@ class TestProbation:
         pi.start()
         assert pi.current == name(files[0])
         assert "was started 4 times" in pi.failed(on)
+
+    def test_an_extreme_window_of_a_program_here_ends_no_roll_out(self, pi, on, files):
+        for value in (3e38, -3e38):
+            with pytest.raises(RuntimeError, match="NaN or infinity, of this window"):
+                pi.predict(np.full((40, 3), value).tolist())
+        assert pi.current == name(files[1])
+        assert pi.daemon.bundles.installed.on_probation(name(files[1]))
+        pi.clock.now += 101
+        pi.done(on)
+
+    def test_nor_does_one_that_a_sensor_gave(self, pi, on, files):
+        pi.work.worker.windows = lambda: person(np.full((1, 40, 3), 3e38, np.float32))
+        with pytest.raises(RuntimeError, match="NaN or infinity, of this window"):
+            pi.predict()
+        assert pi.current == name(files[1])
+        pi.clock.now += 101
+        assert pi.done(on)["windows"] == 0
+
+    def test_a_window_that_ends_the_process_where_the_reference_does_not(self, pi, on, files):
+        def fault(request):
+            if request["action"] == "predict" and request["window"] is not None:
+                raise WorkError("the process that learns was ended by signal 11")
+
+        pi.work.fault = fault
+        with pytest.raises(WorkError, match="signal 11"):
+            pi.predict(WINDOWS[0].tolist())
+        assert pi.current == name(files[1])
+
+    def test_a_bundle_that_fails_its_reference_input_goes_back(self, pi, on, files, monkeypatch):
+        logits, sha = Predictor.logits, name(files[1])
+
+        def breaks(self, windows):
+            bad = pi.daemon.bundles.installed.on_probation(sha)
+            return not_finite() if bad else logits(self, windows)
+
+        monkeypatch.setattr(Predictor, "is_sound", lambda self: False)
+        monkeypatch.setattr(Predictor, "logits", breaks)
+        assert pi.predict(WINDOWS[0].tolist())["name"] in small_models.CLASSES
+        assert pi.current == name(files[0])
+        assert "NaN or infinity" in pi.failed(on)
+
+    def test_a_full_disk_ends_no_prediction_and_no_count(self, pi, on, files, monkeypatch, caplog):
+        full(monkeypatch, pi.store)
+        for _ in range(3):
+            assert pi.predict()["name"] in small_models.CLASSES
+        assert pi.daemon.bundles.installed.record.probation.made == 3
+        monkeypatch.undo()
+        pi.done(on)
+        said = [one.message for one in caplog.records if one.name != "flwr_edge.runner"]
+        assert sum("how a bundle does on probation cannot be noted" in one for one in said) == 1
+        assert sum("the last prediction cannot be noted" in one for one in said) == 1
+
+    def test_counts_are_on_the_disk_at_most_once_a_minute(self, pi, on, files, monkeypatch):
+        noted = []
+        monkeypatch.setattr(pi.store, "set", lambda key, value: noted.append(key))
+        for _ in range(2):
+            pi.predict()
+        assert sorted(noted) == ["bundle", "prediction"]
+
+    def test_a_fault_on_a_full_disk_has_the_last_good_one_predict(
+        self, pi, on, files, monkeypatch, caplog
+    ):
+        def fault(request):
+            if request["action"] == "predict" and request["bundle"]["sha256"] == name(files[1]):
+                return {"error": "NotFiniteError: NaN", "fault": True}
+            return None
+
+        pi.work.fault = fault
+        full(monkeypatch, pi.store)
+        assert pi.predict(WINDOWS[0].tolist())["name"] in small_models.CLASSES
+        assert pi.current == name(files[0])
+        assert pi.daemon.bundles.installed.on_probation(name(files[1]))
+        monkeypatch.undo()
+        pi.clock.now += 101
+        assert "NaN" in pi.failed(on)
+        assert pi.daemon.bundles.installed.record.current.sha256 == name(files[0])
+
+
+def test_a_start_on_a_full_disk_during_probation(tmp_path, files, monkeypatch):
+    """It counts, and the daemon starts: who operates it must reach it."""
+    life = Life(tmp_path)
+    place = Place(sha256=name(files[0]))
+    life.installed.switch("1" * 32, place, 100, 1e6)
+    full(monkeypatch, life.store)
+    for _ in range(4):
+        life.installed.started()
+    assert life.installed.record.probation.starts == 4
+    assert life.installed.serving() is None
+    assert "was started 4 times" in life.installed.aside
+    life.store.close()
+
+
+def test_one_window_out_of_a_sensors_range_fails_no_self_test(tmp_path, files):
+    glitch = WINDOWS.copy()
+    glitch[7] = 3e38
+    pi = Pi(tmp_path / "pi").start(windows=glitch)
+    try:
+        assert pi.done(pi.order(files[0]))["windows"] == len(WINDOWS) - 1
+    finally:
+        pi.close()
+
+
+def spoil(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))  # as after a restart: it is opened afresh
+
+
+class TestSpoiltOnTheDisk:
+    """A bundle that was confirmed, and whose file a power cut or an SD card spoilt."""
+
+    @pytest.fixture
+    def path(self, pi, files):
+        pi.done(pi.order(files[0]))
+        pi.done(pi.order(files[1]))
+        return pi.daemon.bundles.installed.path(name(files[1]))
+
+    @pytest.mark.parametrize("how", [spoil, Path.unlink, lambda path: path.write_bytes(b"")])
+    def test_the_last_good_one_predicts_and_it_is_said_once(self, pi, path, files, how, caplog):
+        before = [pi.predict(x.tolist())["scores"] for x in WINDOWS[:3]]
+        how(path)
+        after = [pi.predict(x.tolist())["scores"] for x in WINDOWS[:3]]
+        assert after != before
+        assert pi.work.actions.count("predict") == 7  # the spoilt one was tried once
+        found = pi.daemon.status()["bundle"]
+        assert found["current"] == name(files[1])
+        assert found["fault"].endswith(f"{name(files[0])[:12]} predicts now")
+        assert caplog.text.count("cannot be used now") == 1
+
+    @pytest.mark.parametrize("how", [spoil, Path.unlink])
+    def test_the_same_roll_out_again_mends_it(self, pi, path, files, how):
+        how(path)
+        pi.predict()
+        assert pi.current == name(files[0])
+        pi.done(pi.order(files[1]))
+        assert path.read_bytes() == files[1]
+        assert pi.current == name(files[1])
+        pi.predict()
+        assert "fault" not in pi.daemon.status()["bundle"]
+        assert pi.daemon.bundles.installed.record.previous.sha256 == name(files[0])
+
+    def test_it_is_tried_again_later(self, pi, path, files):
+        data = path.read_bytes()
+        path.unlink()
+        pi.predict()
+        path.write_bytes(data)
+        pi.clock.now += 601
+        pi.predict()
+        assert pi.current == name(files[1])
+        assert "fault" not in pi.daemon.status()["bundle"]
+
+    def test_a_spoilt_base_is_pulled_again(self, pi, tmp_path):
+        base = tmp_path / "base.flwb"
+        shared = made(base, model=small_models.codes())
+        first = made(tmp_path / "1", model=small_models.codes(spread=1), base=base)
+        pi.done(pi.order(first, shared))
+        spoil(pi.daemon.bundles.installed.path(name(shared)))
+        with pytest.raises(RuntimeError, match="bytes were altered"):
+            pi.predict()
+        assert "bytes were altered" in pi.daemon.status()["bundle"]["fault"]
+        pi.done(pi.order(first, shared))
+        pi.predict()
+        assert pi.current == name(first)
+
+    def test_without_another_model_it_says_what_is_wrong(self, pi, files):
+        pi.done(pi.order(files[0]))
+        spoil(pi.daemon.bundles.installed.path(name(files[0])))
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"not of the fleet's key|were altered"):
+                pi.predict()
+        assert pi.work.actions.count("predict") == 1
+
+    def test_a_disk_that_cannot_read_it_now_loses_no_bundle(self, pi, path, files, monkeypatch):
+        def fails(path):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(installer, "_digest", fails)
+        assert not pi.daemon.bundles.has(name(files[1]))
+        assert path.exists()
 
 
 class PowerCut(BaseException):

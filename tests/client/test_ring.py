@@ -148,14 +148,42 @@ def test_windows_of_another_shape_are_not_mixed(ring, tmp_path, changed):
     ring.__init__(tmp_path / "train.ring", TIME, CHANNELS, 4, LIMIT)
 
 
-@pytest.mark.parametrize("content", [b"", b"FLWRING1", os.urandom(5000), b"FLWRING1" + bytes(5000)])
-def test_a_foreign_file_is_left_alone(tmp_path, content):
+NO_RINGS = [b"", b"FLWRING1", os.urandom(5000), b"FLWRING1" + bytes(5000)]
+
+
+@pytest.mark.parametrize("content", NO_RINGS)
+def test_a_foreign_file_is_left_alone_by_who_reads(tmp_path, content):
     path = tmp_path / "train.ring"
     path.write_bytes(content)
-    for read in (lambda: opened(tmp_path), lambda: mapped(tmp_path)):
-        with pytest.raises(RingError, match="move it away"):
-            read()
+    with pytest.raises(RingError, match="move it away"):
+        mapped(tmp_path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", NO_RINGS)
+def test_what_is_no_ring_is_set_aside_and_begun_afresh(tmp_path, content, caplog):
+    opened(tmp_path, "test").close()
+    path, spoilt = tmp_path / "train.ring", tmp_path / "train.ring.spoilt"
+    spoilt.write_bytes(b"of an earlier time: the newest alone is kept")
+    path.write_bytes(content)
+    ring = opened(tmp_path)
+    fill(ring, 2)
+    ring.close()
+    assert spoilt.read_bytes() == content
+    assert firsts(tmp_path) == [0, 1]
+    (line,) = caplog.messages
+    assert str(path) in line
+    assert "begun afresh, it is train.ring.spoilt now" in line
+
+
+def test_a_ring_that_was_cut_short_stops_nothing(ring, tmp_path):
+    fill(ring, 9)
+    ring.close()
+    os.truncate(tmp_path / "train.ring", 6000)
+    ring.__init__(tmp_path / "train.ring", TIME, CHANNELS, 4, LIMIT)
+    fill(ring, 1, 9)
+    assert firsts(tmp_path) == [9]
+    assert (tmp_path / "train.ring.spoilt").stat().st_size == 6000
 
 
 def test_a_limit_with_no_room_says_so(tmp_path):

@@ -1,4 +1,5 @@
 import configparser
+import os
 import shutil
 import socket
 import stat
@@ -46,6 +47,63 @@ def test_a_program_at_home_may_be_read():
     assert parsed(unit)["Service"]["ProtectHome"] == "read-only"
 
 
+@pytest.mark.parametrize("home", ["/home/pi/a.toml", "/root/a.toml", "/run/user/1000/a.toml"])
+def test_a_configuration_at_home_may_be_read(home):
+    unit = Service(Path(home), Path("/opt/edge/bin/flwr-edge")).unit()
+    assert parsed(unit)["Service"]["ProtectHome"] == "read-only"
+
+
+CONFIG = """
+device = "a"
+state = "{state}"
+[windows]
+source = "folder"
+settings = {{ path = "{path}", time = 1, channels = 1 }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "path", "writes", "home"),
+    [
+        ("/var/lib/flwr-edge", "/var/lib/flwr-edge/in", [], "yes"),
+        ("/srv/edge", "/srv/edge/in", ["/srv/edge"], "yes"),
+        ("/var/lib/flwr-edge", "/srv/in", ["/srv/in"], "yes"),
+        ("/srv/my edge", "/home/pi/100%", ["/srv/my edge", "/home/pi/100%%"], "read-only"),
+    ],
+)
+def test_folders_that_files_leave_may_be_written_to(tmp_path, state, path, writes, home):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "a.toml").write_text(CONFIG.format(state=state, path=path))
+    service = Service(Path("/etc/a.toml"), Path("/opt/edge/bin/flwr-edge"))
+    install(service, tmp_path)
+    text = (tmp_path / UNIT).read_text()
+    found = [line for line in text.splitlines() if line.startswith("ReadWritePaths")]
+    assert found == [f'ReadWritePaths="-{path}"' for path in writes]
+    assert f"ProtectHome={home}\n" in text
+
+
+def test_a_folder_that_would_write_into_the_unit_is_refused(tmp_path):
+    (tmp_path / "a.toml").write_text(CONFIG.format(state="/a\\nExecStartPre=/x", path="/in"))
+    with pytest.raises(ConfigError, match="without quotes or control characters"):
+        Service(tmp_path / "a.toml").unit()
+
+
+def test_the_unit_is_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), sync(file)))
+    install(Service(), tmp_path)
+    assert len(synced) == 4  # two files, and their folders
+
+
+def test_the_service_may_read_its_configuration():
+    """Which is not for everybody: before it is started, its group may."""
+    steps = Service(user="edge", config=Path("/etc/a.toml")).steps()
+    at = steps.index(("chgrp", "edge", "/etc/a.toml"))
+    assert [step[0] for step in steps[:at]] == ["systemd-sysusers"]
+    assert steps[-1] == ("systemctl", "restart", "flwr-edge.service")
+
+
 def test_odd_paths_are_quoted():
     unit = Service(Path("/etc/my %i $HOME.toml"), Path("/opt/e/flwr-edge")).unit()
     assert 'ExecStart=/opt/e/flwr-edge run --config "/etc/my %%i $$HOME.toml"' in unit
@@ -61,7 +119,7 @@ def test_odd_paths_are_quoted():
         ({"user": "x\nUser=root"}, "--user"),
         ({"memory": "lots"}, "expected a size as in 256M"),
         ({"memory": "0"}, "expected a size"),
-        ({"watchdog": 1}, "expected 10 to 3600 seconds"),
+        ({"watchdog": 14}, "expected 15 to 3600 seconds"),
     ],
 )
 def test_what_would_not_work_is_refused(wrong, said):

@@ -23,6 +23,7 @@ from schemas.ranges import RangeTask
 from tests.client import handmade, small_models
 from tests.client.hub import Hub
 from tests.client.process import DEVICE, Process, install
+from tests.client.test_store import fill, small_disk, truncated
 from tests.mosquitto import running
 
 
@@ -201,3 +202,54 @@ def test_two_daemons_on_one_folder(hub, process):
     done = subprocess.run(second, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 1
     assert "another daemon runs on this folder" in done.stderr
+
+
+def test_it_starts_on_a_full_disk_and_can_be_paused(hub, process):
+    with small_disk(process.folder / "state", "2m") as state:
+        started(hub, process)
+        process.end(signal.SIGTERM)
+        hub.states.clear()
+        fill(state)
+        started(hub, process)
+        with pytest.raises(ApiError, match="the disk is full: paused only until the daemon ends"):
+            ask(process.folder / "s", "pause")
+        assert ask(process.folder / "s", "status")["paused"]
+        hub.until(lambda: hub.states[-1].paused)
+        with pytest.raises(ApiError, match="the disk is full: resumed only until the daemon ends"):
+            ask(process.folder / "s", "resume")
+        (state / "fill").unlink()
+        ask(process.folder / "s", "pause")
+        process.end()
+        assert "Traceback" not in process.said()
+
+
+def test_a_spoilt_store_costs_no_device(hub, process):
+    started(hub, process)
+    asked = Payload(config={"graphs": {"digests": []}})
+    hub.answered(hub.task("query.graphs", asked))
+    process.end(signal.SIGTERM)
+    path = process.folder / "state" / "device.sqlite"
+    path.write_bytes(truncated(path.read_bytes()))
+    hub.states.clear()
+    started(hub, process)
+    assert "device.sqlite.spoilt is the old one" in ask(process.folder / "s", "status")["store"]
+    hub.answered(hub.task("query.graphs", asked))
+    process.end()
+    assert "a fresh one is begun" in process.said()
+    assert "Traceback" not in process.said()
+
+
+def test_the_process_ends_where_its_runner_does(process):
+    """One that stays connected and does nothing would be waited for."""
+    script = (
+        "import sys; from client import cli, runner\n"
+        "runner.Runner._turn = lambda self: sys.exit(0)\n"
+        "cli.main(sys.argv[1:])"
+    )
+    words = ["run", "--config", str(process.config), "--socket", str(process.folder / "s")]
+    process.child = subprocess.Popen(
+        [sys.executable, "-c", script, *words], stderr=subprocess.PIPE, text=True
+    )
+    _, said = process.child.communicate(timeout=20)
+    assert process.child.returncode == 1
+    assert said.splitlines()[-1].startswith("flwr-edge: no more tasks can be done")

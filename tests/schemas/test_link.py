@@ -1,9 +1,17 @@
 """What a link does, on Mosquitto and in memory alike."""
 
+import contextlib
+import socket
 import threading
 import time
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from schemas.link import LinkDown, Message, PahoLink, TlsFiles
 from tests.certificates import certificates
@@ -299,3 +307,101 @@ def test_tls_with_client_certificates(tmp_path):
         assert not stranger.connections
     finally:
         stage.close()
+
+
+def serve(answer):
+    """A server on loopback that hands each connection to a function; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run():
+        with listener, contextlib.suppress(OSError):
+            answer(listener.accept()[0])
+
+    threading.Thread(target=run, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def test_who_is_thrown_out_by_its_own_id_says_so(caplog):
+    """As brokers do that give a reason; Mosquitto 2.0.11 gives none."""
+
+    def thrown_out(connection):
+        connection.recv(1024)
+        connection.sendall(bytes.fromhex("2003000000") + bytes.fromhex("e0028e00"))
+        connection.recv(1024)
+
+    lost = threading.Event()
+    reasons = []
+    link = PahoLink("127.0.0.1", serve(thrown_out), "same", backoff=(30, 60))
+    link.on_lost = lambda reason: (reasons.append(reason), lost.set())
+    link.connect()
+    assert lost.wait(5)
+    link.close()
+    assert reasons == ["taken over by another client of this id"]
+    assert "taken over by another client of this id" in caplog.text
+
+
+def test_a_close_without_a_word_names_what_it_may_be(tmp_path):
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        one = stage.link("same")
+        one.link.connect()
+        stage.until(lambda: one.connections)
+        other = stage.link("same")
+        other.link.connect()
+        stage.until(lambda: one.losses)
+        other.link.close()
+        assert "another client of this id took over" in one.losses[0]
+    finally:
+        stage.close()
+
+
+def test_a_handshake_that_is_never_answered_ends_with_the_link(tmp_path):
+    files = certificates(tmp_path)
+    asked, end = threading.Event(), threading.Event()
+
+    def silent(connection):
+        connection.recv(1)
+        asked.set()
+        end.wait(20)
+
+    link = PahoLink("127.0.0.1", serve(silent), "dev-1", tls=TlsFiles(files["ca"]))
+    link.connect()
+    assert asked.wait(5)
+    began = time.monotonic()
+    link.close()
+    took = time.monotonic() - began
+    thread = link._thread
+    thread.join(2)
+    end.set()
+    assert took < 1.0
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("broken", ["ca", "certificate", "key"])
+@pytest.mark.parametrize("how", ["no PEM", "missing"])
+def test_errors_of_tls_name_the_file(tmp_path, broken, how):
+    files = certificates(tmp_path)
+    files[broken] = tmp_path / "broken.pem"
+    if how == "no PEM":
+        files[broken].write_text("no PEM")
+    with pytest.raises(OSError, match=r"broken\.pem"):
+        PahoLink("127.0.0.1", 1, "dev-1", tls=TlsFiles(**files))
+
+
+def test_a_key_of_another_certificate_names_both(tmp_path):
+    files = certificates(tmp_path)
+    (tmp_path / "other").mkdir()
+    files["key"] = certificates(tmp_path / "other")["key"]
+    with pytest.raises(OSError, match=f"{files['certificate']} with the key {files['key']}"):
+        PahoLink("127.0.0.1", 1, "dev-1", tls=TlsFiles(**files))
+
+
+def test_an_encrypted_key_asks_nobody(tmp_path):
+    files = certificates(tmp_path)
+    key = load_pem_private_key(files["key"].read_bytes(), None)
+    locked = BestAvailableEncryption(b"x")
+    files["key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    with pytest.raises(OSError, match="not encrypted"):
+        PahoLink("127.0.0.1", 1, "dev-1", tls=TlsFiles(**files))

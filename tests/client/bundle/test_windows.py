@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,10 @@ def test_no_archive(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"junk")
     with pytest.raises(ConfigError, match=r"not a readable .npz"):
         read_labelled(tmp_path / "x.npz", CARD)
+
+
+@pytest.mark.parametrize("name", ["pipe.npy", "pipe.npz"])
+def test_a_pipe_is_refused_where_it_would_be_waited_on(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="is no plain file"):
+        read_windows(tmp_path / name, CARD, 20.0)

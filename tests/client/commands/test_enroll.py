@@ -1,6 +1,7 @@
 """``flwr-edge enroll``: what it takes, what it refuses, and the configuration that it writes."""
 
 import io
+import os
 import sys
 import tomllib
 
@@ -91,6 +92,7 @@ def test_the_configuration_is_written_and_the_next_time_completed(run, asked, tm
         (["--server", SERVER, "--claim", f"{CLAIM.id}.{CLAIM.secret}"], "ID.SECRET.CA"),
         (["--server", SERVER, "--claim", CLAIM, "--name", "Watch 7"], "'Watch 7': expected 1 to"),
         (["--server", SERVER, "--claim", CLAIM, "--name", "-x"], ""),
+        (["--server", SERVER, "--claim", CLAIM, "--name=-"], "'-': expected 1 to"),
         (["--server", SERVER, "--claim-file", "/nowhere"], "/nowhere"),
     ],
 )
@@ -101,3 +103,13 @@ def test_what_is_wrong_is_said_and_nobody_is_asked(run, asked, tmp_path, words, 
     assert CLAIM.secret not in err
     assert asked == []
     assert not (tmp_path / "pi.toml").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_whom_the_state_does(run, asked, tmp_path):
+    service = (4321, 4322)
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", *service)
+    assert run("--server", SERVER, "--claim", CLAIM, "--name", "watch-7")[0] == 0
+    made = [tmp_path / "pi.toml", tmp_path / "state" / "person"]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {service}

@@ -1,11 +1,14 @@
 import os
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from client.sources import Gatherer
 from client.sources.folder import FolderSettings, FolderSource
+from schemas.base import ConfigError
 
 
 @pytest.fixture
@@ -83,6 +86,9 @@ BAD = {
     + (67).to_bytes(2, "little")
     + b"{'descr':'<f4','fortran_order':False,'shape':(4, 1000000, 1000000)}",
     "endless.npy": npy((10**12, 0, 2)),
+    "unhashable.npy": b"\x93NUMPY\x01\x00\x07\x00{[]: 1}",
+    "sets.npy": b"\x93NUMPY\x01\x00\x04\x00{{}}",
+    "cut.npy": npy((3, 4, 2)) + bytes(4 * 20),
     "other.npy": npy((10**4, 1, 1)) + bytes(4 * 10**4),
     "empty.csv": b"",
     "words.csv": b"1,2\n3,four\n",
@@ -102,6 +108,7 @@ def test_what_is_no_window_is_refused_and_told(source, folder, sink, at_work, un
         until(lambda: len(sink.windows) == 1)
     assert sink.troubles == {"file": 1}
     assert name in sink.details[0]
+    assert len(sink.windows) == 1, "of a refused file nothing is taken"
 
 
 def test_files_that_are_none_do_not_hang_it(source, folder, sink, at_work, until):
@@ -176,3 +183,79 @@ def test_a_file_that_cannot_be_moved_is_taken_once(source, folder, sink, monkeyp
 def test_a_relative_folder_is_refused():
     with pytest.raises(ValidationError, match="expected an absolute path"):
         FolderSettings(time=1, channels=1, path="here")
+
+
+def test_no_file_keeps_those_behind_it_waiting(source, folder, sink, at_work, until, monkeypatch):
+    """Whatever a reader raises."""
+    (folder / "poison.csv").write_text("1,2\n")
+    os.utime(folder / "poison.csv", (1000, 1000))
+    np.save(folder / "good.npy", np.zeros((4, 2)))
+
+    def broken(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("client.sources.folder._numbers", broken)
+    with at_work(source()):
+        until(lambda: len(sink.windows) == 1)
+        until(lambda: names(folder) == ["refused/poison.csv"])
+    assert sink.troubles == {"file": 1}
+
+
+def test_a_long_line_is_refused_before_it_fills_the_memory(source, folder, sink):
+    (folder / "long.csv").write_text("1," * (2 << 20))
+    tracemalloc.start()
+    try:
+        FolderSource.run(source(), sink, StopAfter(4))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sink.details == ["long.csv is refused: line 1: longer than 192 characters"]
+    assert most < 1 << 20
+
+
+def test_lines_as_long_as_numbers_are_taken(source, folder, sink, at_work, until):
+    row = ",".join("-1.2345678901234567890123456789e-10" for _ in range(2))
+    (folder / "a.csv").write_text("acceleration in m/s²,turn rate in rad/s\n" + f"{row}\n" * 4)
+    with at_work(source()):
+        until(lambda: len(sink.windows) == 1)
+
+
+def test_refused_files_are_kept_up_to_a_limit(source, folder, sink, at_work, until):
+    limit = 1 << 20
+    refused = folder / "refused"
+    with at_work(source(limit_bytes=limit)):
+        for number in range(6):
+            (folder / f"{number}.csv").write_bytes(b"x" * (limit // 3))
+            until(lambda number=number: (refused / f"{number}.csv").exists())
+        until(lambda: names(folder) == [f"refused/{number}.csv" for number in (3, 4, 5)])
+        (folder / "larger.csv").write_bytes(b"x" * 2 * limit)
+        until(lambda: names(folder) == ["refused/larger.csv"])
+
+
+def test_small_refused_files_are_kept_up_to_a_number(source, folder, sink, monkeypatch):
+    monkeypatch.setattr("client.sources.folder._MOST_REFUSED", 3)
+    for number in range(5):
+        (folder / f"{number}.csv").touch()
+        os.utime(folder / f"{number}.csv", (1000 + number, 1000 + number))
+    FolderSource.run(source(), sink, StopAfter(7))
+    assert len(names(folder)) == 3
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_files_cannot_leave_is_refused_at_the_start(tmp_path, monkeypatch, there):
+    """Its files would be taken again at each start."""
+    path = tmp_path / "in"
+    if there:
+        path.mkdir()
+    settings = {"time": 4, "channels": 2, "path": path}
+    Gatherer(FolderSource, settings, tmp_path / "kept").stop()
+    denied = path if there else tmp_path
+    monkeypatch.setattr(os, "access", lambda asked, _: asked != denied)
+    with pytest.raises(ConfigError, match=f"cannot remove files in {denied}; make it writable"):
+        Gatherer(FolderSource, settings, tmp_path / "kept")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "in").touch()
+    problems = FolderSettings(time=4, channels=2, path=tmp_path / "in").problems()
+    assert "cannot remove files in" in problems[0]

@@ -2,6 +2,7 @@ import json
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from client.sources.mqtt_topic import MqttTopicSettings, MqttTopicSource
 from schemas.link import Message, PahoLink
@@ -138,3 +139,27 @@ def test_a_broker_that_is_killed_and_comes_back(tmp_path, sink, at_work, until):
         finally:
             sensor.close()
     assert sink.troubles == {"link": 1}
+
+
+def test_two_devices_have_ids_of_their_own():
+    one, other = settings(), settings()
+    assert one.client_id.startswith("flwr-edge-sensor-")
+    assert one.client_id != other.client_id
+    assert settings(client_id="wrist").client_id == "wrist"
+
+
+@pytest.mark.parametrize("topic", ["a/#/b", "a#", "a/b+", "+a/b", "#/", "a\0"])
+def test_a_filter_that_brokers_refuse_is_refused(topic):
+    with pytest.raises(ValidationError, match="expected a topic or a filter"):
+        settings(topic=topic)
+
+
+@pytest.mark.parametrize("topic", ["#", "+", "a/#", "+/b/+", "/", "a//b", "+/#"])
+def test_a_filter_of_mqtt_is_taken(topic):
+    assert settings(topic=topic).topic == topic
+
+
+@pytest.mark.parametrize("host", [".a", "a..b", "x" * 64, "a b"])
+def test_a_host_that_cannot_be_looked_up_is_refused(host):
+    with pytest.raises(ValidationError, match="expected a host's name"):
+        settings(host=host)

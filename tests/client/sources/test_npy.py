@@ -52,6 +52,8 @@ WRONG = {
     ),
     "fortran": (saved(np.zeros((3, 4), order="F")), "Fortran order"),
     "code": (header("__import__('os').system('true')"), "no header"),
+    "unhashable": (header("{[]: 1}"), "no header"),
+    "sets": (header("{{}}"), "no header"),
     "deep": (header("(" * 4000), "no header"),
     "keys": (header("{'descr': '<f4'}"), "no header"),
     "negative": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}"), "the shape"),

@@ -1,0 +1,82 @@
+"""TLS towards a broker: what its files hold, and a handshake that can be cut short."""
+
+import contextlib
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from schemas.link_base import TlsFiles
+
+
+class Context(ssl.SSLContext):
+    """A client's context that knows its last connection, so that another thread may end it."""
+
+    last: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *arguments: Any, **settings: Any) -> ssl.SSLSocket:
+        """As everywhere; remembers it."""
+        self.last = super().wrap_socket(*arguments, **settings)
+        return self.last
+
+    def interrupt(self) -> None:
+        """End the connection under way: who waits in its handshake gets an OSError at once."""
+        if self.last is not None:
+            with contextlib.suppress(OSError):  # not connected any more
+                # The plain socket's: SSLSocket's own forgets the handshake while it is under way.
+                socket.socket.shutdown(self.last, socket.SHUT_RDWR)
+
+
+def context_of(tls: TlsFiles) -> Context:
+    """A context that trusts and shows what the files hold.
+
+    Raises
+    ------
+    OSError
+        Where they do not; it names the file.
+    """
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)
+    load(context, tls)
+    return context
+
+
+def load(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
+    """Trust and show what the files hold; authorities that were trusted before still are.
+
+    Raises
+    ------
+    OSError
+        Where they do not; it names the file.
+    """
+    if context is None or tls is None:
+        return
+    _plain(tls.ca)
+    try:
+        context.load_verify_locations(tls.ca)
+    except OSError as error:
+        raise OSError(f"{tls.ca}: no certificates of authorities in PEM: {_said(error)}") from None
+    if tls.certificate is not None:
+        _load_own(context, tls.certificate, tls.key)
+
+
+def _load_own(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    for path in (certificate, key or certificate):
+        _plain(path)
+    try:
+        context.load_cert_chain(certificate, key, password="")  # else one is asked for, and waited
+    except OSError as error:
+        what = f"{certificate} with the key {key or certificate}"
+        raise OSError(
+            f"{what}: no certificate and its key, not encrypted, in PEM: {_said(error)}"
+        ) from None
+
+
+def _plain(path: Path) -> None:
+    """OpenSSL's errors name no file that it cannot open, and on a pipe it waits for ever."""
+    if not path.is_file():
+        raise OSError(f"{path}: is no plain file, or not there")
+    path.open("rb").close()
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error)
