@@ -116,10 +116,10 @@ class Device:
         plan, received, number = _received(asked)
         start = self._with_personal(plan, received)
         fitted = self.learner().fit(plan, start, self.kept.get("own"), salt=self._salt(number))
-        delta = fitted.weights - received
-        for first, last in plan.personal:
-            delta[first:last] = 0
-        coded, residual = encode(delta, self.kept.get("residual"), plan.encoding, plan.topk)
+        delta = _sent(plan, fitted.weights - received)
+        before = self.kept.get("residual")  # of plans that may have sent more than this one does
+        before = None if before is None else _sent(plan, before.copy())
+        coded, residual = encode(delta, before, plan.encoding, plan.topk)
         personal = fitted.weights if plan.personal else None
         self._keep(personal=personal, own=fitted.own, residual=residual)
         metrics: dict[str, Any] = {
@@ -213,6 +213,13 @@ class Device:
         kept = {name: array for name, array in arrays.items() if array is not None}
         if kept or self.kept:  # a correction that was made up for is not made again
             self.kept = kept
+
+
+def _sent(plan: Plan, change: Floats) -> Floats:
+    """What of a change may go up; it is written to."""
+    for start, stop in plan.staying:
+        change[start:stop] = 0
+    return change
 
 
 def _received(asked: Payload) -> tuple[Plan, Floats, int]:

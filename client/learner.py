@@ -242,7 +242,7 @@ class Learner:
             **self.statistics(plan),
         }
         targets = self._targets(stage, plan, weights, part)
-        per_pass = -(-part.size // stage.batch_size)
+        per_pass = len(_cuts(part.size, stage.batch_size))
         steps = max(stage.steps, stage.epochs * per_pass)
         losses = []
         for step, chosen in enumerate(_batches(part, stage.batch_size, steps, rng)):
@@ -295,15 +295,27 @@ def _check(plan: Plan, weights: Floats) -> None:
 def _batches(
     part: NDArray[np.intp], size: int, steps: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.intp]]:
-    """Batches of shuffled passes; a pass's last batch may be smaller. Sorted: files like it."""
-    done = 0
+    """Batches of shuffled passes, cut as ``_cuts`` says. Sorted: files like it."""
+    done, cuts = 0, _cuts(part.size, size)
     while done < steps:
         order = rng.permutation(part)
-        for start in range(0, part.size, size):
+        for cut in cuts:
             if done == steps:
                 return
-            yield np.sort(order[start : start + size])
+            yield np.sort(order[cut])
             done += 1
+
+
+def _cuts(count: int, size: int) -> list[slice]:
+    """A pass's batches; the last may be smaller, but one window over joins the batch before it.
+
+    Normalised by itself, a window is all zeros behind the last batch norm: such a step would teach
+    biases alone, and shrink running variances.
+    """
+    starts = list(range(0, count, size))
+    if size > 1 and len(starts) > 1 and count % size == 1:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True)]
 
 
 def _rate(stage: Train, step: int, steps: int) -> float:

@@ -40,10 +40,13 @@ class LatentSources:
         W with Σ⁻¹ = W Wᵀ; Σ is the covariance within class and person.
     base : (sources, classes, latent)
         Class means, whitened. A class that a source lacks has the others' mean.
+    lacking : tuple[int, ...]
+        Classes that no source has: their means are zeros, and mean nothing.
     """
 
     whiten: Tensor
     base: Tensor
+    lacking: tuple[int, ...] = ()
 
 
 def sample_sources(sources: Sources, windows_per_class: int) -> list[Sample]:
@@ -96,9 +99,11 @@ def latent_sources(
         count += len(z)
         means.append(mean)
     network.load_state_dict(kept, strict=False)
-    base = _without_gaps(torch.stack(means))
+    found = torch.stack(means)
+    nobody = found.isnan().all(2).all(0)
+    lacking = tuple(int(label) for label in nobody.nonzero())
     whiten = whitening(scatter / count)
-    return LatentSources(whiten, base @ whiten)
+    return LatentSources(whiten, _without_gaps(found) @ whiten, lacking)
 
 
 @torch.no_grad()
@@ -112,7 +117,8 @@ def pooled_means(network: nn.Module, samples: list[Sample], classes: int) -> Ten
 
     Returns
     -------
-    (sources, classes, pooled). A class that a source lacks has the others' mean.
+    (sources, classes, pooled). A class that a source lacks has the others' mean; one that no source
+    has, zeros (``Sources.lacking``).
     """
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     means = []
@@ -146,5 +152,5 @@ def _mean(z: Tensor) -> Tensor:
 
 
 def _without_gaps(means: Tensor) -> Tensor:
-    """Of (sources, classes, numbers): the others' mean where a source lacks a class."""
+    """Of (sources, classes, numbers): the others' mean where a source lacks a class, or zeros."""
     return torch.where(means.isnan(), means.nanmean(0).nan_to_num(), means)

@@ -6,7 +6,7 @@ from hypernet.networks.autoencoder import Autoencoder
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.norm import set_groups
 from hypernet.sources import Sources
-from hypernet.virtual_users import STILL, Turning, VirtualUsers
+from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.simulation import Model, Source
 
 
@@ -39,7 +39,7 @@ def train_autoencoder(
         network.encoder.load_state_dict(encoder.encoder.state_dict())
         network.encoder.eval()
         learned = list(network.decoder.parameters())
-    users = VirtualUsers(sources, Turning() if config.virtual_users else STILL, generator)
+    users = VirtualUsers(sources, Turning.of(config), generator)
     optimizer = torch.optim.Adam(learned, 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     set_groups(network, config.persons_per_step)

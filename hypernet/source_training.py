@@ -6,7 +6,7 @@ from hypernet.networks.classifier import Classifier, dropout
 from hypernet.networks.losses import cross_entropy
 from hypernet.networks.norm import set_groups, set_own
 from hypernet.sources import Sources
-from hypernet.virtual_users import STILL, Turning, VirtualUsers
+from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.simulation import Model, Source
 
 WEIGHT_DECAY = 1e-2
@@ -26,8 +26,7 @@ def train_source(sources: Sources, model: Model, config: Source, seed: int) -> C
     """
     generator = torch.Generator().manual_seed(seed)
     network = new_classifier(sources, model, seed)
-    turning = Turning() if config.virtual_users else STILL
-    users = VirtualUsers(sources, turning, generator)
+    users = VirtualUsers(sources, Turning.of(config), generator)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY
     )

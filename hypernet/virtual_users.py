@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hypernet.networks.inputs import InputSpec
 from hypernet.sources import Moments, Sources
+from schemas.simulation import Source
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Turning:
     warp: float = 0.12
     shift: float = 8.0
     noise: float = 0.05
+
+    @classmethod
+    def of(cls, config: Source) -> "Turning":
+        """What a simulation file asks for."""
+        return cls() if config.virtual_users else STILL
 
 
 STILL = Turning(0, 0, 0, 0, 0, 0, 0, 0)
@@ -75,8 +81,8 @@ class VirtualUsers:
         mean, deviation = self.moments.turned(who, turn)
         x = self._disturb(x, turn)
         features = self.sources.spec.expand(x)
-        normal = (features - mean[:, None, None]) / (deviation[:, None, None] + 1e-6)
-        normal = self._jitter(normal)
+        unit = self.sources.spec.unit(mean, deviation)
+        normal = self._jitter((features - mean[:, None, None]) / unit[:, None, None])
         return normal.flatten(0, 1).transpose(1, 2), y.flatten(), who
 
     def whole(self, person: int, most: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +107,7 @@ class VirtualUsers:
         turn = person_turns(1, spec, self.turning, self.generator)
         x = self._disturb(self.sources.x[person][rows].float()[None], turn)
         mean, deviation = spec.statistics(x[0])
-        normal = self._jitter((spec.expand(x) - mean) / (deviation + 1e-6))
+        normal = self._jitter((spec.expand(x) - mean) / spec.unit(mean, deviation))
         return normal[0].transpose(1, 2), labels[rows]
 
     def _persons(self, count: int) -> Tensor:
@@ -170,15 +176,20 @@ def rotations(count: int, degrees: float, generator: torch.Generator) -> Tensor:
 
 
 def warp_time(x: Tensor, turning: Turning, generator: torch.Generator) -> Tensor:
-    """Stretch and shift (windows, time, channels) in time, mirrored at the ends."""
+    """Stretch and shift (windows, time, channels) in time, mirrored at the ends.
+
+    A window of one step has no time to be warped in.
+    """
     count, time, channels = x.shape
+    if time < 2:
+        return x
     middle = (time - 1) / 2
     stretch = 1 + turning.warp * _uniform((count, 1), generator)
     shift = turning.shift * _uniform((count, 1), generator)
     at = ((torch.arange(time) - middle) * stretch + middle + shift).abs()
     last = time - 1
     at = torch.where(at > last, 2 * last - at, at).clamp(0, last - 1e-3)
-    before = at.long()
+    before = at.long().clamp(max=time - 2)  # in long windows, float32 rounds up to the last step
     share = (at - before).unsqueeze(-1)
     index = before.unsqueeze(-1).expand(-1, -1, channels)
     return x.gather(1, index) * (1 - share) + x.gather(1, index + 1) * share
@@ -186,8 +197,7 @@ def warp_time(x: Tensor, turning: Turning, generator: torch.Generator) -> Tensor
 
 def _by_group(spec: InputSpec, polar: Tensor, axial: Tensor) -> Tensor:
     turn = torch.eye(spec.channels).repeat(len(polar), 1, 1)
-    vectors = [group for group in spec.magnitudes if len(group) == 3]
-    for number, group in enumerate(vectors):
+    for number, group in enumerate(spec.vectors):
         rows = torch.tensor(group)
         turn[:, rows[:, None], rows] = axial if number else polar
     return turn

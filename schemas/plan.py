@@ -39,7 +39,13 @@ class Train(Strict):
     )
     epochs: int = Field(0, ge=0, le=10_000, description="Passes; more where steps asks for more.")
     steps: int = Field(0, ge=0, le=1_000_000, description="Least number of optimizer steps.")
-    batch_size: int = Field(32, ge=1, le=65_536)
+    batch_size: int = Field(
+        32,
+        ge=1,
+        le=65_536,
+        description="Windows a step. A pass's last batch may be smaller; one window over joins the "
+        "batch before it.",
+    )
     learning_rate: float = Field(gt=0, le=10)
     cosine: bool = Field(False, description="Let the learning rate fall to 0 along a cosine.")
     proximal: float = Field(0.0, ge=0, description="μ of μ/2‖w − w₀‖², w₀ the stage's start.")
@@ -101,6 +107,10 @@ class Plan(Strict):
     personal
         Ranges that never leave the device: they are kept there between rounds (FedPer's head,
         FedBN's norms) and start from the server's values the first time.
+    unsent
+        Ranges whose change stays on the device, for the server would not read it (batch norms'
+        statistics, where each device sets its own): it would share scales and places with what
+        the server does read, and be judged beside it. Each stage starts from what was sent.
     carried
         Ranges that a device that keeps adapters hands from one evaluation to the next, whichever
         adapter that is with; they never leave it and start from the weights' values.
@@ -126,6 +136,8 @@ class Plan(Strict):
     stages: tuple[Stage, ...] = ()
     own: tuple[Stage, ...] = ()
     personal: tuple[Range, ...] = ()
+    # None, and so not written: devices that do not know of it read all plans that leave it out.
+    unsent: tuple[Range, ...] | None = None
     carried: tuple[Range, ...] = ()
     variances: tuple[Range, ...] = ()
     predict: Digest | None = None
@@ -152,7 +164,7 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> "Plan":
-        ranges = [*self.personal, *self.carried, *self.variances]
+        ranges = [*self.staying, *self.carried, *self.variances]
         for stage in (*self.stages, *self.own):
             if isinstance(stage, Train):
                 ranges += stage.trainable or ()
@@ -174,6 +186,11 @@ class Plan(Strict):
                 if isinstance(stage, Blend) and stage.since >= place:
                     raise ValueError(f"stage {place} blends since {stage.since}, which is not past")
         return self
+
+    @property
+    def staying(self) -> tuple[Range, ...]:
+        """Ranges of which no change leaves the device."""
+        return self.personal + (self.unsent or ())
 
     def with_proximal(self, proximal: float) -> "Plan":
         """The plan with another μ in every training stage (Flower's FedProx sends one)."""

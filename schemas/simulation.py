@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Strict
-from schemas.plan import TOPK, Encoding, Share
+from schemas.plan import TOPK, Encoding
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(strict=True)]  # else true is 1
+Real = Annotated[float, Field(strict=True)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -27,13 +29,13 @@ class Data(Strict):
         description="File or folder of the recordings, relative to the simulation file; sources "
         "that bring their own data need none.",
     )
-    window_seconds: float = Field(
+    window_seconds: Real = Field(
         3.0, gt=0, le=60, description="Length of a window, where the source cuts them itself."
     )
-    overlap: float = Field(
+    overlap: Real = Field(
         0.5, ge=0, lt=1, description="Share of a window that it has in common with the next one."
     )
-    train_fraction: float = Field(
+    train_fraction: Real = Field(
         0.7,
         gt=0,
         lt=1,
@@ -51,7 +53,7 @@ class Data(Strict):
         "by the seed, missing ('absent') or cut to their first quarter ('thinned'). Tests keep "
         "all classes.",
     )
-    bout_windows: int | None = Field(
+    bout_windows: Whole | None = Field(
         None,
         ge=1,
         le=100_000,
@@ -62,13 +64,13 @@ class Data(Strict):
         False,
         description="Let the network see every channel without its sign too: EMG's strength.",
     )
-    source_persons: int = Field(
+    source_persons: Whole = Field(
         3, ge=1, le=100_000, description="Volunteers whose labelled windows the server holds."
     )
-    source_days: int | None = Field(
+    source_days: Whole | None = Field(
         None, ge=1, le=100_000, description="Kind days: so many first days are the sources'."
     )
-    client_days: int | None = Field(
+    client_days: Whole | None = Field(
         None, ge=1, le=100_000, description="Kind days: so many days after these are clients."
     )
     held_out: tuple[str, ...] = Field(
@@ -76,7 +78,7 @@ class Data(Strict):
         description="Kind days: persons of whom no day is a source's. They alone are then clients "
         "and unseen, from the same days on.",
     )
-    unseen_persons: int = Field(
+    unseen_persons: Whole = Field(
         0,
         ge=0,
         le=100_000,
@@ -87,9 +89,9 @@ class Data(Strict):
 class Model(Strict):
     """The network that every device runs."""
 
-    width: int = Field(32, ge=4, le=256, description="Channels of the first convolution.")
-    latent: int = Field(64, ge=4, le=512, description="Length of a window's latent vector.")
-    own_statistics: float = Field(
+    width: Whole = Field(32, ge=4, le=256, description="Channels of the first convolution.")
+    latent: Whole = Field(64, ge=4, le=512, description="Length of a window's latent vector.")
+    own_statistics: Real = Field(
         0.5, ge=0, le=1, description="Share of a person's own statistics in AdaBN."
     )
 
@@ -97,10 +99,10 @@ class Model(Strict):
 class Source(Strict):
     """Training on the volunteers' windows, at the server, before the first round."""
 
-    steps: int = Field(2000, ge=0, le=1_000_000, description="Optimizer steps.")
-    persons_per_step: int = Field(8, ge=1, le=256, description="Virtual users in a batch.")
-    windows_per_person: int = Field(16, ge=2, le=1024, description="Windows of each of them.")
-    learning_rate: float = Field(1.5e-3, gt=0, le=1, description="AdamW's, cosine to 0.")
+    steps: Whole = Field(2000, ge=0, le=1_000_000, description="Optimizer steps.")
+    persons_per_step: Whole = Field(8, ge=1, le=256, description="Virtual users in a batch.")
+    windows_per_person: Whole = Field(16, ge=2, le=1024, description="Windows of each of them.")
+    learning_rate: Real = Field(1.5e-3, gt=0, le=1, description="AdamW's, cosine to 0.")
     virtual_users: bool = Field(
         True, description="Turn each drawn person as a worn sensor may be turned."
     )
@@ -109,10 +111,10 @@ class Source(Strict):
 class Cohort(Strict):
     """Who takes part in a round, and how long the server waits."""
 
-    size: int | None = Field(
+    size: Whole | None = Field(
         None, ge=1, le=100_000, description="Clients a round; all of them if left out."
     )
-    timeout_seconds: float = Field(
+    timeout_seconds: Real = Field(
         60.0, gt=0, le=86_400, description="A client that takes longer is left out of the round."
     )
 
@@ -124,13 +126,16 @@ class Upload(Strict):
         "int8",
         description="int8 and topk keep on the device what coding loses, and add it next time.",
     )
-    topk: Share = Field(
-        TOPK, description="Share of the entries, the largest, that topk sends (as int8)."
+    topk: Real = Field(
+        TOPK,
+        gt=0,
+        le=1,
+        description="Share of the entries, the largest, that topk sends (as int8).",
     )
-    max_norm: float = Field(
+    max_norm: Real = Field(
         1e4, gt=0, description="A change with a larger L2 norm is refused at the server."
     )
-    max_examples: int = Field(
+    max_examples: Whole = Field(
         100_000,
         ge=1,
         le=1_000_000_000,
@@ -141,10 +146,10 @@ class Upload(Strict):
 class Quorum(Strict):
     """How many must answer."""
 
-    min_replies: int = Field(
+    min_replies: Whole = Field(
         1, ge=1, le=100_000, description="With fewer good replies nothing is learned from a round."
     )
-    give_up_after: int = Field(
+    give_up_after: Whole = Field(
         5, ge=1, le=100_000, description="So many such rounds in a row end the run with an error."
     )
 
@@ -152,7 +157,7 @@ class Quorum(Strict):
 class Synchronous(Quorum):
     """Rounds with a deadline; without this table a round waits for all of its cohort."""
 
-    deadline_seconds: float = Field(
+    deadline_seconds: Real = Field(
         600.0, gt=0, le=604_800, description="Who has not answered by then is late: left out."
     )
 
@@ -160,20 +165,20 @@ class Synchronous(Quorum):
 class Asynchronous(Strict):
     """No cohorts: who is done is asked again, and every few updates make a round (FedBuff)."""
 
-    concurrency: int | None = Field(
+    concurrency: Whole | None = Field(
         None, ge=1, le=100_000, description="Devices at work at once; cohort.size if left out."
     )
-    buffer: int = Field(4, ge=1, le=100_000, description="Updates a step of the server: a round.")
-    staleness_power: float = Field(
+    buffer: Whole = Field(4, ge=1, le=100_000, description="Updates a step of the server: a round.")
+    staleness_power: Real = Field(
         0.5,
         ge=0,
         le=10,
         description="An update made for weights s steps old weighs (1 + s)^-a; this is a.",
     )
-    deadline_seconds: float = Field(
+    deadline_seconds: Real = Field(
         600.0, gt=0, le=604_800, description="Who has not answered by then is late: given up."
     )
-    give_up_after: int = Field(
+    give_up_after: Whole = Field(
         5, ge=1, le=100_000, description="So many deadlines without an update end the run."
     )
 
@@ -181,22 +186,22 @@ class Asynchronous(Strict):
 class Rehearsal(Strict):
     """What devices of this machine are made to suffer, on a clock that nobody waits for."""
 
-    delay_seconds: float = Field(
+    delay_seconds: Real = Field(
         30.0, ge=0, le=604_800, description="Median of a task's time, download to upload."
     )
-    device_spread: float = Field(
+    device_spread: Real = Field(
         0.5, ge=0, le=5, description="σ of the log-normal by which devices differ for good."
     )
-    task_spread: float = Field(
+    task_spread: Real = Field(
         0.25, ge=0, le=5, description="σ of the log-normal by which a device's tasks differ."
     )
-    dropout: float = Field(
+    dropout: Real = Field(
         0.0, ge=0, le=1, description="Share of tasks that a device takes and never finishes."
     )
-    offline_fraction: float = Field(
+    offline_fraction: Real = Field(
         0.0, ge=0, lt=1, description="Share of the time that a device is out of reach."
     )
-    offline_seconds: float = Field(
+    offline_seconds: Real = Field(
         3600.0, gt=0, le=31_536_000, description="Mean length of such a spell."
     )
 
@@ -204,7 +209,7 @@ class Rehearsal(Strict):
 class Engine(Strict):
     """How the simulation runs on this machine."""
 
-    workers: int | None = Field(
+    workers: Whole | None = Field(
         None, ge=1, le=1024, description="Worker processes; one a core if left out."
     )
 
@@ -213,9 +218,11 @@ class Simulation(Strict):
     """A simulation file."""
 
     name: Name = Field(description="Names the run's folder.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Of persons' parts, initial weights, batches.")
-    rounds: int = Field(20, ge=0, le=1_000_000, description="Federated rounds.")
-    evaluate_every: int = Field(
+    seed: Whole = Field(
+        0, ge=0, lt=2**32, description="Of persons' parts, initial weights, batches."
+    )
+    rounds: Whole = Field(20, ge=0, le=1_000_000, description="Federated rounds.")
+    evaluate_every: Whole = Field(
         5, ge=1, le=1_000_000, description="Rounds between two points of the learning curve."
     )
     strategy: Name = Field("semipfl", description="The strategy that the run is about.")

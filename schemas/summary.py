@@ -95,6 +95,9 @@ class Summary(MethodSummary):
         description="Whose device a person is, and on which day, where devices live through days.",
     )
     baselines: list[MethodSummary] = Field(default_factory=list)
+    failed: list[str] = Field(
+        default_factory=list, description="Baselines that came to no result; the notes say why."
+    )
     notes: list[str] = Field(
         default_factory=list, description="What a reader must know of the data set or the run."
     )

@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from schemas.base import Strict
-from schemas.simulation import Fraction, Name
+from schemas.simulation import Fraction, Name, Whole
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 
 
 class Method(Strict):

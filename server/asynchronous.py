@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from schemas.simulation import Asynchronous
 from server.border import Admitted, admit, weights_of, weights_record
+from server.carriers import Withdrawing
 from server.checkpoint import Checkpoint
 from server.rounds import Rounds, RoundsError, record_of
 from server.strategies.base import EdgeStrategy, request, sample
@@ -112,7 +113,8 @@ class AsynchronousRounds(Rounds):
     def _step(self) -> None:
         staleness = [self.version - one.version for one in self.buffer]
         self.version += 1
-        self.arrays = self.buffered.absorb(self.version, self.arrays, self.buffer)
+        made = self.buffered.absorb(self.version, self.arrays, self.buffer)
+        self.arrays = self._learned(made, self.arrays)
         score = self._point(self.version, self.arrays)
         seconds = time.perf_counter() - self._began
         record = record_of(self.version, len(self.parts), self.parts, seconds, score)
@@ -130,7 +132,7 @@ class AsynchronousRounds(Rounds):
         now = self.clock.now()
         for node, flight in list(self.flights.items()):
             if now >= flight.asked_at + self.rules.deadline_seconds:
-                if hasattr(self.grid, "withdraw"):
+                if isinstance(self.grid, Withdrawing):
                     self.grid.withdraw([flight.message_id])
                 self._land(node, [])
 

@@ -58,8 +58,8 @@ def admit(
 
     Left out, with the reason: errors, silence, wrong arrays or lengths, NaN or infinity in change,
     loss or report, changes with an L2 norm above ``max_norm``, and metrics out of their ranges:
-    who says ``num-examples`` in the millions is the average alone. A change within the plan's
-    personal ranges is none: those are the device's own.
+    who says ``num-examples`` in the millions is the average alone. A change within the ranges that
+    stay on the device (``Plan.staying``) is none, whoever sends one.
     """
     answered = {reply.metadata.src_node_id: reply for reply in replies}
     updates, failures, late, up = [], {}, set(), 0
@@ -132,7 +132,7 @@ def _checked(asked: RecordDict, answer: RecordDict, max_norm: float, max_example
     coded = {name: array.numpy() for name, array in answer.array_records["delta"].items()}
     plan = _plan(str(asked.config_records["config"]["plan"]))
     delta = decode(coded, length, plan.encoding, plan.topk)
-    for start, stop in plan.personal:
+    for start, stop in plan.staying:
         delta[start:stop] = 0
     norm = float(np.linalg.norm(delta.astype(np.float64)))  # whose squares do not overflow
     if norm > max_norm:

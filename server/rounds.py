@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -16,9 +16,11 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server.border import WRONG, Admitted, admit, confusion_of, payload
+from server.carriers import Devices, Rehearsing, Resettable, Resumable
 from server.checkpoint import Checkpoint, CheckpointError
 from server.clock import Clock, clock_of
 from server.install import install
+from server.learned import learned
 from server.outcome import Outcome, RoundRecord, outcome_of, progress_of
 from server.strategies.base import EdgeStrategy, own_arrays
 from server.view import GridView
@@ -27,17 +29,7 @@ Confusions = dict[str, NDArray[np.int64]]
 
 
 class RoundsError(RuntimeError):
-    """A run whose devices do not answer; one line says which limit was reached."""
-
-
-class Devices(Protocol):
-    """A grid whose devices' own state a checkpoint can hold."""
-
-    def states(self) -> Mapping[int, bytes]:
-        """What each device keeps."""
-
-    def restore(self, states: Mapping[int, bytes]) -> None:
-        """Give it back."""
+    """A strategy cannot go on; one line says which limit was reached, or what it returned."""
 
 
 @dataclass
@@ -72,7 +64,7 @@ class Rounds:
         The strategy's.
     strategy : EdgeStrategy
     grid : Grid
-        With ``states`` and ``restore`` where devices keep something (see ``Devices``).
+        What it can do besides carrying messages, ``server.carriers`` says.
     persons, unseen : dict[int, str]
         Names by node: who takes part, and who only meets the result.
     rounds : int
@@ -98,8 +90,7 @@ class Rounds:
         self.config = strategy.federation.config
         self.clients = GridView(grid, persons)
         self.clock: Clock = clock_of(grid)
-        # Where training is rehearsed, evaluation is not: it finds every device.
-        self.exam: Grid = getattr(grid, "examination", grid)
+        self.exam: Grid = grid.examination if isinstance(grid, Rehearsing) else grid
         self.outcome = Outcome(name)
         self.train_config = strategy.train_config()
         self.evaluate_config = strategy.evaluate_config()
@@ -111,9 +102,10 @@ class Rounds:
         Raises
         ------
         RoundsError
-            Where devices answer too seldom, by the limits of the simulation file.
+            Where devices answer too seldom, by the limits of the simulation file, and where the
+            strategy returns weights that no device could take.
         """
-        arrays, done = self.strategy.initial(), 0
+        arrays, done = self._learned(self.strategy.initial()), 0
         self._forget()
         if resume is not None:
             arrays, done = self._restore(resume), resume.round
@@ -142,13 +134,20 @@ class Rounds:
         applied = self._suffices(number, requests, admitted)
         if applied:
             aggregated, _ = self.strategy.aggregate_train(number, admitted.updates)
-            arrays = aggregated if aggregated is not None else arrays
+            arrays = arrays if aggregated is None else self._learned(aggregated, arrays)
         score = self._point(number, arrays)
         record = record_of(number, len(requests), [admitted], time.perf_counter() - began, score)
         record.applied = applied
         self._count(admitted, number)
         self._tell(record)
         return arrays
+
+    def _learned(self, made: ArrayRecord, before: ArrayRecord | None = None) -> ArrayRecord:
+        """What the strategy returned, as devices take it."""
+        try:
+            return learned(made, None if before is None else before["weights"].shape[0])
+        except ValueError as error:
+            raise RoundsError(f"strategy {self.outcome.strategy!r} returned {error}") from error
 
     def _requests(self, number: int, arrays: ArrayRecord) -> list[Message]:
         """A cohort's; none where nobody is there, after a while."""
@@ -335,11 +334,11 @@ class Rounds:
 
     def _forget(self) -> None:
         """Strategies of one run share the devices, not what the devices keep."""
-        if hasattr(self.grid, "restore"):
+        if isinstance(self.grid, Resettable):
             self.grid.restore({})
 
     def _checkpoint(self, number: int, arrays: ArrayRecord) -> None:
-        states = self.grid.states() if hasattr(self.grid, "states") else {}
+        states = self.grid.states() if isinstance(self.grid, Devices) else {}
         self.watch.save(
             Checkpoint(
                 self.identity,
@@ -355,7 +354,7 @@ class Rounds:
 
     def _course(self) -> dict[str, Any]:
         """Where things stand between two rounds, as JSON."""
-        return {"grid": self.grid.course()} if hasattr(self.grid, "course") else {}
+        return {"grid": self.grid.course()} if isinstance(self.grid, Resumable) else {}
 
     def _flights(self) -> dict[int, NDArray[np.float32]]:
         """Weights sent to devices that are at work, by node."""
@@ -363,14 +362,14 @@ class Rounds:
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Take up what ``_course`` and ``_flights`` told."""
-        if hasattr(self.grid, "go_on"):
+        if isinstance(self.grid, Resumable):
             self.grid.go_on(checkpoint.course["grid"])
 
     def _restore(self, checkpoint: Checkpoint) -> ArrayRecord:
         name = self.outcome.strategy
         try:
             self.strategy.load(checkpoint.state)
-            if hasattr(self.grid, "restore"):
+            if isinstance(self.grid, Resettable):
                 self.grid.restore(checkpoint.devices)
             self._go_on(checkpoint)
             self.outcome = outcome_of(name, checkpoint.progress)

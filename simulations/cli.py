@@ -3,8 +3,9 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from schemas.base import ConfigError
 from simulations import memory_commands, model_commands
 from simulations.options import Format, Formats
+from simulations.output import Output
 
 app = typer.Typer(
     name="flwr-sim",
@@ -23,7 +25,7 @@ app = typer.Typer(
     add_completion=True,
 )
 
-INTERRUPTED = 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 File = Annotated[Path, typer.Argument(help="A simulation file, e.g. simulations/wearables.toml.")]
 Sets = Annotated[
@@ -52,6 +54,7 @@ def run(
     from simulations.config import load
     from simulations.progress import Progress
     from simulations.report.compare import days_table, method_table
+    from simulations.report.files import RunError
     from simulations.report.folder import RunFolder
 
     loaded = load(file, set_ or ())
@@ -63,12 +66,14 @@ def run(
         finished = runs.run(loaded, folder, progress)
     if format_ is Format.json:
         print(finished.summary.model_dump_json(indent=2))  # noqa: T201
-        return
-    console = Console()
-    console.print(method_table(finished.summary))
-    if finished.summary.days:
-        console.print(days_table(finished.summary))
-    console.print(f"report: {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+    else:
+        console = Console()
+        console.print(method_table(finished.summary))
+        if finished.summary.days:
+            console.print(days_table(finished.summary))
+        console.print(f"report: {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+    if finished.summary.failed:
+        raise RunError(f"no result of {', '.join(finished.summary.failed)}; the report says why")
 
 
 @app.command()
@@ -84,7 +89,10 @@ def strategies(format_: Formats = Format.table) -> None:
     """List the installed strategies and their parameters."""
     from server.strategies.installed import strategies as installed
 
-    rows = [_describe(name, cls) for name, cls in installed().items()]
+    known = installed()
+    rows = [_describe(name, cls) for name, cls in known.items()]
+    for problem in known.problems():
+        print(problem, file=sys.stderr)  # noqa: T201
     if format_ is Format.json:
         print(json.dumps(rows, indent=2))  # noqa: T201
         return
@@ -99,7 +107,7 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
     fields = cls.Parameters.model_fields
     return {
         "name": name,
-        "about": (cls.__doc__ or "").strip().splitlines()[0],
+        "about": (cls.__doc__ or "").strip().partition("\n")[0],
         "needs_labels": cls.needs_labels,
         "parameters": {
             key: {"default": field.default, "about": field.description or ""}
@@ -209,19 +217,20 @@ def _guarded(command: Callable[[], Any]) -> int:
     try:
         command()
     except ConfigError as error:
-        return _fail(str(error), 2)
+        return _fail(str(error), BAD_INPUT)
     except OSError as error:
-        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+        what = error.strerror or str(error)
+        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
     except Exception as error:
         code = _code_of(error)
-        if not code:
+        if code == DONE:
             raise
         return _fail(str(error), code)
-    return 0
+    return DONE
 
 
 def _code_of(error: Exception) -> int:
-    """Exit code of an error whose message is all that a user needs; 0 for any other.
+    """Exit code of an error whose message is all that a user needs; ``DONE`` for any other.
 
     The errors are imported here and not where they are expected: with them come torch and Flower,
     which who asks for help or lists runs need not wait for.
@@ -230,15 +239,16 @@ def _code_of(error: Exception) -> int:
     from simulations.report.files import RunError
 
     if isinstance(error, DataError):
-        return 2
+        return BAD_INPUT
     if isinstance(error, RunError):
-        return 1
+        return FAILED
     from server.checkpoint import CheckpointError
     from server.install import InstallError
     from server.rounds import RoundsError
     from simulations.engine.pool import WorkerError
 
-    return int(isinstance(error, CheckpointError | InstallError | RoundsError | WorkerError))
+    ours = isinstance(error, CheckpointError | InstallError | RoundsError | WorkerError)
+    return FAILED if ours else DONE
 
 
 def _fail(message: str, code: int) -> int:
@@ -258,12 +268,16 @@ def main() -> None:
         except Exception as error:
             if hasattr(error, "show"):  # click's own usage errors know how to show themselves
                 error.show()
-                sys.exit(2)
+                sys.exit(BAD_INPUT)
             raise
         if code == INTERRUPTED:  # … and what typer does
             raise KeyboardInterrupt
 
-    sys.exit(guarded(command))
+    output = Output(sys.stdout)
+    with redirect_stdout(cast("TextIO", output)):
+        code = guarded(command)
+        output.flush()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from schemas.base import ConfigError, Strict, describe
 from schemas.simulation import Simulation
 from schemas.toml_file import allowed_keys, read_with
 from server.strategies import installed
-from server.strategies.base import EdgeStrategy
 from server.strategies.buffered import Buffered
-from server.strategies.installed import strategies
+from server.strategies.installed import Strategies, strategies
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,7 @@ def _unreasonable(config: Simulation) -> list[str]:
     ]
 
 
-def _unbuffered(
-    config: Simulation, named: list[str], known: dict[str, type[EdgeStrategy]]
-) -> list[str]:
+def _unbuffered(config: Simulation, named: list[str], known: Strategies) -> list[str]:
     """Strategies that cannot run as ``[asynchronous]`` asks."""
     if config.asynchronous is None:
         return []

@@ -266,10 +266,10 @@ def _key(path: Path, problems: list[str]) -> bytes | None:
         key = path.read_bytes()
         public_hex(key)
     except OSError as error:
-        problems.append(f"--key {path}: {error.strerror or error}")
+        problems.append(f"--signing-key {path}: {error.strerror or error}")
     except (TypeError, ValueError) as error:
         said = str(error).split("\n")[0][:200]
-        problems.append(f"--key {path}: not a private Ed25519 key in PEM: {said}")
+        problems.append(f"--signing-key {path}: not a private Ed25519 key in PEM: {said}")
     else:
         return key
     return None

@@ -65,9 +65,11 @@ def export(
         str, typer.Option(help="distilled, mobilequant, smoothquant, rtn, or an installed one.")
     ] = "distilled",
     seed: Annotated[int, typer.Option(help="The quantizer's.", min=0)] = 0,
-    key: Annotated[
-        Path | None, typer.Option(help="The fleet's private key, PEM; else it is not signed.")
+    signing_key: Annotated[
+        Path | None,
+        typer.Option(help="The fleet's PRIVATE key, PEM, to sign with; else it is not signed."),
     ] = None,
+    key: Annotated[Path | None, typer.Option(hidden=True, help="--signing-key's old name.")] = None,
     base: Annotated[
         Path | None, typer.Option(help="A bundle of --shared: store what differs from it.")
     ] = None,
@@ -102,18 +104,18 @@ def export(
         raise ConfigError("export", ["name one: --person NAME, or --shared"])
     how = form.value if form else usual_form(int(bits.value))
     wanted = Export(
-        out,
-        float_,
-        windows,
-        int(bits.value),
-        how,
-        quantizer,
-        seed,
-        key,
-        base,
-        ranges.value,
-        noise,
-        measure,
+        out=out,
+        float_=float_,
+        windows=windows,
+        bits=int(bits.value),
+        form=how,
+        quantizer=quantizer,
+        seed=seed,
+        key=signing_key or key,
+        base=base,
+        ranges=ranges.value,
+        noise=noise,
+        measure=measure,
     )
     with Progress(Console(stderr=True)) as progress:
         said = write(run, person, wanted, strategy, progress.note)

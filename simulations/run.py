@@ -18,7 +18,7 @@ from schemas.summary import Summary
 from server.asynchronous import rounds_class
 from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome, macro_f1
-from server.rounds import Watch, outcome_of, progress_of
+from server.rounds import RoundsError, Watch, outcome_of, progress_of
 from server.strategies.installed import strategies
 from simulations.config import Loaded
 from simulations.engine.local_grid import LocalGrid
@@ -68,7 +68,7 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
                 return run_on(grid, world, loaded, folder, progress)
     except Exception:
         if new:
-            _withdraw(folder.path)
+            withdraw(folder.path)
         raise
 
 
@@ -76,6 +76,8 @@ def run_on(
     grid: Grid, world: World, loaded: Loaded, folder: RunFolder, progress: Progress
 ) -> Finished:
     """Run all strategies of a file on any engine's grid, and write the report.
+
+    A baseline that cannot go on ends no run: the others' results are worth having.
 
     Parameters
     ----------
@@ -86,11 +88,18 @@ def run_on(
         See ``run``.
     """
     config, recordings = loaded.config, world.recordings
-    outcomes = [
-        StrategyRun(name, loaded, world, folder.path / "checkpoint", progress).run(grid)
-        for name in (config.strategy, *config.baselines)
-    ]
-    kind, notes = config.data.kind, recordings.notes
+    outcomes, notes = [], [*recordings.notes]
+    for name in (config.strategy, *config.baselines):
+        one = StrategyRun(name, loaded, world, folder.path / "checkpoint", progress)
+        try:
+            outcomes.append(one.run(grid))
+        except RoundsError as error:
+            if not outcomes:
+                raise
+            progress.note(str(error))
+            notes.append(str(error))
+            outcomes.append(Outcome(name))
+    kind = config.data.kind
     names = world.persons | world.unseen
     lives = {names[node]: life for node, life in world.federation.lives.items()}
     summary = summarise(config, kind, recordings.classes, notes, outcomes, lives)
@@ -108,7 +117,7 @@ def _check_resumed(loaded: Loaded, world: World, folder: RunFolder, progress: Pr
     folder.write_config(loaded.config, loaded.path.parent)
 
 
-def _withdraw(folder: Path) -> None:
+def withdraw(folder: Path) -> None:
     """Leave nothing of a run that failed before it came to anything."""
     with contextlib.suppress(OSError):
         checkpoints = folder / "checkpoint"

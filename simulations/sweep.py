@@ -1,5 +1,6 @@
 """Run a grid of methods, label fractions and seeds; skip what is done; write one table."""
 
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from schemas.sweep import Method, Sweep
 from schemas.toml_file import read_toml
 from server.strategies.installed import strategies
 from simulations.config import Loaded, load
+from simulations.data.paths import files_digest
 from simulations.engine.local_grid import LocalGrid
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
@@ -50,10 +52,21 @@ class Task:
 
     @property
     def key(self) -> str:
-        """The cell's file name: the label in safe letters, fraction and seed."""
+        """The cell's file name: the label in safe letters, fraction and seed, then their digest.
+
+        The digest tells apart what safe letters and a rounded fraction do not.
+        """
+        label, config = self.method.label, self.loaded.config
+        fraction, seed = config.data.label_fraction, config.seed
+        digest = hashlib.sha256(json.dumps([label, fraction, seed]).encode()).hexdigest()[:8]
+        safe = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+        return f"{safe}.f{fraction:g}.s{seed}-{digest}"
+
+    def identity(self) -> str:
+        """Digest of all that its result depends on, in the file and in the data as they are now."""
         config = self.loaded.config
-        safe = re.sub(r"[^a-z0-9]+", "-", self.method.label.lower()).strip("-")
-        return f"{safe}.f{config.data.label_fraction:g}.s{config.seed}"
+        data = files_digest(config.data, self.loaded.path.parent)
+        return identity_of(self.loaded, self.method.strategy, data)
 
 
 def load_sweep(path: Path) -> LoadedSweep:
@@ -184,14 +197,18 @@ def _groups(tasks: Sequence[Task]) -> Iterator[list[Task]]:
 def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> None:
     first = tasks[0].loaded
     config = first.config
+    # Before the data are opened: what changes from here on is run again the next time.
+    identities = [task.identity() for task in tasks]
     with open_world(first, folder / f".windows-{os.getpid()}", progress.note) as world:
         timeout = config.cohort.timeout_seconds
         with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
-            for task in tasks:
-                _run_cell(task, world, grid, folder, progress)
+            for task, identity in zip(tasks, identities, strict=True):
+                _run_cell(task, identity, world, grid, folder, progress)
 
 
-def _run_cell(task: Task, world: World, grid: LocalGrid, folder: Path, progress: Progress) -> None:
+def _run_cell(
+    task: Task, identity: str, world: World, grid: LocalGrid, folder: Path, progress: Progress
+) -> None:
     config = task.loaded.config
     progress.note(f"{task.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}")
     own = replace(world, federation=replace(world.federation, config=config))
@@ -199,10 +216,7 @@ def _run_cell(task: Task, world: World, grid: LocalGrid, folder: Path, progress:
         task.method.strategy, task.loaded, own, folder / "checkpoint" / task.key, progress
     )
     summary = summarise_method(one.run(grid))
-    content = {
-        "identity": identity_of(task.loaded, task.method.strategy),
-        "summary": summary.model_dump(mode="json"),
-    }
+    content = {"identity": identity, "summary": summary.model_dump(mode="json")}
     atomic_write(_path(folder, task), json.dumps(content).encode())
     one.remove()
 
@@ -213,8 +227,8 @@ def _done(folder: Path, task: Task) -> MethodSummary | None:
         return None
     try:
         content = json.loads(path.read_text())
-        if content["identity"] != identity_of(task.loaded, task.method.strategy):
-            return None  # the file was changed since: run the cell again
+        if content["identity"] != task.identity():
+            return None  # the file or the data were changed since: run the cell again
         return MethodSummary.model_validate(content["summary"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable cell; remove it to run it again") from error

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -23,56 +24,40 @@ class Cell:
 def csv_of(cells: Iterable[Cell]) -> str:
     """One line a run."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        [
-            "method",
-            "strategy",
-            "label_fraction",
-            "seed",
-            "macro_f1",
-            "worst_decile",
-            "unseen",
-            "bytes_down",
-            "bytes_up",
-            "rounds",
-            "client_updates",
-            "device_seconds",
-            "left_out",
-            "asked",
-            "brought_back",
-        ]
-    )
+    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for cell in cells:
-        writer.writerow(_line(cell))
+        writer.writerow({name: of(cell) for name, of in _COLUMNS.items()})
     return stream.getvalue()
-
-
-def _line(cell: Cell) -> list[object]:
-    summary = cell.summary
-    scores, size = summary.macro_f1, summary.bytes_per_participation
-    return [
-        cell.method,
-        summary.strategy,
-        cell.fraction,
-        cell.seed,
-        f"{scores.mean:.4f}",
-        f"{scores.worst_decile:.4f}",
-        "" if scores.unseen is None else f"{scores.unseen:.4f}",
-        round(size.down),
-        round(size.up),
-        summary.rounds,
-        summary.client_updates,
-        f"{summary.device_seconds:.3f}",
-        sum(len(reasons) for reasons in summary.failures.values()),
-        _counted(part.asked for part in summary.days),
-        _counted(part.back for part in summary.days),
-    ]
 
 
 def _counted(counts: Iterable[int | None]) -> int | str:
     known = [count for count in counts if count is not None]
     return sum(known) if known else ""
+
+
+def _unseen(cell: Cell) -> str:
+    score = cell.summary.macro_f1.unseen
+    return "" if score is None else f"{score:.4f}"
+
+
+_COLUMNS: Final[dict[str, Callable[[Cell], object]]] = {
+    "method": lambda cell: cell.method,
+    "strategy": lambda cell: cell.summary.strategy,
+    "label_fraction": lambda cell: cell.fraction,
+    "seed": lambda cell: cell.seed,
+    "macro_f1": lambda cell: f"{cell.summary.macro_f1.mean:.4f}",
+    "worst_decile": lambda cell: f"{cell.summary.macro_f1.worst_decile:.4f}",
+    "unseen": _unseen,
+    "bytes_down": lambda cell: round(cell.summary.bytes_per_participation.down),
+    "bytes_up": lambda cell: round(cell.summary.bytes_per_participation.up),
+    "rounds": lambda cell: cell.summary.rounds,
+    "client_updates": lambda cell: cell.summary.client_updates,
+    "device_seconds": lambda cell: f"{cell.summary.device_seconds:.3f}",
+    "left_out": lambda cell: sum(len(reasons) for reasons in cell.summary.failures.values()),
+    "asked": lambda cell: _counted(part.asked for part in cell.summary.days),
+    "brought_back": lambda cell: _counted(part.back for part in cell.summary.days),
+}
 
 
 def markdown_of(cells: Sequence[Cell]) -> str:

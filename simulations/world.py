@@ -22,12 +22,13 @@ from server.federation import Federation
 from server.graphs import GraphBook, code_digest, default_cache
 from simulations.config import Loaded
 from simulations.data.base import DataError, Recordings
+from simulations.data.checks import checked
 from simulations.data.load import source
 from simulations.data.shards import write_shards
 from simulations.data.split import Split, source_rows, split
 from simulations.report.files import RunError, atomic_write, make_folder
 
-SEED_OFFSET = 1  # node ids start at 1: Flower keeps 0 for the server
+FIRST_NODE = 1  # Flower keeps 0 for the server
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
     """
     config = loaded.config
     try:
-        recordings = source(config.data, loaded.path.parent).load()
+        found = source(config.data, loaded.path.parent).load()
+        recordings = checked(found, config.data.kind)
         if config.data.rectify:
             single = tuple((channel,) for channel in range(recordings.x.shape[2]))
             recordings = replace(recordings, magnitudes=(*recordings.magnitudes, *single))
@@ -110,8 +112,8 @@ def _world(
     tell: Callable[[str], None],
 ) -> World:
     names = recordings.persons
-    persons = {person + SEED_OFFSET: names[person] for person in parts.clients}
-    unseen = {person + SEED_OFFSET: names[person] for person in parts.unseen}
+    persons = {person + FIRST_NODE: names[person] for person in parts.clients}
+    unseen = {person + FIRST_NODE: names[person] for person in parts.unseen}
     sources = sources_of(recordings, parts)
     return World(
         recordings=recordings,
@@ -132,7 +134,7 @@ def _world(
             graphs=GraphBook(default_cache()),
             source_model=SourceModel(sources, config, tell),
             lives={
-                node: recordings.lives[node - SEED_OFFSET]
+                node: recordings.lives[node - FIRST_NODE]
                 for node in (*persons, *unseen)
                 if recordings.lives
             },
@@ -147,7 +149,7 @@ def _adapters(recordings: Recordings, node: int, shard: Path) -> dict[str, str |
     if not recordings.lives:
         return {}
     owners = list(dict.fromkeys(owner for owner, _ in recordings.lives))
-    number = owners.index(recordings.lives[node - SEED_OFFSET][0])
+    number = owners.index(recordings.lives[node - FIRST_NODE][0])
     return {"adapters": str(shard.resolve().with_name(f"adapters-{number}"))}
 
 
@@ -182,7 +184,13 @@ class SourceModel:
         self._network: Classifier | None = None
 
     def __call__(self) -> Classifier:
-        """Return it."""
+        """Return it.
+
+        Raises
+        ------
+        RunError
+            Where training diverged, or the disk is full.
+        """
         if self._network is None:
             self._network = self._cached() or self._trained()
         return self._network
@@ -191,6 +199,7 @@ class SourceModel:
         config = self.config
         self.tell(f"training on {len(self.sources)} source persons: {config.source.steps} steps")
         network = train_source(self.sources, config.model, config.source, config.seed)
+        _check_finite(network)
         path = self._path()
         make_folder(path.parent)
         atomic_write(path, save(dict(network.state_dict())))
@@ -209,14 +218,25 @@ class SourceModel:
         return network.eval()
 
     def _path(self) -> Path:
-        config = self.config
+        config, sources = self.config, self.sources
         digest = hashlib.sha256(code_digest().encode())
         size = f"{config.model.width} {config.model.latent}"
         digest.update(f"{config.seed} {size} {config.source!r}".encode())
-        for x, y in zip(self.sources.x, self.sources.y, strict=True):
-            digest.update(np.ascontiguousarray(x.numpy()).data)
-            digest.update(np.ascontiguousarray(y.numpy()).data)
+        digest.update(f"{sources.spec!r} {sources.classes}".encode())
+        for pair in zip(sources.x, sources.y, strict=True):
+            for tensor in pair:
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(np.ascontiguousarray(tensor.numpy()).data)
         return default_cache() / f"source-{digest.hexdigest()}.safetensors"
+
+
+def _check_finite(network: Classifier) -> None:
+    """Refuse a model that diverged: kept, it would spoil every later run on these sources."""
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise RunError(
+            "the sources' model is not finite after its training; lower source.learning_rate, or "
+            "look at the sources' windows"
+        )
 
 
 def _check_cohort(loaded: Loaded, parts: Split) -> None:

@@ -14,6 +14,7 @@ from simulations import cli as sim
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("client", "edge_kernels", "hypernet", "schemas", "server", "simulations")
+COMMAND = r"(?<!-u )(flwr-(?:sim|edge|fleet)) ([a-z][^#|&>]*)"  # behind -u stands a user
 DOCUMENTS = [*ROOT.glob("*.md"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.md"))]
 
 
@@ -51,7 +52,7 @@ class TestDocument:
         for line in code(document):
             if re.search(r" v1\b", line):  # what a signature is over: no command
                 continue
-            for name, rest in re.findall(r"(flwr-(?:sim|edge|fleet)) ([a-z][^#|&>]*)", line):
+            for name, rest in re.findall(COMMAND, line):
                 check(name, rest.split())
 
 

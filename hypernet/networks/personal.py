@@ -1,6 +1,7 @@
 """The personal model: encoder, base models of the sources in its latent space, and their mix."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from torch.nn.functional import softmax
 from hypernet.networks.encoder import ConvEncoder
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.losses import cross_entropy, log_softmax
+
+_SMALLEST: Final = 1e-6  # windows: of a class that nobody has told of
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class PersonalModel(nn.Module):
     the covariance within class and person that all sources share. The mix is by class and needs no
     label: each class's prior mean is the base models', weighted by how near they are to the
     person's windows of that class, and the person's windows refine it (soft prototypes by EM,
-    labelled windows clamped). Classes are taken to be equally likely.
+    labelled windows clamped). Classes are taken to be equally likely. A class that no source has
+    (``lacking``) has no base model: the person's labels make its mean, or it keeps its row of the
+    sources' head.
 
     Buffers: ``whiten`` (latent, latent), ``base`` (sources, classes, latent), ``mixed_weight`` and
     ``mixed_bias`` (the mixed head), ``tuned`` (1,): set when the model was fine-tuned; then the
@@ -67,10 +72,11 @@ class PersonalModel(nn.Module):
         width: int = 32,
         latent: int = 64,
         mixing: Mixing | None = None,
+        lacking: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.mixing = mixing or Mixing()
+        self.mixing, self.lacking = mixing or Mixing(), lacking
         self.encoder = ConvEncoder(spec, width, latent)
         self.head = nn.Linear(latent, classes)
         self.register_buffer("whiten", torch.eye(latent))
@@ -81,7 +87,7 @@ class PersonalModel(nn.Module):
 
     def extra_repr(self) -> str:
         """Name what a graph of this network has as constants."""
-        return repr(self.mixing)
+        return constants(self.mixing, self.lacking)
 
     def encode(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Raw windows (windows, time, channels) → (windows, latent)."""
@@ -111,9 +117,11 @@ class PersonalModel(nn.Module):
         blend = self.mixing.blend
         for _ in range(self.mixing.iterations):
             probable = known * target + (1 - known) * probable
-            centres = class_centres(self.mixing, self.base, white, probable, known)
-            weight = blend * centres @ self.whiten.T + (1 - blend) * self.head.weight
-            bias = (1 - blend) * self.head.bias - blend * 0.5 * centres.square().sum(1)
+            centres = class_centres(self.mixing, self.base, white, probable, known, self.lacking)
+            share = blend * mixed_classes(target, self.lacking)
+            weight = share * (centres @ self.whiten.T) + (1 - share) * self.head.weight
+            share = share.squeeze(1)
+            bias = (1 - share) * self.head.bias - share * 0.5 * centres.square().sum(1)
             probable = softmax(z @ weight.T + bias, 1)
         self.mixed_weight, self.mixed_bias = weight, bias
         return probable
@@ -150,8 +158,39 @@ class PersonalModel(nn.Module):
         return z @ self.mixed_weight.T + self.mixed_bias
 
 
+def constants(mixing: Mixing, lacking: tuple[int, ...]) -> str:
+    """How a network names what its graphs have as constants."""
+    return f"{mixing!r}, lacking={lacking}" if lacking else repr(mixing)
+
+
+def mixed_classes(target: Tensor, lacking: tuple[int, ...]) -> Tensor:
+    """1 (classes, 1) where ``class_centres`` says something, 0 where nobody has told of a class.
+
+    Parameters
+    ----------
+    target : (windows, classes)
+        1 where a label says so.
+    lacking
+        See ``class_centres``.
+    """
+    classes = target.shape[1]
+    if not lacking:
+        return torch.ones(classes, 1)
+    labelled = (target.sum(0) > 0).to(target.dtype)
+    return (1 - _gone(classes, lacking) * (1 - labelled))[:, None]
+
+
+def _gone(classes: int, lacking: tuple[int, ...]) -> Tensor:
+    return torch.tensor([float(label in lacking) for label in range(classes)])
+
+
 def class_centres(
-    mixing: Mixing, base: Tensor, white: Tensor, probable: Tensor, known: Tensor
+    mixing: Mixing,
+    base: Tensor,
+    white: Tensor,
+    probable: Tensor,
+    known: Tensor,
+    lacking: tuple[int, ...] = (),
 ) -> Tensor:
     """Class means in whitened space, by base models and by the person's windows.
 
@@ -166,12 +205,20 @@ def class_centres(
         What each window is taken to be.
     known : (windows, 1)
         1 where a label says it.
+    lacking : tuple[int, ...]
+        Classes that no source has: they have no prior, and count labelled windows alone, for the
+        sources' head has never seen what it would call so.
 
     Returns
     -------
-    (classes, latent)
+    (classes, latent); of a lacking class without a label, zeros.
     """
     weights = probable * (1 + (mixing.label_weight - 1) * known)
+    kappa: Tensor | float = mixing.kappa
+    if lacking:
+        gone = _gone(base.shape[1], lacking)
+        weights = weights * (1 - gone * (1 - known))
+        kappa = kappa * (1 - gone[:, None])
     count = weights.sum(0)[:, None]
     total = weights.T @ white
     pooled = base.mean(0)
@@ -179,4 +226,6 @@ def class_centres(
     distance = (person - base).square().sum(2)
     share = softmax(-distance / mixing.sharpness, 0)
     prior = (share[:, :, None] * base).sum(0)
-    return (mixing.kappa * prior + total) / (mixing.kappa + count)
+    if not lacking:
+        return (mixing.kappa * prior + total) / (mixing.kappa + count)
+    return (kappa * prior + total) / (kappa + count).clamp(min=_SMALLEST)

@@ -9,7 +9,7 @@ from torch.nn.functional import linear, softmax
 
 from hypernet.latent import LatentSources
 from hypernet.networks.adapted import AdaptedClassifier
-from hypernet.networks.personal import Mixing, class_centres
+from hypernet.networks.personal import Mixing, class_centres, constants, mixed_classes
 from hypernet.networks.self_training import diversity, known_labels
 
 
@@ -53,6 +53,7 @@ class RefinedClassifier(AdaptedClassifier):
     ) -> None:
         super().__init__(*args, **options)
         self.mixing, self.guard, self.track = mixing, guard, track
+        self.lacking = sources.lacking
         self.register_buffer("whiten", sources.whiten, persistent=False)
         self.register_buffer("base", sources.base, persistent=False)
         classes, latent = self.body.head.weight.shape
@@ -84,8 +85,8 @@ class RefinedClassifier(AdaptedClassifier):
             base, probable = self._as_yesterday(z, probable)
         for _ in range(self.mixing.iterations):
             probable = known * target + (1 - known) * probable
-            centres = class_centres(self.mixing, base, white, probable, known)
-            self._shift(centres, blend)
+            centres = class_centres(self.mixing, base, white, probable, known, self.lacking)
+            self._shift(centres, blend * mixed_classes(target, self.lacking))
             probable = softmax(self._shifted(z), 1)
         if self.track:
             self._carry(centres, enough)
@@ -99,7 +100,8 @@ class RefinedClassifier(AdaptedClassifier):
         """
         later = (self.own_days > 0).to(z.dtype)
         base = self.base + later * (self.own_centres - self.base)
-        self._shift(self.own_centres, later * self.mixing.blend)
+        told = mixed_classes(torch.zeros_like(probable), self.lacking)  # labels are of today
+        self._shift(self.own_centres, later * self.mixing.blend * told)
         return base, (probable + softmax(self._shifted(z), 1)) / 2
 
     def _carry(self, centres: Tensor, enough: Tensor) -> None:
@@ -111,7 +113,7 @@ class RefinedClassifier(AdaptedClassifier):
     def _shift(self, centres: Tensor, blend: Tensor) -> None:
         weight, bias = self.body.head.merged()
         self.shift_weight = blend * (centres @ self.whiten.T - weight)
-        self.shift_bias = -blend * (0.5 * centres.square().sum(1) + bias)
+        self.shift_bias = -blend.squeeze(1) * (0.5 * centres.square().sum(1) + bias)
 
     def _shifted(self, z: Tensor) -> Tensor:
         weight, bias = self.body.head.merged()
@@ -120,7 +122,8 @@ class RefinedClassifier(AdaptedClassifier):
     def extra_repr(self) -> str:
         """Name what graphs hold as constants."""
         digest = hashlib.sha256(self.whiten.numpy().tobytes() + self.base.numpy().tobytes())
-        own = f"{self.mixing!r}, guard={self.guard}, sources={digest.hexdigest()}"
+        mixed = constants(self.mixing, self.lacking)
+        own = f"{mixed}, guard={self.guard}, sources={digest.hexdigest()}"
         if self.track:
             own += f", track={self.track}"
         return f"{super().extra_repr()}, {own}"

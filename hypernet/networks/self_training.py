@@ -11,7 +11,7 @@ from hypernet.bouts import LEVELS, smooth
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
 from hypernet.networks.losses import cross_entropy, log_softmax
-from hypernet.networks.personal import Mixing, class_centres
+from hypernet.networks.personal import Mixing, class_centres, constants, mixed_classes
 
 EVEN_ITERATIONS: Final = 30
 SMALLEST_SHARE: Final = 0.02  # of an even one: a class that is not there cannot be raised for ever
@@ -74,7 +74,8 @@ class SelfTraining(Classifier):
 
     Buffers: ``whiten`` (latent, latent) and ``base`` (sources, classes, latent) as in
     ``PersonalModel``; ``replay`` (sources, classes, 4 · width), the sources' class means before
-    the last layers; ``shift_weight`` and ``shift_bias``, what prototypes add to the head.
+    the last layers; ``shift_weight`` and ``shift_bias``, what prototypes add to the head. Classes
+    that no source has (``lacking``) are neither remembered nor a prior.
     """
 
     whiten: Tensor
@@ -92,9 +93,11 @@ class SelfTraining(Classifier):
         latent: int = 64,
         mixing: Mixing | None = None,
         bouts: Bouts | None = None,
+        lacking: tuple[int, ...] = (),
     ) -> None:
         super().__init__(spec, classes, width, latent)
         self.mixing, self.bouts = mixing or Mixing(), bouts or Bouts()
+        self.lacking = lacking
         self.register_buffer("whiten", torch.eye(latent))
         self.register_buffer("base", torch.zeros(sources, classes, latent))
         self.register_buffer("replay", torch.zeros(sources, classes, 4 * width))
@@ -103,7 +106,7 @@ class SelfTraining(Classifier):
 
     def extra_repr(self) -> str:
         """Name what a graph of this network has as constants."""
-        return f"{self.mixing!r}, {self.bouts!r}"
+        return f"{constants(self.mixing, self.lacking)}, {self.bouts!r}"
 
     def forward(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Raw windows → logits (windows, classes)."""
@@ -118,13 +121,13 @@ class SelfTraining(Classifier):
         """
         z = self.encode(x, mean, deviation)
         known, target = known_labels(y, z, self.head.out_features)
-        white, blend = z @ self.whiten, self.mixing.blend
+        white, blend = z @ self.whiten, self.mixing.blend * mixed_classes(target, self.lacking)
         logits = self.head(z)
         for _ in range(self.mixing.iterations):
             probable = self._smoothed(logits, known, target)
-            centres = class_centres(self.mixing, self.base, white, probable, known)
+            centres = class_centres(self.mixing, self.base, white, probable, known, self.lacking)
             self.shift_weight = blend * (centres @ self.whiten.T - self.head.weight)
-            self.shift_bias = -blend * (0.5 * centres.square().sum(1) + self.head.bias)
+            self.shift_bias = -blend.squeeze(1) * (0.5 * centres.square().sum(1) + self.head.bias)
             logits = self._logits(z)
         return softmax(logits, 1)
 
@@ -187,8 +190,10 @@ class SelfTraining(Classifier):
     def _remembered(self) -> Tensor:
         """Cross-entropy of the sources' class means, which no person's pool can take away."""
         sources, classes, _ = self.replay.shape
-        logits = self.head(self.encoder.project(self.replay.flatten(0, 1)))
-        return cross_entropy(logits, torch.arange(classes).repeat(sources))
+        there = torch.tensor([c for c in range(classes) if c not in self.lacking])
+        replay = self.replay.index_select(1, there) if self.lacking else self.replay
+        logits = self.head(self.encoder.project(replay.flatten(0, 1)))
+        return cross_entropy(logits, there.repeat(sources))
 
 
 def even_bias(logits: Tensor, iterations: int = EVEN_ITERATIONS) -> Tensor:

@@ -18,6 +18,7 @@ from server.strategies.base import (
     Finetune,
     Finetunes,
     Local,
+    answered,
     classifier_plans,
     config_of,
     request,
@@ -82,7 +83,7 @@ class FedAvg(flower.FedAvg, EdgeStrategy, Buffered):
         """Flower's weighted mean; who learned from no window weighs nothing."""
         counted = [
             reply
-            for reply in replies
+            for reply in answered(replies)
             if reply.content.metric_records["metrics"]["num-examples"] != 0
         ]
         return super().aggregate_train(server_round, counted)

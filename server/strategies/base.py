@@ -1,8 +1,9 @@
 """A strategy whose devices run plans, and the plans that all classifiers share."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -23,6 +24,7 @@ from server.federation import Federation
 if TYPE_CHECKING:
     from server.strategies.stream import Stream
 
+_LOG = logging.getLogger("flwr")
 State = dict[str, NDArray[Any]]
 
 # Types of parameters whose default differs from strategy to strategy; bounds do not.
@@ -43,7 +45,9 @@ class Local(Strict):
     )
     epochs: int = Field(1, ge=0, le=1000, description="Passes over the labelled windows.")
     steps: int = Field(10, ge=0, le=100_000, description="Least number of steps.")
-    batch_size: int = Field(32, ge=1, le=4096, description="Windows a step.")
+    batch_size: int = Field(
+        32, ge=2, le=4096, description="Windows a step; batch norm teaches nothing with one."
+    )
     learning_rate: float = Field(3e-4, gt=0, le=10, description="The optimizer's.")
     optimizer: Literal["sgd", "adam"] = Field("adam", description="New in every round.")
 
@@ -62,6 +66,8 @@ class Finetune(Strict):
 
 class EdgeStrategy(Strategy):
     """A Flower strategy that can be checkpointed, and whose devices run plans.
+
+    One of Flower's becomes one by standing before it: ``class X(flower.FedMedian, FedAvg)``.
 
     Parameters
     ----------
@@ -85,6 +91,20 @@ class EdgeStrategy(Strategy):
     def __init__(self, federation: Federation, parameters: Strict) -> None:
         self.federation = federation
         self.parameters: Any = parameters
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a base of Flower's behind ours: part of it would never be called."""
+        super().__init_subclass__(**more)
+        ours = ""
+        for base in cls.__bases__:
+            if issubclass(base, EdgeStrategy):
+                ours = base.__name__
+            elif ours and issubclass(base, Strategy):
+                theirs = f"flower.{base.__name__}"
+                raise TypeError(
+                    f"class {cls.__name__}({ours}, {theirs}): Flower's strategy stands first: "
+                    f"class {cls.__name__}({theirs}, {ours})"
+                )
 
     @abstractmethod
     def initial(self) -> ArrayRecord:
@@ -110,6 +130,20 @@ class EdgeStrategy(Strategy):
 
     def summary(self) -> None:
         """Say nothing: the run's own report does."""
+
+    def start(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse Flower's own loop: it brings devices no graphs and checks nothing they return.
+
+        Raises
+        ------
+        TypeError
+            Always; names the loop that does.
+        """
+        raise TypeError(
+            f"{type(self).__name__}.start: Flower's own loop brings no graphs to the devices and "
+            "cannot read their replies; use server.rounds.Rounds(...).run() in a ServerApp of "
+            "your own (simulations/EXTENDING.md), or `flwr run .`, or `flwr-sim run FILE`"
+        )
 
 
 class Plans:
@@ -152,7 +186,12 @@ class Plans:
         )
 
     def local(self, local: Local, **fields: Any) -> Train:
-        """A round's training on labelled windows, normalised by the batch."""
+        """A round's training on labelled windows, normalised by the batch.
+
+        Who has one labelled window alone is left out, as who has none is: normalised by itself it
+        teaches nothing, and a second graph for its weight in the mean is not worth its bytes. The
+        device says so: 0 examples. Its last step (``personal``) needs no batch, and learns from it.
+        """
         return Train(
             graph=self.step(local.optimizer, batch=True),
             part="labelled",
@@ -160,6 +199,7 @@ class Plans:
             steps=local.steps,
             batch_size=local.batch_size,
             learning_rate=local.learning_rate,
+            at_least=2,
             **fields,
         )
 
@@ -231,6 +271,18 @@ def request(
 def own_arrays(arrays: ArrayRecord) -> ArrayRecord:
     """A record of arrays of its own; only their bytes, which nobody can change, are shared."""
     return ArrayRecord({k: Array(a.dtype, a.shape, a.stype, a.data) for k, a in arrays.items()})
+
+
+def answered(replies: Iterable[Message]) -> list[Message]:
+    """Replies that are none of an error; those that are, are logged, as Flower's strategies do."""
+    good = []
+    for reply in replies:
+        if reply.has_error():
+            node = reply.metadata.src_node_id
+            _LOG.info("aggregate_train: error from node %d: %s", node, reply.error.reason)
+        else:
+            good.append(reply)
+    return good
 
 
 def sample(nodes: list[int], count: int, seed: int, round_number: int) -> list[int]:

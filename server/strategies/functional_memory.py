@@ -22,7 +22,7 @@ from server.border import admit, weights_record
 from server.federation import Federation
 from server.strategies.base import State, config_of, request
 from server.strategies.buffered import Returned
-from server.strategies.generated import GeneratedStrategy, Snapshot
+from server.strategies.generated import GeneratedStrategy, Snapshot, unread
 from server.strategies.memory_training import MemorySettings, trained_memory
 from server.strategies.stream import Noticing, Stream, threshold_of
 
@@ -110,7 +110,9 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
 
     def train_config(self) -> ConfigRecord:
         """Learn from the adapter; tell the condition anew."""
-        return config_of(self.plan((*self._adapted(), *self._training()), tell=True))
+        training = self._training()
+        unsent = unread(self.spec, learning=bool(training))
+        return config_of(self.plan((*self._adapted(), *training), tell=True, unsent=unsent))
 
     def evaluate_config(self) -> ConfigRecord:
         """AdaBN, perhaps tune, and predict."""

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from hypernet.generators.base import WeightGenerator
 from hypernet.generators.hypernetwork import Hypernetwork
+from hypernet.parameters import ParameterSpec
 from schemas.base import Strict
+from schemas.plan import Range
 from server.border import keep_variances, weights_of, weights_record
 from server.federation import Federation
-from server.strategies.base import EdgeStrategy, State, request, sample
+from server.strategies.base import EdgeStrategy, State, answered, request, sample
 from server.strategies.buffered import Buffered, Returned
 
 
@@ -53,6 +55,7 @@ class GeneratedStrategy(EdgeStrategy, Buffered):
     """
 
     Parameters: ClassVar[type[Strict]] = Generating
+    generator: WeightGenerator
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
         super().__init__(federation, parameters)
@@ -62,18 +65,31 @@ class GeneratedStrategy(EdgeStrategy, Buffered):
 
     def begin(self, start: Tensor, trainable: int) -> None:
         """Set the generator up around a start vector; its first entries are generated."""
-        settings, seed = self.settings, self.federation.config.seed
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.generator: WeightGenerator = Hypernetwork(
-                start[:trainable],
-                settings.embedding,
-                settings.hidden,
-                chunk=settings.chunk,
-                scale=settings.scale,
-            )
+            torch.manual_seed(self.federation.config.seed)
+            self.generator = self.make_generator(start[:trainable])
         self.buffers = start[trainable:].clone()
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.generator_rate)
+        rate = self.settings.generator_rate
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), rate)
+
+    def make_generator(self, start: Tensor) -> WeightGenerator:
+        """The generator h: pFedHN's hypernetwork. One of your own overrides this alone.
+
+        It is called once, with torch's random numbers seeded by the run's ``seed``.
+
+        Parameters
+        ----------
+        start : (length,)
+            Weights that all persons start near; so many are generated.
+        """
+        settings = self.settings
+        return Hypernetwork(
+            start,
+            settings.embedding,
+            settings.hidden,
+            chunk=settings.chunk,
+            scale=settings.scale,
+        )
 
     def condition(self, nodes: Sequence[int]) -> Tensor:
         """Embeddings (nodes, embedding); who is new gets one near zero."""
@@ -121,7 +137,7 @@ class GeneratedStrategy(EdgeStrategy, Buffered):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Pull the cohort's changes back: one optimizer step on φ, one on each v."""
-        updates = list(replies)
+        updates = answered(replies)
         if updates:
             nodes = [update.metadata.src_node_id for update in updates]
             self.pull(nodes, updates, learn=True)
@@ -246,7 +262,11 @@ class GeneratedStrategy(EdgeStrategy, Buffered):
         """Go on from ``state``."""
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
         self.generator.load_state_dict(
-            {k.removeprefix("generator/"): v for k, v in tensors.items() if k[:10] == "generator/"}
+            {
+                name.removeprefix("generator/"): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("generator/")
+            }
         )
         self.buffers = tensors["buffers"]
         adam = self.optimizer.state_dict()
@@ -267,6 +287,20 @@ class GeneratedStrategy(EdgeStrategy, Buffered):
             then.generator[name] = tensor
         else:
             then.embeddings[int(name)] = tensor
+
+
+def unread(spec: ParameterSpec, *, learning: bool) -> tuple[Range, ...]:
+    """Ranges that a strategy whose ``shared_buffers`` stay as they are reads no change of.
+
+    Parameters
+    ----------
+    spec : ParameterSpec
+        Of the devices' vector: what is generated, then the buffers.
+    learning : bool
+        Whether changes of what is generated are pulled back.
+    """
+    first = spec.trainable_length if learning else 0
+    return ((first, spec.length),) if first < spec.length else ()
 
 
 def _clipped(gradient: Tensor, most: float) -> Tensor:

@@ -24,7 +24,7 @@ from hypernet.networks.inputs import InputSpec
 from hypernet.networks.personal import Mixing
 from hypernet.networks.refined import RefinedClassifier
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
-from hypernet.virtual_users import STILL, Turning, VirtualUsers
+from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
 from server.federation import Federation
 from server.graphs import code_digest
@@ -55,7 +55,9 @@ class MemorySettings(Strict):
     token_limit: float = Field(
         0.0, ge=0, le=1e6, description="Largest length of a condition's token; 0: no limit."
     )
-    width: int = Field(64, ge=8, le=4096, description="Of the generator's tokens.")
+    width: int = Field(
+        64, ge=8, le=4096, multiple_of=4, description="Of the generator's tokens; heads share it."
+    )
     blocks: int | None = Field(
         None, ge=1, le=64, description="Of its attention. Left out: 1 for rows, 2 for others."
     )
@@ -218,8 +220,7 @@ def _episodes(
     federation: Federation, settings: MemorySettings, network: AdaptedClassifier
 ) -> Episodes:
     config = federation.config
-    turning = Turning() if config.source.virtual_users else STILL
-    turning = FAR if settings.far else turning
+    turning = FAR if settings.far else Turning.of(config.source)
     generator = torch.Generator().manual_seed(config.seed * 1009 + 5)
     users = VirtualUsers(federation.sources, turning, generator)
     if settings.place != "all":

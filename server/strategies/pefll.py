@@ -8,7 +8,7 @@ from hypernet.generators.pefll import PeFLL
 from hypernet.networks.embedded import EmbeddedClassifier
 from hypernet.networks.losses import cross_entropy
 from hypernet.parameters import ParameterSpec, vector_of
-from hypernet.virtual_users import STILL, Turning, VirtualUsers
+from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
 from server.federation import Federation
 from server.strategies.functional_memory import Exchange, FunctionalMemoryStrategy
@@ -62,9 +62,8 @@ class PeFLLStrategy(FunctionalMemoryStrategy):
         self, network: EmbeddedClassifier, generator: PeFLL, classifier: ParameterSpec
     ) -> None:
         config, settings = self.federation.config, self.settings
-        turning = Turning() if config.source.virtual_users else STILL
         seeded = torch.Generator().manual_seed(config.seed * 1009 + 6)
-        users = VirtualUsers(self.federation.sources, turning, seeded)
+        users = VirtualUsers(self.federation.sources, Turning.of(config.source), seeded)
         learned = [*generator.parameters(), *network.embedder.parameters()]
         if settings.given == "static":
             learned = [generator.whole.centre]

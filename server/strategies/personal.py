@@ -21,7 +21,7 @@ from hypernet.networks.personal import Mixing
 from hypernet.networks.self_training import Bouts, SelfTraining, diversity
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from schemas.base import Strict
-from schemas.plan import STREAM, Adapt, Blend, Plan, Stage, Train
+from schemas.plan import STREAM, Adapt, Blend, Plan, Range, Stage, Train
 from server.border import weights_record
 from server.federation import Federation
 from server.strategies.base import Adapts, State, config_of, request
@@ -119,7 +119,8 @@ class Personal(Unfederated):
         many: int = Field(
             90,
             ge=0,
-            description="With at most so many labelled windows the last layers alone learn.",
+            description="With at most so many labelled windows the last layers alone learn; 0: the "
+            "whole network always does.",
         )
         many_steps: int = Field(
             100, ge=0, le=100_000, description="Steps a round of the whole network, with more."
@@ -217,14 +218,10 @@ class Personal(Unfederated):
         if wanted.prototypes:
             stages.append(Adapt(graph=book.update(self.network, "prototypes"), windows=STREAM))
         last = self.spec.ranges(lambda name: name.startswith(LAST) and not name.endswith(MOVED))
+        first = len(stages)
         for _ in range(wanted.rounds):
-            few = self._learning("learn_last", wanted.steps, trainable=last, at_most=wanted.many)
-            stages.append(few)
-            if wanted.many_steps:
-                many = self._learning("learn", wanted.many_steps, at_least=wanted.many + 1)
-                stages.append(many)
-        if wanted.trust < 1 and wanted.rounds and not wanted.balanced_classes:
-            first = next(place for place, stage in enumerate(stages) if isinstance(stage, Train))
+            stages += self._round(last)
+        if wanted.trust < 1 and len(stages) > first and not wanted.balanced_classes:
             stages.append(Blend(since=first, share=wanted.trust, at_most=0))
         return Plan(
             length=self.spec.length,
@@ -233,6 +230,17 @@ class Personal(Unfederated):
             predict=book.forward(self.network),
             seed=self.federation.config.seed,
         )
+
+    def _round(self, last: tuple[Range, ...]) -> list[Stage]:
+        """A round of self-training: of the last layers, or with more labels of all."""
+        wanted, stages = self.parameters, list[Stage]()
+        if wanted.many:
+            few = self._learning("learn_last", wanted.steps, trainable=last, at_most=wanted.many)
+            stages.append(few)
+        if wanted.many_steps:
+            least = wanted.many + 1 if wanted.many else 0
+            stages.append(self._learning("learn", wanted.many_steps, at_least=least))
+        return stages
 
     def _learning(self, loss: str, steps: int, at_least: int = 0, **fields: Any) -> Train:
         wanted, book = self.parameters, self.federation.graphs
@@ -267,6 +275,7 @@ class Personal(Unfederated):
                 replay=wanted.replay,
                 guard=wanted.guard,
             ),
+            sources.lacking,
         ).eval()
         set_own(network, model.own_statistics)
         start = federation.source_model()

@@ -19,14 +19,14 @@ from hypernet.classification import SourceClassification
 from hypernet.networks.autoencoder import Autoencoder
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from hypernet.reconstruction import train_autoencoder
-from hypernet.virtual_users import STILL, Turning, VirtualUsers
+from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
 from schemas.plan import Adapt, Plan, Train
 from server.border import admit, weights_record
 from server.federation import Federation
 from server.strategies.base import State, config_of, request
 from server.strategies.buffered import Returned
-from server.strategies.generated import GeneratedStrategy, Generating
+from server.strategies.generated import GeneratedStrategy, Generating, unread
 from server.strategies.semipfl_figure import FigurePersonaliser, FigureSettings
 from server.strategies.semipfl_joint import JointPersonaliser, JointSettings
 
@@ -86,8 +86,8 @@ class SemiPFL(GeneratedStrategy):
         self.generator.get_parameter("centre").requires_grad_(False)
 
     def _source_labels(self) -> SourceClassification:
-        federation, config = self.federation, self.federation.config
-        turning = Turning() if config.source.virtual_users else STILL
+        federation = self.federation
+        turning = Turning.of(federation.config.source)
         users = VirtualUsers(federation.sources, turning, torch.Generator())
         return SourceClassification(self.network, federation.source_model().head, users)
 
@@ -109,6 +109,7 @@ class SemiPFL(GeneratedStrategy):
         plan = Plan(
             length=self.spec.length,
             variances=self.spec.ranges(lambda name: name.endswith(".var")),
+            unsent=unread(self.spec, learning=settings.residual),
             statistics=book.statistics(self.network.spec),
             stages=(adapt, train),
             report={"errors": book.forward(self.network, "errors")} if figure else {},

@@ -14,7 +14,7 @@ from hypernet.networks.autoencoder import Autoencoder
 from hypernet.networks.norm import set_own
 from hypernet.networks.personal import Mixing, PersonalModel
 from hypernet.parameters import ParameterSpec, vector_of
-from schemas.plan import Adapt, Plan, Stage, Train
+from schemas.plan import STREAM, Adapt, Plan, Stage, Train
 from server.federation import Federation
 from server.strategies.semipfl_figure import BaseModelSettings
 
@@ -66,6 +66,7 @@ class JointPersonaliser:
             model.width,
             model.latent,
             mixing,
+            federation.sources.lacking,
         ).eval()
         set_own(self.network, model.own_statistics)
         self.network.head.load_state_dict(federation.source_model().head.state_dict())
@@ -79,7 +80,7 @@ class JointPersonaliser:
         if settings.adapt:
             share = self.federation.config.model.own_statistics
             stages.append(Adapt(graph=book.adapt(self.network), mix=share))
-        stages.append(Adapt(graph=book.update(self.network, "mix"), windows=2048))
+        stages.append(Adapt(graph=book.update(self.network, "mix"), windows=STREAM))
         if settings.tuning_steps:
             stages.append(self._tuning())
         return Plan(

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,14 @@ class DataSource(ABC):
         The simulation file's ``[data]``.
     folder : Path
         The simulation file's folder, against which ``config.path`` is read.
+
+    Attributes
+    ----------
+    ignores : frozenset[str]
+        Keys of ``[data]`` that mean nothing to it: whoever sets one is told so.
     """
+
+    ignores: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Data, folder: Path) -> None:
         self.config = config

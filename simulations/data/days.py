@@ -26,6 +26,7 @@ class DaysSource(DataSource):
     ``data.overlap`` says so.
     """
 
+    ignores = frozenset({"window_seconds", "source_persons", "unseen_persons"})
     max_bytes = NpzSource.max_bytes
 
     def load(self) -> Recordings:

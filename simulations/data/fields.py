@@ -7,13 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulations.data.base import DataError
+from simulations.data.checks import (
+    check_finite,
+    check_names,
+    check_range,
+    check_windows,
+    whole,
+)
 from simulations.data.facts import SIX_CHANNEL_MAGNITUDES, SIX_CHANNELS, notes_for
 from simulations.data.order import check_overlap, numbered, positions
 from simulations.data.windows import step_of
 
 _MAX_START = 2**40
 _MAX_NAMELESS = 1000
-_CHUNK = 4096
 _NO_HZ = "the file gives no hz: one sample a second is assumed"
 
 
@@ -39,10 +45,7 @@ class Fields:
     def windows(self) -> NDArray[np.floating]:
         """Return X as float16 or float32, scaled."""
         x = self._get("X")
-        if x.ndim != 3 or 0 in x.shape:
-            raise self.error("X", f"shape {x.shape}; expected (windows, time, channels), none 0")
-        if x.dtype.kind not in "iuf":
-            raise self.error("X", f"type {x.dtype}; expected real numbers, such as float32")
+        check_windows(self.error, "X", x)
         scale = self.number("scale")
         if scale == 1 and x.dtype in (np.float16, np.float32):
             return x
@@ -52,17 +55,8 @@ class Fields:
     def check_finite(
         self, x: NDArray[np.floating], person: NDArray[np.int64], persons: tuple[str, ...]
     ) -> None:
-        """Refuse NaN and infinity; in slices, so that it takes no second X."""
-        for first in range(0, len(x), _CHUNK):
-            finite = np.isfinite(x[first : first + _CHUNK]).all(axis=(1, 2))
-            if not finite.all():
-                window = first + int(np.argmin(finite))
-                name = persons[person[window]]
-                raise self.error(
-                    "X",
-                    f"window {window} (person {name!r}) holds NaN or infinity; leave it out or "
-                    "fill it before saving",
-                )
+        """Refuse NaN, infinity and what no sensor measures."""
+        check_finite(self.error, "X", x, person, persons)
 
     def persons(self, windows: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """Return each window's person, and their names."""
@@ -71,8 +65,7 @@ class Fields:
             numbers, person = np.unique(subject, return_inverse=True)
             return person.astype(np.int64), tuple(str(number) for number in numbers)
         names = self.names("subjects")
-        if len(set(names)) < len(names):
-            raise self.error("subjects", "a name stands twice; every person needs one of their own")
+        check_names(self.error, "subjects", names)
         self._check_range("subject", subject, 0, len(names), f"an index into {len(names)} subjects")
         return subject, names
 
@@ -154,12 +147,7 @@ class Fields:
 
     def whole(self, key: str, windows: int) -> NDArray[np.int64]:
         """Return one whole number a window."""
-        array = self._get(key)
-        if array.shape != (windows,):
-            raise self.error(key, f"shape {array.shape}; expected ({windows},), one a window of X")
-        if array.dtype.kind not in "iu":
-            raise self.error(key, f"type {array.dtype}; expected whole numbers, such as int64")
-        return array.astype(np.int64)
+        return whole(self.error, key, self._get(key), windows)
 
     def names(self, key: str) -> tuple[str, ...]:
         """Return a list of strings."""
@@ -186,7 +174,4 @@ class Fields:
     def _check_range(
         self, key: str, values: NDArray[np.int64], low: int, high: int, allowed: str
     ) -> None:
-        wrong = (values < low) | (values >= high)
-        if wrong.any():
-            at = int(np.argmax(wrong.reshape(-1)))
-            raise self.error(key, f"entry {at} is {values.reshape(-1)[at]}; expected {allowed}")
+        check_range(self.error, key, values, low, high, allowed)

@@ -42,6 +42,7 @@ class NpzSource(DataSource):
     to overlap by more is refused.
     """
 
+    ignores = frozenset({"window_seconds", "source_days", "client_days", "held_out"})
     max_bytes = MAX_BYTES
 
     def load(self) -> Recordings:

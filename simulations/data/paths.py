@@ -1,5 +1,7 @@
-"""Where a source's files are."""
+"""Where a source's files are, and what they hold."""
 
+import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from schemas.simulation import Data
@@ -20,3 +22,27 @@ def configured(config: Data, folder: Path) -> Path | None:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; data.path is read from {folder}")
     return path
+
+
+def files_digest(config: Data, folder: Path) -> str:
+    """Return a digest of what lies at ``data.path``: names and bytes; empty where nothing does.
+
+    A file is read once, and again where its size or its time of change is another.
+    """
+    if config.path is None:
+        return ""
+    root = folder / Path(config.path).expanduser()
+    files = sorted(path for path in (root, *root.rglob("*")) if path.is_file())
+    parts = [f"{path.relative_to(root)} {_digest(path, *_stamp(path))}" for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 — they key the cache
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

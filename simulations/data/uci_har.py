@@ -39,6 +39,7 @@ class UciHarSource(DataSource):
     in file order: two that follow each other count as overlapping, even across activities.
     """
 
+    ignores = frozenset({"window_seconds", "overlap", "source_days", "client_days", "held_out"})
     url = (
         "https://archive.ics.uci.edu/static/public/240/"
         "human+activity+recognition+using+smartphones.zip"

@@ -27,6 +27,7 @@ class WatchSource(DataSource):
     before right). It needs no ``data.path``.
     """
 
+    ignores = frozenset({"path", "source_days", "client_days", "held_out"})
     expected = (140, 10)
     """Recordings and persons."""
 

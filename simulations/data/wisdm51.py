@@ -54,6 +54,7 @@ class Wisdm51Source(DataSource):
     is named in the notes and left out.
     """
 
+    ignores = frozenset({"source_days", "client_days", "held_out"})
     url = (
         "https://archive.ics.uci.edu/static/public/507/"
         "wisdm+smartphone+and+smartwatch+activity+and+biometrics+dataset.zip"

@@ -85,7 +85,10 @@ def show_list(rows: Sequence[Row], console: Console) -> None:
 
 
 def method_table(summary: Summary) -> Table:
-    """Return the table at a run's end: each method's figures, the run's own strategy first."""
+    """Return the table at a run's end: each method's figures, the run's own strategy first.
+
+    A baseline that failed has a row of dashes: who looks for it must not think that it never ran.
+    """
     table = _table("method", "macro-F1", "worst tenth")
     if summary.unseen_persons:
         table.add_column("never seen", justify="right")
@@ -94,6 +97,8 @@ def method_table(summary: Summary) -> Table:
     for method in (summary, *summary.baselines):
         cells = _cells(method, unseen=bool(summary.unseen_persons))
         table.add_row(*cells, style="bold" if method is summary else "")
+    for name in summary.failed:
+        table.add_row(Text(name), *[NOTHING] * (len(table.columns) - 1), style="yellow")
     return table
 
 

@@ -14,6 +14,7 @@ from server.outcome import Outcome
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.report.reading import foreign, read_json, read_text
 
+ADVICE = "give --out a new folder, or go on with it by --resume"
 FORMAT: int = Summary.model_fields["format"].default
 
 
@@ -32,7 +33,13 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, name: str, path: Path | None = None, root: Path = Path("runs")) -> "RunFolder":
+    def create(
+        cls,
+        name: str,
+        path: Path | None = None,
+        root: Path = Path("runs"),
+        advice: str = ADVICE,
+    ) -> "RunFolder":
         """Make a new run folder.
 
         Parameters
@@ -43,6 +50,8 @@ class RunFolder:
             The folder, which must be empty or not there; ``root/NAME-TIME`` if left out.
         root : Path, default "runs"
             Where unnamed folders go.
+        advice : str
+            What to do where the folder is not empty, in the words of the command that runs.
 
         Raises
         ------
@@ -54,9 +63,7 @@ class RunFolder:
             raise RunError(f"{chosen}: is a file; a run needs a folder of its own")
         make_folder(chosen)
         if any(chosen.iterdir()):
-            raise RunError(
-                f"{chosen}: is not empty; give --out a new folder, or go on with it by --resume"
-            )
+            raise RunError(f"{chosen}: is not empty; {advice}")
         return cls(chosen)
 
     @classmethod

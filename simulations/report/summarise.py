@@ -21,8 +21,8 @@ def summarise(
     """Sum up a run.
 
     A person of whom a strategy has no tested window (the device failed at the end) counts in none
-    of that strategy's means, and a note says so. A baseline without any tested person is left out,
-    with a note.
+    of that strategy's means, and a note says so. A baseline without any tested person has no
+    figures: it is named among those that failed, with a note.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ def summarise(
         classes=list(classes),
         lives=dict(lives or {}),
         baselines=[summarise_method(one, lives) for one in baselines if by_person(one.confusion)],
+        failed=[one.strategy for one in baselines if not by_person(one.confusion)],
         notes=[*notes, *_gaps(outcomes, persons, unseen)],
     )
 
@@ -130,7 +131,7 @@ def _gaps(outcomes: Sequence[Outcome], persons: list[str], unseen: list[str]) ->
         if outcome.unseen:
             missing += [name for name in unseen if name not in strangers]
         if not clients:
-            notes.append(f"{outcome.strategy}: no person was tested; it stands in no table.")
+            notes.append(f"{outcome.strategy}: no person was tested; its row has no figures.")
         elif missing:
             notes.append(
                 f"{outcome.strategy}: without a result, and so in none of its means: "

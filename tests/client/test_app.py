@@ -122,6 +122,44 @@ def test_personal_ranges_stay_and_are_gone_on_from(context, learner, plan, train
     assert residual.any() == (encoding != "float32")
 
 
+@pytest.mark.parametrize("encoding", ["float32", "int8", "topk"])
+def test_what_the_server_does_not_read_stays_and_takes_no_place(
+    context, learner, plan, train, adapt, vector, encoding
+):
+    """AdaBN changes statistics far more than a step changes weights: codes must not be shared."""
+    from schemas.delta import decode, encode
+
+    size = vector().size - 64  # at the end are batch norms' statistics
+    stages = (adapt(mix=1.0), train(steps=2, learning_rate=1e-5))
+    wanted = plan(*stages, unsent=((size, vector().size),), encoding=encoding)
+    change = learner.fit(wanted, vector(), salt=salt(1)).weights - vector()
+    assert np.abs(change[size:]).max() > 100 * np.abs(change[:size]).max()
+    alone = np.concatenate([change[:size], np.zeros(64, np.float32)])
+    delta, _ = train_once(context, wanted, vector(), 1)
+    np.testing.assert_array_equal(
+        delta, decode(encode(alone, None, encoding)[0], delta.size, encoding)
+    )
+    residual = state_of(context).get("residual", np.zeros(delta.size))
+    assert not residual[size:].any()
+    again = learner.fit(wanted, vector(), salt=salt(2)).weights
+    delta, _ = train_once(context, wanted, vector(), 2)
+    left = state_of(context).get("residual", np.zeros(delta.size))
+    close((delta + left)[:size], (residual + again - vector())[:size])
+
+
+def test_what_an_earlier_plan_left_over_stays_where_this_one_sends_nothing(
+    context, plan, train, adapt, vector
+):
+    size = vector().size - 64
+    stages = (adapt(mix=1.0), train())
+    train_once(context, plan(*stages, encoding="int8"), vector(), 1)
+    assert state_of(context)["residual"][size:].any()
+    wanted = plan(*stages, unsent=((size, vector().size),), encoding="int8")
+    delta, _ = train_once(context, wanted, vector(), 2)
+    assert not delta[size:].any()
+    assert not state_of(context)["residual"][size:].any()
+
+
 def test_the_residual_is_kept_and_sent_later(context, learner, plan, train, vector):
     wanted = plan(train(), encoding="int8")
     sent = total = np.zeros(vector().size)

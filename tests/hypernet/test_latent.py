@@ -64,6 +64,16 @@ def test_a_class_that_a_source_lacks_has_the_others_mean(sources):
     )
 
 
+@torch.no_grad()
+def test_a_class_that_no_source_has_is_named_as_lacking(sources):
+    known = [y.clamp(max=1) for y in sources.y]
+    without = Sources(sources.spec, sources.x, known, 3)
+    found = latent_sources(network_for(without), sample_sources(without, 50), 3)
+    assert found.lacking == without.lacking == (2,)
+    assert not found.base[:, 2].any()
+    assert latent_sources(network_for(sources), sample_sources(sources, 50), 3).lacking == ()
+
+
 @pytest.mark.parametrize("most", [1, 4])
 def test_a_sample_takes_at_most_so_many_windows_of_each_class(sources, most):
     for sample, y in zip(sample_sources(sources, most), sources.y, strict=True):

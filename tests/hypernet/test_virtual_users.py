@@ -181,6 +181,16 @@ def test_time_is_shifted_and_mirrored_at_the_ends():
     assert shifted.max() <= 49
 
 
+@pytest.mark.parametrize("time", [1, 2, 3, 16_385, 44_100])
+def test_windows_of_any_length_are_warped_within_themselves(time):
+    x = ramp(16, time)
+    for turning in (STILL, Turning()):
+        warped = warp_time(x, turning, seeded())
+        assert warped.shape == x.shape
+        assert warped.min() >= 0
+        assert warped.max() <= time - 1
+
+
 def test_time_is_stretched_about_the_middle():
     x = ramp(200, 51)
     slopes = warp_time(x, replace(STILL, warp=0.2), seeded())[:, 11:40].diff(dim=1)[..., 0]

@@ -33,6 +33,7 @@ BOUNDS = [
     (Plan, PLAN, "topk", [1e-6, 1], [0, -0.1, 1.1, float("nan")]),
     (Plan, PLAN, "seed", [0, 2**64], [-1]),
     (Plan, PLAN, "personal", [(), [(0, 1)]], [[(-1, 2)], [(0.5, 2)]]),
+    (Plan, PLAN, "unsent", [None, (), [(0, 1)]], [[(-1, 2)], [(0.5, 2)]]),
 ]
 
 
@@ -54,16 +55,26 @@ def test_unknown_keys_are_refused(cls, base):
 
 
 @pytest.mark.parametrize("bad", [(0, 11), (3, 3), (5, 2), (10, 11)])
-@pytest.mark.parametrize("where", ["personal", "stages", "own"])
+@pytest.mark.parametrize("where", ["personal", "unsent", "stages", "own"])
 def test_ranges_lie_in_the_vector(where, bad):
     def plan(extent):
-        content = [extent] if where == "personal" else [Train(**TRAIN, trainable=[extent])]
+        plain = where in ("personal", "unsent")
+        content = [extent] if plain else [Train(**TRAIN, trainable=[extent])]
         return Plan.model_validate({**PLAN, where: content})
 
     plan((0, 10))
     plan((9, 10))
     with pytest.raises(ValidationError, match=f"range {bad[0]}:{bad[1]} does not lie in 0:10"):
         plan(bad)
+
+
+def test_what_stays_is_personal_or_unsent_and_plans_without_it_do_not_name_it():
+    plan = Plan(**PLAN, personal=((0, 2),), unsent=((4, 10),))
+    assert plan.staying == ((0, 2), (4, 10))
+    assert Plan.model_validate_json(plan.model_dump_json(exclude_none=True)) == plan
+    plain = Plan(**PLAN)
+    assert plain.staying == ()
+    assert "unsent" not in plain.model_dump_json(exclude_none=True), "older devices refuse it"
 
 
 def test_what_is_carried_is_kept_beside_adapters():

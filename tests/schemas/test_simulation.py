@@ -71,6 +71,28 @@ def test_bounds(bounds, cls, key, good, bad):
     bounds(cls, {"name": "run"} if cls is Simulation else {}, key, good, bad)
 
 
+NUMBERS = [
+    (cls, name)
+    for cls in (Data, Model, Source, Cohort, Upload, Engine, Synchronous, Asynchronous, Rehearsal)
+    for name, field in cls.model_fields.items()
+    if any(word in str(field.annotation) for word in ("int", "float"))
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "key"),
+    [*NUMBERS, *((Simulation, key) for key in ("seed", "rounds", "evaluate_every"))],
+)
+def test_a_truth_value_or_a_text_is_no_number(bounds, cls, key):
+    base = {"name": "run"} if cls is Simulation else {}
+    bounds(cls, base, key, [], [True, False, "1"])
+
+
+def test_a_whole_number_is_one_and_may_stand_for_a_real(bounds):
+    bounds(Simulation, {"name": "run"}, "rounds", [1], [1.0])
+    assert isinstance(Data(overlap=0).overlap, float)
+
+
 MODES = [Synchronous, Asynchronous, Rehearsal]
 
 

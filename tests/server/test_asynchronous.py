@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from flwr.app import Error, Message
+from flwr.app import Array, ArrayRecord, Error, Message
 
 from schemas.simulation import Asynchronous
 from server.asynchronous import AsynchronousRounds, rounds_class
@@ -230,6 +230,22 @@ def test_from_any_checkpoint_a_run_comes_to_the_same_to_the_last_digit(go, tmp_p
         np.testing.assert_array_equal(
             last.arrays["weights"].numpy(), kept[-1].arrays["weights"].numpy()
         )
+
+
+def test_what_a_strategy_makes_of_a_buffer_is_float32_or_its_own_fault(go):
+    class Wide(FedAvg):
+        kind = np.float64
+
+        def absorb(self, version, arrays, returned):
+            made = super().absorb(version, arrays, returned)["weights"].numpy()
+            return ArrayRecord({"weights": Array(made.astype(self.kind))})
+
+    outcome, kept, _, _ = go(Wide, buffer=2)
+    assert not outcome.failures
+    assert {one.arrays["weights"].dtype for one in kept} == {"float32"}
+    Wide.kind = np.int32
+    with pytest.raises(RoundsError, match=r"strategy 'it' returned weights int32\[\d+\]; expected"):
+        go(Wide, buffer=2)
 
 
 def test_who_has_no_rounds_runs_as_ever_and_who_cannot_is_refused(federation, devices):

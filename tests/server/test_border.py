@@ -272,6 +272,15 @@ def test_more_entries_than_the_plan_allows_are_refused(trained):
     assert refusal(asked, reply) == "refused: 8 entries of 263; at most 6 asked"
 
 
+@pytest.mark.parametrize("where", ["personal", "unsent"])
+def test_what_stays_on_a_device_is_no_change_whoever_sends_it(trained, where):
+    asked, delta = ask(**{where: ((100, LENGTH),)}, encoding="float32"), change()
+    delta[100:] = 1e6  # above the largest norm
+    (update,) = admit([asked], [trained(asked, delta)], 1e4, 60).updates
+    np.testing.assert_array_equal(weights_of(update)[100:], START[100:])
+    np.testing.assert_array_equal(weights_of(update)[:100], START[:100] + delta[:100])
+
+
 @pytest.mark.parametrize("encoding", ["int8", "topk", "float32"])
 def test_no_change_takes_a_variance_to_zero(trained, encoding):
     inside = slice(200, 210)

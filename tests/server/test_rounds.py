@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, Error, Message
 from server.border import weights_of
 from server.checkpoint import Checkpoint, CheckpointError
 from server.outcome import Outcome
-from server.rounds import Rounds, Watch, outcome_of, progress_of
+from server.rounds import Rounds, RoundsError, Watch, outcome_of, progress_of
 from server.strategies.averaging import FedAvg
 from server.strategies.local import SourceModel
 from server.strategies.pfedhn import PFedHN
@@ -132,6 +132,50 @@ def test_faults_are_left_out_counted_and_named_and_the_run_goes_on(go, trained):
     assert all("\n" not in line for line in kept.lines)
     assert "it: Ann left out of round 1: ValueError: two | lines" in kept.lines
     assert len(outcome.confusion) == 4
+
+
+class Wide(FedAvg):
+    """Returns what its ``made`` makes of the mean, as a strategy of somebody else may."""
+
+    made = staticmethod(np.float64)
+
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return ArrayRecord({"weights": Array(self.made(arrays["weights"].numpy()))}), metrics
+
+
+def test_floats_of_another_width_reach_the_devices_as_float32(go):
+    narrow, _, _ = go(FedAvg, rounds=3)
+    outcome, _, grid = go(Wide, rounds=3)
+    assert not outcome.failures
+    assert outcome.client_updates == narrow.client_updates == 12
+    dtypes = {weights_of(message).dtype for message in grid.sent if "arrays" in message.content}
+    assert dtypes == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda w: w.astype(np.int64), r"weights int64\[\d+\]; expected weights float32\[\d+\]"),
+        (lambda w: w[:-1], r"weights float32\[\d+\]; expected weights float32\[\d+\]"),
+        (lambda w: w[None], r"weights float32\[1, \d+\]; expected weights float32\[\d+\]"),
+        (lambda w: w * np.float32("nan"), r"weights float32\[\d+\] that hold NaN or infinity"),
+        (lambda w: w.astype(float) + 1e300, r"weights float64\[\d+\] that hold NaN or infinity"),
+    ],
+)
+def test_weights_that_no_device_takes_are_the_strategy_s_fault(go, monkeypatch, made, said):
+    monkeypatch.setattr(Wide, "made", staticmethod(made))
+    with pytest.raises(RoundsError, match=f"^strategy 'it' returned {said}"):
+        go(Wide)
+
+
+def test_a_start_or_arrays_of_other_names_are_the_strategy_s_fault_too(go):
+    class Named(FedAvg):
+        def initial(self):
+            return ArrayRecord({"head": Array(np.zeros(3, np.float32))})
+
+    with pytest.raises(RoundsError, match="returned arrays named head; expected weights float32"):
+        go(Named)
 
 
 def test_who_says_more_examples_than_configured_is_left_out(go):

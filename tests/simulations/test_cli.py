@@ -1,6 +1,7 @@
 """``flwr-sim`` as a user meets it: wrong input, Ctrl-C, kill -9."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -180,6 +181,81 @@ def test_schema_and_strategies_are_for_programs_too(sim):
     assert "mu = 0.1" in out
 
 
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Install a strategy of somebody else, as an entry point names it."""
+
+    def install(name, place):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[flwr_edge.strategy]\n{name} = {place}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install
+
+
+WIDE = """
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from server.strategies.averaging import FedAvg
+class Wide(FedAvg):
+    kind = np.float64
+    def aggregate_train(self, server_round, replies):
+        made, metrics = super().aggregate_train(server_round, replies)
+        return ArrayRecord({"weights": Array(made["weights"].numpy().astype(self.kind))}), metrics
+class Whole(Wide):
+    kind = np.int64
+"""
+
+
+def test_a_baseline_that_fails_has_a_row_of_dashes_and_the_exit_code_says_so(
+    sim, simulation_file, installed, tmp_path
+):
+    (tmp_path / "wide_strategies.py").write_text(WIDE)
+    installed("wide", "wide_strategies:Wide\nwhole = wide_strategies:Whole")
+    folder = tmp_path / "run"
+    baselines = 'baselines=["whole", "wide"]'
+    code, out, lines = sim("run", simulation_file, "--set", baselines, "--out", folder)
+    assert code == 1
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    assert set(rows["whole"]) == {"–"}
+    assert rows["wide"][:3] == rows["fedavg"][:3]  # float64 is cast: the same model
+    assert lines[-1] == "flwr-sim: no result of whole; the report says why"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["failed"] == ["whole"]
+    said = [note for note in summary["notes"] if "'whole' returned weights int64[" in note]
+    assert len(said) == 1
+    assert not summary["failures"]
+    page = (folder / "report.html").read_text()
+    assert '<tr><td class="warn">whole</td>' in page
+
+
+def test_a_main_strategy_that_fails_is_one_line(sim, simulation_file, installed, tmp_path):
+    (tmp_path / "wide_strategies.py").write_text(WIDE)
+    installed("whole", "wide_strategies:Whole")
+    code, _, lines = sim("run", simulation_file, "--set", "strategy=whole", "--out", tmp_path / "r")
+    assert code == 1
+    assert lines[-1].startswith("flwr-sim: strategy 'whole' returned weights int64[")
+
+
+def test_a_broken_strategy_of_somebody_else_is_named_and_ends_no_listing(
+    sim, simulation_file, installed
+):
+    installed("broken", "broken_gone:X")
+    for arguments in (["strategies"], ["strategies", "--format", "json"]):
+        code, out, (said,) = sim(*arguments)
+        assert code == 0
+        assert "fedprox" in out
+        assert said.startswith("broken: cannot be loaded: ModuleNotFoundError: ")
+    code, out, _ = sim("schema")
+    assert code == 0
+    assert "broken" not in json.loads(out)["properties"]["strategy"]["enum"]
+    code, _, (said,) = sim("run", simulation_file, "--set", "strategy=broken")
+    assert code == 2
+    assert "strategy = 'broken': cannot be loaded: ModuleNotFoundError" in said
+
+
 @pytest.mark.parametrize("where", ["command", "imports"])
 def test_ctrl_c_at_any_moment_is_130_and_one_line(sim, simulation_file, monkeypatch, where):
     def interrupt(*arguments):
@@ -201,6 +277,14 @@ def test_what_the_system_refuses_is_one_line(capsys):
     assert cli.guarded(refuse) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("flwr-sim: /proc/1/nothing/here: ")
+
+
+def test_an_error_of_the_system_without_a_file_has_no_name_before_it(capsys):
+    def refuse():
+        raise OSError(28, "No space left on device")
+
+    assert cli.guarded(refuse) == cli.FAILED
+    assert capsys.readouterr().err == "flwr-sim: No space left on device\n"
 
 
 # From here on, real processes.
@@ -343,6 +427,24 @@ def test_who_asks_for_help_or_lists_runs_does_not_wait_for_torch(tmp_path, words
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == ("--help" not in words), done.stderr
     assert done.stdout.endswith("loaded set()\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["schema"], ["list"], ["list", "--format", "json"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, words, unbuffered):
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "config.toml").write_text('name = "one"')
+    script = f"from simulations.cli import main; import sys; sys.argv[1:] = {words}; main()"
+    running = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )
+    running.stdout.close()
+    said = running.stderr.read()
+    assert (running.wait(timeout=60), said) == (0, b"")
 
 
 def test_help_tells_what_an_argument_is(sim):

@@ -64,7 +64,7 @@ def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits,
     path = tmp_path / "a.flwb"
     code, out, _ = sim(
         "export", finished_run, "--person", person, "--out", path, "--bits", bits,
-        *(("--form", form) if form else ()), "--quantizer", "rtn", "--key", key,
+        *(("--form", form) if form else ()), "--quantizer", "rtn", "--signing-key", key,
         "--strategy", "finetune", "--format", "json",
     )  # fmt: skip
     assert code == 0
@@ -136,7 +136,14 @@ def test_what_is_wrong_on_the_command_line_is_2_and_said_before_any_work(
         ((*who, "--out", tmp_path), "is a folder; name a file"),
         ((*who, *out, "--float", tmp_path / "x"), "each needs a file of its own"),
         ((*who, *out, "--base", tmp_path / "none"), "no such file"),
-        ((*who, *out, "--key", tmp_path / "none"), "No such file"),
+        (
+            (*who, *out, "--signing-key", tmp_path / "none"),
+            f"--signing-key {tmp_path / 'none'}: No such file",
+        ),
+        (
+            (*who, *out, "--key", tmp_path / "none"),
+            f"--signing-key {tmp_path / 'none'}: No such file",
+        ),
         ((*who, *out, "--key", tmp_path / "no.pem"), "not a private Ed25519 key in PEM"),
         ((*who, *out, "--quantizer", "none"), "none: not installed; there are "),
         (("--person", "Nobody", *out), "no person 'Nobody'; there are person "),
@@ -196,3 +203,10 @@ def test_rows_name_the_worst_person_and_how_much_of_rtns_loss_is_gone():
     assert better.closer == pytest.approx(0.75)
     text = markdown(cells)
     assert "| W4A8 | x | 0.850 | -0.0500 | -0.100 b | +75% gone | 1.0 | 1 |" in text
+
+
+def test_help_shows_the_signing_key_and_hides_its_old_name(sim):
+    shown = sim("export", "--help")[1]
+    assert "--signing-key" in shown
+    assert "PRIVATE" in shown
+    assert "--key" not in shown

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,15 +11,19 @@ from collections.abc import Iterator
 from importlib.metadata import distribution
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from simulations import flower_app
 from simulations.config import load
 from simulations.progress import Progress
+from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
 from simulations.run import run
+from tests.mosquitto import free_port
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -112,19 +115,12 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()),
-        "FLWR_LOCAL_CONTROL_API_PORT": str(_free_port()),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
         "FLWR_EDGE_CACHE": str(home / "cache"),
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _flwr_run(home: Path, simulation: Path, out: Path, nodes: int) -> str:
@@ -144,6 +140,33 @@ def _flwr_run(home: Path, simulation: Path, out: Path, nodes: int) -> str:
         timeout=250,
     )
     return ended.stdout + ended.stderr
+
+
+class NoNodes:
+    """Flower's grid before anybody has come."""
+
+    def get_node_ids(self) -> list[int]:
+        return []
+
+
+def _context(simulation: Path, out: Path) -> SimpleNamespace:
+    settings = {"simulation": str(simulation), "out": str(out), "wait-seconds": 0.0}
+    return SimpleNamespace(run_config=settings)
+
+
+def test_without_a_node_a_person_no_folder_is_left(simulation: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RunError, match="4 persons, but 0 nodes after 0 s"):
+        flower_app.main(NoNodes(), _context(simulation, out))  # type: ignore[arg-type]
+    assert not out.exists()
+
+
+def test_a_folder_in_use_is_refused_in_the_words_of_flwr_run(
+    simulation: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"is not empty; name a new one.* as out in --run-config"):
+        flower_app.main(NoNodes(), _context(simulation, tmp_path))  # type: ignore[arg-type]
+    assert simulation.exists()
 
 
 def test_flwr_run_gives_the_numbers_of_flwr_sim(

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from schemas.base import ConfigError
@@ -35,6 +36,11 @@ def sweep_file(simulation_file: Path) -> Path:
     path = simulation_file.with_name("sweep.toml")
     path.write_text(SWEEP)
     return path
+
+
+def cell_file(loaded, out: Path, label: str, fraction: float, seed: int) -> Path:
+    (method,) = (method for method in loaded.sweep.methods if method.label == label)
+    return out / "cells" / f"{cell(loaded, method, fraction, seed).key}.json"
 
 
 def rows(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -72,9 +78,11 @@ def test_a_sweep_runs_each_cell_once_and_skips_what_is_done(sweep_file, quiet, t
         ("as it is", "0.2", "1"),
         ("tuned", "0.2", "1"),
     }
-    kept = (out / "cells" / "tuned.f0.2.s1.json").stat().st_mtime_ns
+    tuned = cell_file(loaded, out, "tuned", 0.2, 1)
+    assert tuned.name.startswith("tuned.f0.2.s1-")
+    kept = tuned.stat().st_mtime_ns
     table = run_sweep(loaded, out, quiet).read_text()
-    assert (out / "cells" / "tuned.f0.2.s1.json").stat().st_mtime_ns == kept
+    assert tuned.stat().st_mtime_ns == kept
     assert len(rows(out)) == 7  # needing labels, "tuned" has no cell at f = 0
     assert "| as it is |" in table
     assert "no labels" in table
@@ -112,20 +120,64 @@ def test_a_cell_is_the_run_that_flwr_sim_run_would_do(sweep_file, quiet, tmp_pat
 
 def test_a_changed_method_is_run_again(sweep_file, quiet, tmp_path):
     out = tmp_path / "out"
-    run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
-    before = (out / "cells" / "tuned.f0.2.s1.json").read_text()
+    loaded = load_sweep(sweep_file)
+    run_sweep(loaded, out, quiet, seeds=[1])
+    tuned = cell_file(loaded, out, "tuned", 0.2, 1)
+    before = tuned.read_text()
     sweep_file.write_text(SWEEP.replace("head_steps=2", "head_steps=3"))
     run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
-    after = (out / "cells" / "tuned.f0.2.s1.json").read_text()
+    after = tuned.read_text()
     assert json.loads(before)["identity"] != json.loads(after)["identity"]
 
 
 def test_a_damaged_cell_is_named(sweep_file, quiet, tmp_path):
     out = tmp_path / "out"
+    loaded = load_sweep(sweep_file)
     (out / "cells").mkdir(parents=True)
-    (out / "cells" / "tuned.f0.2.s1.json").write_text("{")
-    with pytest.raises(RunError, match=r"tuned\.f0\.2\.s1\.json: not a readable cell"):
-        run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
+    cell_file(loaded, out, "tuned", 0.2, 1).write_text("{")
+    with pytest.raises(RunError, match=r"tuned\.f0\.2\.s1-.*\.json: not a readable cell"):
+        run_sweep(loaded, out, quiet, seeds=[1])
+
+
+@pytest.mark.parametrize("labels", [("Базовый", "Адаптация"), ("a b", "a-b"), ("A", "a")])
+def test_labels_that_look_alike_in_safe_letters_are_cells_of_their_own(
+    sweep_file, quiet, tmp_path, labels
+):
+    text = SWEEP.replace("as it is", labels[0]).replace("tuned", labels[1])
+    sweep_file.write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    run_sweep(load_sweep(sweep_file), out, quiet, seeds=[1])
+    assert {method for method, *_ in rows(out)} == set(labels)
+    assert len(list((out / "cells").iterdir())) == 3
+
+
+def test_fractions_that_round_alike_are_cells_of_their_own(sweep_file):
+    loaded = load_sweep(sweep_file)
+    keys = {cell(loaded, loaded.sweep.methods[1], f, 0).key for f in (0.1234567, 0.1234568)}
+    assert len(keys) == 2
+
+
+def test_cells_are_run_again_where_the_data_changed_and_only_then(
+    sweep_file, recordings_file, arrays, quiet, tmp_path
+):
+    own = tmp_path / "own.npz"
+    own.write_bytes(recordings_file.read_bytes())
+    base = sweep_file.with_name("tiny.toml")
+    base.write_text(base.read_text().replace(str(recordings_file), str(own)))
+    loaded, out = load_sweep(sweep_file), tmp_path / "out"
+    tuned = cell_file(loaded, out, "tuned", 0.2, 1)
+
+    def again() -> tuple[int, str]:
+        run_sweep(loaded, out, quiet, seeds=[1])
+        return tuned.stat().st_mtime_ns, rows(out)["tuned", "0.2", "1"]["macro_f1"]
+
+    first = again()
+    own.touch()
+    assert again() == first
+    np.savez(own, **arrays | {"y": 1 - np.minimum(arrays["y"], 1)})
+    second = again()
+    assert second[0] != first[0]
+    assert second[1] != first[1]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +186,7 @@ def test_a_damaged_cell_is_named(sweep_file, quiet, tmp_path):
         ('label = "as it is"', 'label = "tuned"', "same label"),
         ('only = ["tuned"]', 'only = ["nobody"]', "no method is labelled nobody"),
         ("seeds = [0, 1]", "seeds = [-1]", "grids.0.seeds.0 = -1"),
+        ("seeds = [0, 1]", "seeds = [true]", "grids.0.seeds.0 = True"),
         ("[0.0, 0.2]", "[0.0, 2.0]", "label_fractions.1 = 2.0"),
         ("head_steps=2", "head_step=2", "head_step"),
         ('strategy = "finetune"', 'strategy = "magic"', "no such strategy"),

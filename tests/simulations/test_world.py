@@ -1,11 +1,16 @@
 """From a file to devices: parts, sources, and the sources' model, kept by digest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from client.windows import PersonWindows
+from hypernet.networks.inputs import InputSpec
 from hypernet.networks.norm import norms
+from hypernet.source_training import new_classifier
+from hypernet.sources import Sources
 from schemas.base import ConfigError
 from simulations.config import load
 from simulations.data.base import DataError
@@ -87,8 +92,6 @@ def test_errors_in_the_parts_name_the_simulation_file(opened, simulation_file):
 
 
 def test_a_digest_is_of_every_window_label_and_name(opened):
-    from dataclasses import replace
-
     with opened() as world:
         one = world.recordings
         digest = world.digest
@@ -136,6 +139,43 @@ def test_the_source_model_is_trained_once_and_found_again(model, edge_cache, mon
     assert not network.training
     assert not model()().training
     assert not torch.equal(vector(model(seed=5)()), vector(network))
+
+
+X = torch.arange(2 * 8 * 16 * 6.0).reshape(2, 8, 16, 6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": InputSpec(16, 6, ((3, 4, 5),))},
+        {"classes": 3},
+        {"x": list(X.view(torch.int32))},
+        {"x": list(X.reshape(2, 4, 32, 6))},
+    ],
+    ids=["magnitudes", "classes", "dtype", "shape"],
+)
+def test_a_source_model_is_not_found_again_for_other_sources(model, change):
+    y = [torch.zeros(8, dtype=torch.long)] * 2
+    one = Sources(InputSpec(16, 6, ((0, 1, 2),)), list(X), y, classes=2)
+    config = model().config
+    paths = [SourceModel(each, config, print)._path() for each in (one, replace(one, **change))]
+    assert paths[0] != paths[1]
+
+
+def test_a_source_model_that_diverged_is_not_kept(model, monkeypatch):
+    made = model()
+    made._path().unlink(missing_ok=True)
+
+    def diverged(*_):
+        network = new_classifier(made.sources, made.config.model, 0)
+        with torch.no_grad():
+            network.head.bias[0] = float("nan")
+        return network
+
+    monkeypatch.setattr("simulations.world.train_source", diverged)
+    with pytest.raises(RunError, match=r"not finite .* source\.learning_rate"):
+        made()
+    assert not made._path().exists()
 
 
 def test_a_share_of_statistics_trains_nothing_anew(model):

@@ -73,6 +73,62 @@ def test_mixing_equals_the_slow_computation(person):
     )
 
 
+def without_a_class(mixing: Mixing, lacking=(2,)) -> PersonalModel:
+    """Three classes, the last of which no source has: its base models are zeros."""
+    torch.manual_seed(0)
+    network = PersonalModel(SPEC, CLASSES, SOURCES, 4, LATENT, mixing, lacking).eval()
+    network.base.normal_()
+    network.base[:, 2] = 0
+    return network
+
+
+@torch.no_grad()
+def test_a_class_that_no_source_has_is_no_prior(person):
+    """Without a label of it, the head's row stands; with labels, their mean, not drawn to zero."""
+    x, y, mean, deviation = person
+    network = without_a_class(Mixing(iterations=3, kappa=5.0, blend=1.0))
+    network.mix(x, torch.where(y == 2, -1, y), mean, deviation)
+    torch.testing.assert_close(network.mixed_weight[2], network.head.weight[2])
+    torch.testing.assert_close(network.mixed_bias[2], network.head.bias[2])
+    assert not torch.allclose(network.mixed_weight[0], network.head.weight[0])
+    network.mix(*person)
+    white = network.encode(x, mean, deviation) @ network.whiten
+    torch.testing.assert_close(
+        network.mixed_weight[2] @ torch.linalg.inv(network.whiten.T), white[y == 2].mean(0)
+    )
+
+
+@torch.no_grad()
+def test_other_classes_are_mixed_as_if_a_lacking_one_were_not_there(person):
+    x, y, mean, deviation = person
+    y = torch.where(y == 2, -1, y)
+    network = without_a_class(Mixing(iterations=1, kappa=5.0))
+    zeros = without_a_class(Mixing(iterations=1, kappa=5.0), ())
+    network.mix(x, y, mean, deviation)
+    zeros.mix(x, y, mean, deviation)
+    torch.testing.assert_close(network.mixed_weight[:2], zeros.mixed_weight[:2])
+    assert not torch.allclose(network.mixed_weight[2], zeros.mixed_weight[2])
+    assert "lacking=(2,)" in repr(network), "graphs are kept by it"
+    assert "lacking" not in repr(zeros)
+
+
+def test_the_exported_mix_of_a_lacking_class_equals_torch(person, run):
+    x, y, mean, deviation = person
+    network = without_a_class(Mixing(iterations=2))
+    start = vector_of(network)
+    (found,) = run(
+        update_graph(network, "mix"),
+        windows=x,
+        labels=y,
+        input_mean=mean,
+        input_deviation=deviation,
+        weights=start,
+    )
+    with torch.no_grad():
+        network.mix(*person)
+    np.testing.assert_allclose(found, vector_of(network).numpy(), rtol=1e-3, atol=1e-4)
+
+
 @torch.no_grad()
 def test_without_iterations_the_sources_head_predicts(person):
     network = model(Mixing(iterations=0))

@@ -16,9 +16,11 @@ WIDTHS, CLASSES, LATENT = [4, 8, 8, 6], 3, 6
 
 @pytest.fixture
 def refined(network):
-    def make(guard=0.0, iterations=2, blend=0.5, track=0.0):
+    def make(guard=0.0, iterations=2, blend=0.5, track=0.0, lacking=()):
         torch.manual_seed(2)
-        sources = LatentSources(torch.eye(LATENT), torch.randn(2, CLASSES, LATENT))
+        base = torch.randn(2, CLASSES, LATENT)
+        base[:, list(lacking)] = 0
+        sources = LatentSources(torch.eye(LATENT), base, lacking)
         return RefinedClassifier(
             network("classifier"),
             "lora",
@@ -55,6 +57,25 @@ def test_before_em_it_is_the_adapted_classifier(refined, network, person):
     x, _, mean, deviation = person
     plain = network("classifier").eval()(x, mean, deviation)
     torch.testing.assert_close(refined()(x, mean, deviation), plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("track", [0.0, 0.5])
+def test_a_class_that_no_source_has_keeps_its_row_until_it_is_labelled(refined, person, track):
+    x, y, mean, deviation = person
+    made = refined(lacking=(2,), track=track)
+    for _ in range(2):  # days
+        made.prototypes(x, torch.full_like(y, -1), mean, deviation)
+        assert not made.shift_weight[2].any()
+        assert not made.shift_bias[2].any()
+        assert made.shift_weight[:2].any(1).all()
+    made.prototypes(x, y, mean, deviation)
+    z, (weight, bias) = made.encode(x, mean, deviation), made.body.head.merged()
+    centre = z[0]
+    torch.testing.assert_close(made.shift_weight[2], 0.5 * (centre - weight[2]))
+    wanted = -0.5 * (0.5 * centre.square().sum() + bias[2])
+    torch.testing.assert_close(made.shift_bias[2], wanted)
+    assert "lacking=(2,)" in repr(made), "graphs are kept by it"
 
 
 @torch.no_grad()

@@ -99,6 +99,61 @@ def test_class_means_of_the_sources_pull_where_something_is_taught():
     torch.testing.assert_close(more - plain, pull)
 
 
+def lacking_model(**bouts) -> SelfTraining:
+    """As ``model``, of sources none of which has class 2."""
+    torch.manual_seed(0)
+    made = replace(BOUTS, **bouts)
+    network = SelfTraining(SPEC, CLASSES, SOURCES, 4, LATENT, Mixing(2), made, (2,)).eval()
+    network.base.normal_()
+    network.replay.normal_().abs_()
+    network.base[:, 2], network.replay[:, 2] = 0, 0
+    return network
+
+
+def test_a_class_that_no_source_has_is_not_remembered():
+    network = lacking_model()
+    targets = network.teach(*person()).detach()
+    plain, _ = learnt(lacking_model(replay=0.0), targets)
+    more, _ = learnt(network, targets)
+    with torch.no_grad():
+        logits = network.head(network.encoder.project(network.replay[:, :2].flatten(0, 1)))
+    truth = torch.arange(2).repeat(SOURCES)
+    pull = BOUTS.replay * torch.nn.functional.cross_entropy(logits, truth)
+    torch.testing.assert_close(more - plain, pull)
+    assert "lacking=(2,)" in repr(network), "graphs are kept by it"
+
+
+@torch.no_grad()
+def test_prototypes_leave_a_class_that_nobody_has_told_of_as_it_is():
+    network = lacking_model()
+    network.prototypes(*person())
+    assert not network.shift_weight[2].any()
+    assert not network.shift_bias[2].any()
+    assert network.shift_weight[:2].any(1).all()
+
+
+def test_exported_steps_do_not_remember_a_lacking_class(run):
+    network, (x, y, mean, deviation) = lacking_model(), person()
+    targets = network.teach(x, y, mean, deviation).detach()
+    spec = ParameterSpec.of(network)
+    size, start = spec.trainable_length, vector_of(network)
+    loss, *_ = run(
+        step_graph(network, "learn_last", "sgd", labels=True, targets=2 * CLASSES),
+        windows=x,
+        labels=y,
+        targets=targets,
+        input_mean=mean,
+        input_deviation=deviation,
+        learning_rate=0.1,
+        proximal=0.0,
+        anchor=start[:size],
+        mask=np.ones(size),
+        weights=start,
+        state=np.zeros(size),
+    )
+    assert loss == pytest.approx(float(learnt(network, targets)[0]), rel=1e-4)
+
+
 def test_prototypes_teach_and_then_the_head_learns_alone():
     network = model()
     before = network(*person()[:1], *person()[2:]).detach()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
+from pydantic import ValidationError
 
 from schemas.plan import Adapt, Train
 from server.strategies.base import (
@@ -143,3 +144,11 @@ def test_a_round_s_training_is_what_the_parameters_say(federation):
     assert stage.part == "labelled"
     assert stage.graph == plans.step("sgd", batch=True)
     assert stage.graph not in {plans.step("adam", batch=True), plans.step("sgd", batch=False)}
+
+
+def test_one_labelled_window_alone_teaches_a_round_nothing(federation):
+    """Normalised by itself, what is behind the last batch norm does not depend on the window."""
+    stage = classifier_plans(federation()).local(Local())
+    assert [stage.suits(labelled) for labelled in range(4)] == [False, False, True, True]
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        Local(batch_size=1)

@@ -24,6 +24,7 @@ def make(federation, cohort=4, **parameters):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"width": 10}, "multiple of 4"),
         ({"adapter": "none"}, "no adapter 'none'; installed: bone, compacter, lora, rows"),
         ({"layers": "all"}, "the adapter 'rows' is made for the head alone"),
         ({"condition": "moments"}, "needs a token for each class; take 'prototypes' or 'layers'"),
@@ -97,6 +98,17 @@ def test_first_a_condition_then_an_adapter(federation, one_round, plan_of):
         assert kinds(request, plan_of) == ([], {"condition"})
     for request in one_round(strategy, 2):
         assert kinds(request, plan_of) == (["adapt", "train"], {"condition"})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "learning"),
+    [({}, True), ({"prototypes": 1}, True), ({"steps": 0}, False), ({"given": "none"}, False)],
+)
+def test_what_the_server_does_not_read_stays_on_devices(federation, plan_of, parameters, learning):
+    strategy = make(federation, **parameters)
+    size, length = strategy.spec.trainable_length, strategy.spec.length
+    assert plan_of(strategy.train_config()).unsent == ((size if learning else 0, length),)
+    assert plan_of(strategy.evaluate_config()).unsent is None
 
 
 def test_prototypes_follow_the_adapter_and_travel_within_the_bound(

@@ -45,6 +45,12 @@ def test_all_weights_are_generated_from_an_embedding(federation, one_round):
     assert not torch.equal(vector_of(strategy.generator), before)
 
 
+def test_statistics_that_the_server_does_not_read_stay_on_devices(federation, plan_of):
+    strategy = make(federation)
+    size, length = strategy.spec.trainable_length, strategy.spec.length
+    assert plan_of(strategy.train_config()).unsent == ((size, length),)
+
+
 def test_an_embedding_does_not_depend_on_the_order_of_windows(federation):
     network = make(federation).network
     x = torch.randn(9, network.spec.time, network.spec.channels)

@@ -1,5 +1,7 @@
 """The recipe's plan, and the start that everyone is sent."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypernet.latent import pooled_means, sample_sources
 from hypernet.parameters import load_vector
 from schemas.plan import Adapt, Blend, Train
 from server.border import weights_of
+from server.strategies.installed import strategies
 from server.strategies.personal import Personal
 from server.view import GridView
 
@@ -91,6 +94,26 @@ def test_stages_are_chosen_by_the_number_of_labels(made, plan_of):
     for labels in (0, 1, 50, 51, 10_000):
         run = [stage.graph for stage in learning if stage.suits(labels)]
         assert run == [learning[labels > 50].graph] * 2
+
+
+def test_with_many_0_the_whole_network_learns_always(made, plan_of):
+    strategy = made(many=0, rounds=2)
+    learning = [s for s in plan_of(strategy.evaluate_config()).stages if isinstance(s, Train)]
+    assert len(learning) == 2
+    assert all(stage.trainable is None for stage in learning)
+    assert all(stage.suits(labels) for stage in learning for labels in (0, 1, 10_000))
+    none = plan_of(made(many=0, many_steps=0).evaluate_config()).stages
+    assert [stage.kind for stage in none] == ["adapt"]
+
+
+def test_a_class_that_no_source_has_is_said_to_be_lacking(federation):
+    settings = federation()
+    sources = dataclasses.replace(settings.sources, y=[y % 2 for y in settings.sources.y])
+    lacking = dataclasses.replace(settings, sources=sources)
+    for kind in ("personal", "semipfl"):
+        strategy = strategies()[kind](lacking, strategies()[kind].Parameters())
+        made = strategy.network if kind == "personal" else strategy.personaliser.network
+        assert made.lacking == (2,), kind
 
 
 def test_the_last_layers_are_what_few_labels_train(made, plan_of):

@@ -86,6 +86,16 @@ def test_only_the_figure_asks_for_errors(federation, training, plan_of):
         assert [stage.part for stage in plan.stages if stage.kind == "train"] == ["unlabelled"]
 
 
+@pytest.mark.parametrize("variant", ["joint", "figure"])
+def test_statistics_that_the_server_does_not_read_stay_on_devices(federation, plan_of, variant):
+    strategy = make(federation, variant=variant)
+    size, length = strategy.spec.trainable_length, strategy.spec.length
+    assert 0 < size < length
+    assert plan_of(strategy.train_config()).unsent == ((size, length),)
+    alone = make(federation, variant=variant, residual=False)
+    assert plan_of(alone.train_config()).unsent == ((0, length),), "nothing is pulled back"
+
+
 def test_the_threshold_is_a_quantile_of_the_users_own_errors(federation):
     strategy = make(federation, variant="figure", quantile=0.5)
     spec = ParameterSpec.of(strategy.personaliser.network)

@@ -67,3 +67,31 @@ def test_a_broken_one_is_named(installed: Path) -> None:
         source(Data(kind="gone"), installed)
     with pytest.raises(DataError, match=r"'none' .* is no DataSource"):
         source(Data(kind="none"), installed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "taking"),
+    [
+        ("npz", "held_out", ("ann",), "days, own"),
+        ("npz", "source_days", 3, "days, own"),
+        ("watch", "path", "mine.npz", "days, npz, own, uci-har, wisdm51"),
+        ("days", "source_persons", 5, "npz, own, uci-har, watch, wisdm51"),
+        ("days", "window_seconds", 2.0, "own, watch, wisdm51"),
+        ("uci-har", "overlap", 0.25, "days, npz, own, watch, wisdm51"),
+        ("wisdm51", "client_days", 1, "days, own"),
+    ],
+)
+def test_a_key_that_changes_nothing_is_refused_and_who_uses_it_is_named(
+    installed: Path, kind: str, key: str, value: object, taking: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        source(Data.model_validate({"kind": kind, key: value}), installed)
+    assert caught.value.problems == (
+        f"data.{key} = {value!r}: data.kind = {kind!r} does not use it; those that do: {taking}",
+    )
+
+
+def test_a_default_may_stand_in_the_file_and_others_sources_take_all(installed: Path) -> None:
+    whole = Data().model_dump()
+    assert source(Data.model_validate(whole | {"kind": "npz"}), installed)
+    assert source(Data(kind="own", held_out=("ann",), window_seconds=1), installed)

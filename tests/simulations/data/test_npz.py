@@ -113,6 +113,10 @@ def test_a_compressed_file_is_read(tmp_path: Path) -> None:
         (changed("X", (17, 3, 2), np.nan), r"X: window 17 \(person 'bob'\) holds NaN or infinity"),
         (changed("X", (2, 0, 0), -np.inf), r"X: window 2 \(person 'ann'\)"),
         ({"X": np.full((32, 10, 6), 1e300)}, r"X: window 0 \(person 'ann'\)"),
+        (
+            {"X": np.full((32, 10, 6), -1e30, np.float32)},
+            r"X: window 0 \(person 'ann'\) holds a value of 1e\+30; at most 1e\+15 is read",
+        ),
         (changed("y", 5, 2), "y: entry 5 is 2; expected an index into 2 classes"),
         (changed("y", 6, -2), "y: entry 6 is -2"),
         ({**changed("y", 5, 10**9), "classes": None}, "y: entry 5 is 1000000000; expected under"),
@@ -150,6 +154,60 @@ def test_windows_that_overlap_by_more_than_data_overlap_are_refused(tmp_path: Pa
 
 def test_a_still_sensor_is_no_overlap(tmp_path: Path) -> None:
     load(tmp_path, overlap=0, X=np.ones((32, 10, 6), np.float32))
+
+
+def slow(steps: int, correlation: float, deviation: float) -> np.ndarray[Any, Any]:
+    """A signal that forgets slowly, (steps,)."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=steps) * deviation * np.sqrt(1 - correlation**2)
+    signal = np.zeros(steps)
+    for step in range(1, steps):
+        signal[step] = correlation * signal[step - 1] + noise[step]
+    return signal
+
+
+COARSE = {
+    "heart rate": (30, lambda n: np.round(70 + slow(n, 0.98, 3))),
+    "temperature": (60, lambda n: np.round(33 + slow(n, 0.999, 0.3), 1)),
+    "switch": (32, lambda n: slow(n, 0.95, 1) > 1),
+    "steps": (30, lambda n: np.random.default_rng(2).poisson(0.3, n)),
+}
+
+
+def cut_from(signal: np.ndarray[Any, Any], length: int, step: int) -> dict[str, Any]:
+    """Windows of one channel: two persons, two classes."""
+    count = (len(signal) - length) // step + 1
+    x = np.stack([signal[step * n : step * n + length] for n in range(count)])
+    quarter = np.arange(count) * 4 // count
+    return {"X": x[..., None].astype(np.float32), "y": quarter % 2, "subject": quarter // 2}
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_slow_or_coarse_signal_is_no_overlap(tmp_path: Path, name: str) -> None:
+    length, make = COARSE[name]
+    for windows in (40, 320):
+        load(tmp_path, overlap=0, **cut_from(make(windows * length), length, length))
+
+
+@pytest.mark.parametrize("name", COARSE)
+@pytest.mark.parametrize("share", [2, 4])
+def test_an_overlap_of_a_slow_or_coarse_signal_is_seen(
+    tmp_path: Path, name: str, share: int
+) -> None:
+    length, make = COARSE[name]
+    content = cut_from(make(160 * length), length, length - length // share)
+    with pytest.raises(DataError, match=r"set data\.overlap = 0\..* keys stream and start"):
+        load(tmp_path, overlap=0, **content)
+
+
+@pytest.mark.parametrize("shared", [5, 9])
+def test_a_small_overlap_of_a_lively_signal_is_seen(tmp_path: Path, shared: int) -> None:
+    signal = np.random.default_rng(3).normal(size=(10_000, 3))
+    windows = np.stack([signal[n : n + 100] for n in range(0, 9_900, 100 - shared)])
+    person = np.arange(len(windows)) * 2 // len(windows)
+    content = {"X": windows, "y": np.zeros(len(windows), int), "subject": person}
+    with pytest.raises(DataError, match=f"share {shared} of 100 samples"):
+        load(tmp_path, overlap=0, **content)
 
 
 def test_no_path_no_file_and_no_zip(tmp_path: Path) -> None:

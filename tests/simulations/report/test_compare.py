@@ -80,6 +80,13 @@ def test_tables_for_the_terminal(runs: Path, small: Any) -> None:
     assert f"{small.summary.macro_f1.mean:.3f}" in text
 
 
+def test_a_baseline_that_failed_has_a_row_of_dashes(small: Any) -> None:
+    console = printed()
+    console.print(method_table(small.summary.model_copy(update={"failed": ["fedadam"]})))
+    (row,) = [line for line in console.export_text().splitlines() if "fedadam" in line]
+    assert row.split() == ["fedadam", *"–––––––"]
+
+
 def test_names_are_no_markup(runs: Path) -> None:
     (runs / "done").rename(runs / "[red]done")
     console = printed()

@@ -71,7 +71,8 @@ def test_a_baseline_without_results_is_left_out_and_a_main_strategy_cannot_be() 
     main, empty = Outcome("semipfl", confusion={"p": GOOD}), Outcome("fedavg")
     summary = sum_up(main, empty)
     assert not summary.baselines
-    assert summary.notes[-1] == "fedavg: no person was tested; it stands in no table."
+    assert summary.failed == ["fedavg"]
+    assert summary.notes[-1] == "fedavg: no person was tested; its row has no figures."
     with pytest.raises(RunError, match="fedavg: no person was tested"):
         sum_up(empty, main)
 
