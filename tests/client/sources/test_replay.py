@@ -1,7 +1,6 @@
 import contextlib
 import threading
 import time
-import zipfile
 
 import numpy as np
 import pytest
@@ -140,10 +139,6 @@ def test_what_cannot_be_replayed_is_told(person, tmp_path, sink, how):
 def test_a_missing_file_is_tried_again(tmp_path, sink):
     with pytest.raises(OSError, match="none"):
         play(tmp_path / "none.npz", sink)
-
-
-def test_zip_is_what_npz_is(path):
-    assert path.is_dir() or zipfile.is_zipfile(path)
 
 
 def test_a_replay_holds_out_nothing_itself(tmp_path):
