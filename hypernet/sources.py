@@ -1,5 +1,6 @@
 """The volunteers' labelled windows, which the server holds."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,15 @@ class Sources:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it, for what is kept of what was trained on it."""
+        digest = hashlib.sha256(f"{self.spec!r} {self.classes}".encode())
+        for tensor in (*self.x, *self.y):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def lacking(self) -> tuple[int, ...]:

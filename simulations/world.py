@@ -218,16 +218,11 @@ class SourceModel:
         return network.eval()
 
     def _path(self) -> Path:
-        config, sources = self.config, self.sources
-        digest = hashlib.sha256(code_digest().encode())
-        size = f"{config.model.width} {config.model.latent}"
-        digest.update(f"{config.seed} {size} {config.source!r}".encode())
-        digest.update(f"{sources.spec!r} {sources.classes}".encode())
-        for pair in zip(sources.x, sources.y, strict=True):
-            for tensor in pair:
-                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(np.ascontiguousarray(tensor.numpy()).data)
-        return default_cache() / f"source-{digest.hexdigest()}.safetensors"
+        config = self.config
+        text = f"{code_digest()} {config.seed} {config.model.width} {config.model.latent} "
+        text += f"{config.source!r} {self.sources.digest}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return default_cache() / f"source-{digest}.safetensors"
 
 
 def _check_finite(network: Classifier) -> None:

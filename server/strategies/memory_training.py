@@ -289,7 +289,7 @@ def _path(
     made_from = {name: getattr(settings, name) for name in names}
     config = federation.config
     text = f"{code_digest()} {backbone_version} {made_from!r} {course!r} {config.seed}"
-    text += f" {config.source!r}"
+    text += f" {config.source!r} {federation.sources.digest}"
     return cache / f"memory-{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
 

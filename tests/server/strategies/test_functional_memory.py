@@ -1,5 +1,7 @@
 """Functional memory as a strategy: who is asked what, what is learned, what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from server.border import admit, weights_of
 from server.checkpoint import Checkpoint
 from server.strategies.functional_memory import FunctionalMemoryStrategy
 from server.view import GridView
+from tests.server.conftest import NoGraphs
 
 
 def make(federation, cohort=4, **parameters):
@@ -42,6 +45,16 @@ def test_every_adapter_has_its_memory(adapter, federation, devices, answered):
     assert strategy.settings.place == {"rows": "head", "lora": "last"}[adapter]
     one, two, _ = (weights_of(r) for r in evaluations(strategy, devices, answered))
     assert not np.array_equal(one, two)
+
+
+def test_a_memory_is_not_found_again_for_other_sources(federation, tmp_path):
+    """Not even where the sources' model is the same, as it is untrained."""
+    one = replace(federation(), graphs=NoGraphs(tmp_path))
+    one.source_model().eval()  # as a trained one is
+    sources = replace(one.sources, y=[y.flip(0) for y in one.sources.y])
+    for each, kept in ((one, 1), (one, 1), (replace(one, sources=sources), 2)):
+        make(lambda each=each, **_: each)
+        assert len(list(tmp_path.glob("memory-*.safetensors"))) == kept
 
 
 def told(strategy, node, scale=1.0):
