@@ -5,16 +5,16 @@ the file on another machine is worth more than it is here.
 """
 
 import contextlib
-import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Final
 
 from sqlalchemy.orm import Session
 
 from schemas.base import ConfigError
+from server.fleet.lock import held
 from server.fleet.registry import audit
 from server.fleet.registry.audit import Head
 from server.fleet.secret import write
@@ -79,7 +79,7 @@ def thin(path: Path, db: Session) -> None:
     if len(lines) <= 2 * _LATEST or contradicted or any(audit.faults(db, noted)):
         return
     kept = set(lines[-_LATEST:]) | _one_a_day(db, lines[:-_LATEST])
-    with _held(path.parent):
+    with held(path.parent):
         # What was noted since then was not checked, and stays.
         rest = [line for line in _noted(path) if line in kept or line not in set(lines)]
         text = "".join(f"{number} {digest}\n" for number, digest in rest)
@@ -126,11 +126,3 @@ def _append(file: IO[bytes], end: int, line: bytes) -> None:
         with contextlib.suppress(OSError):
             file.truncate(end)
         raise
-
-
-@contextlib.contextmanager
-def _held(root: Path) -> Iterator[None]:
-    """The keeper's lock, under which it notes."""
-    with (root / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,13 +7,11 @@ follows from when the newest CA was made: there is no state that could be lost.
 """
 
 import datetime as dt
-import fcntl
 import hashlib
 import ipaddress
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +31,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from schemas.base import ConfigError
 from schemas.fleet import FleetFolder, Lifetimes
 from server.fleet.errors import Refusal
+from server.fleet.lock import held
 from server.fleet.secret import write, write_private
 
 _DAY: Final = 86_400.0
@@ -155,7 +154,7 @@ class Authority:
         Refusal
             Where a roll-over is under way; another process may have begun it a moment ago.
         """
-        with _held(self.folder.root):
+        with held(self.folder.root):
             self.check_settled()
             self.create(self.folder, self.lifetimes, self._secret, name, self.clock)
         self.reload()
@@ -310,14 +309,6 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         path.hardlink_to(part)
     finally:
         part.unlink()
-
-
-@contextmanager
-def _held(root: Path) -> Iterator[None]:
-    """Hold the folder's lock, as the keeper does."""
-    with (root / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _encrypted(key: Any, secret: bytes) -> bytes:

@@ -5,12 +5,10 @@ what they write lies under one lock, and is made from the database after the loc
 """
 
 import contextlib
-import fcntl
 import functools
 import logging
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +21,7 @@ from schemas.fleet import FleetConfig, FleetFolder
 from server.fleet import anchor, devices, hooks, quarantine
 from server.fleet.authority import Authority, Revoked
 from server.fleet.hooks import Changes
+from server.fleet.lock import held
 from server.fleet.registry import Registry, audit
 from server.fleet.secret import write, write_private
 
@@ -80,7 +79,7 @@ class Keeper:
 
     def publish(self) -> list[Revoked]:
         """Write the trusted CAs and the revocation lists; what the lists that lay there lacked."""
-        with _held(self.folder.root):
+        with held(self.folder.root):
             self.authority.reload()  # somebody may have rolled over since
             revoked, new = self._revoked(), list[Revoked]()
             with contextlib.suppress(FileNotFoundError, ValueError):  # there were none to go by
@@ -91,7 +90,7 @@ class Keeper:
 
     def note(self) -> None:
         """Note the audit log's head outside of the database."""
-        with _held(self.folder.root), self.registry.read() as db:
+        with held(self.folder.root), self.registry.read() as db:
             anchor.note(self.folder.anchor, audit.head(db))
 
     def tick(self) -> bool:
@@ -214,10 +213,3 @@ def _names(place: Any) -> list[str]:
 def _alternatives(leaf: x509.Certificate) -> set[str]:
     extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return {str(name.value) for name in extension.value}
-
-
-@contextmanager
-def _held(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

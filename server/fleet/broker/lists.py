@@ -1,10 +1,8 @@
 """The broker follows the registry: called with each batch of changes, and by the clock."""
 
 import contextlib
-import fcntl
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import select
@@ -14,6 +12,7 @@ from server.fleet.broker.access import access_list, barred, digest_of
 from server.fleet.broker.control import BrokerError, Control
 from server.fleet.broker.settings import configuration
 from server.fleet.listing import parts
+from server.fleet.lock import held
 from server.fleet.registry import Registry
 from server.fleet.secret import write
 from server.transport.tables import DeviceRow
@@ -66,7 +65,7 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
 
 def follow(folder: FleetFolder, config: FleetConfig) -> bool:
     """Write the access list, and have the broker go by it; whether it did not yet."""
-    with _held(folder):
+    with held(folder.broker):
         digest = write_lists(folder, config)
         mark = folder.broker / _LOADED
         if mark.exists() and mark.read_text() == digest:
@@ -121,13 +120,6 @@ def _known(folder: FleetFolder, config: FleetConfig, names: Sequence[str]) -> di
 
 def _set_up(folder: FleetFolder) -> bool:
     return (folder.broker / "mosquitto.conf").exists()
-
-
-@contextmanager
-def _held(folder: FleetFolder) -> Iterator[None]:
-    with (folder.broker / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 __all__ = ["BrokerError", "changed", "configured", "follow", "tick", "wanted", "write_lists"]

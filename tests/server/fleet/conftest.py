@@ -2,12 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from schemas.fleet import FleetConfig, FleetFolder, Lifetimes, Server
+from server.cli import main
 from server.database import migrate, open_engine
 from server.fleet import secret
 from server.fleet.authority import Authority
@@ -83,3 +84,16 @@ def keeper(made: Path, registry: Registry, clock: Clock, tmp_path: Path) -> Keep
 @pytest.fixture
 def registrar(keeper: Keeper) -> Registrar:
     return Registrar(keeper.registry, keeper.authority, keeper.config, "ab" * 32)
+
+
+@pytest.fixture
+def run(fleet: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line on a module's own fleet; its exit code, output and errors."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call

@@ -6,7 +6,6 @@ import shutil
 import pytest
 from sqlalchemy import event, func, select
 
-from server.cli import main
 from server.fleet import claims, devices, listing
 from server.fleet.errors import Refusal
 from server.fleet.keeper import Keeper
@@ -133,17 +132,6 @@ def fleet(made, migrated, tmp_path, monkeypatch):
         with registry.write("x") as write:
             write.db.add_all(Tag(device=name, tag="all") for name in names(25))
     return root
-
-
-@pytest.fixture
-def run(fleet, capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
 
 
 def standing(fleet, state):

@@ -24,19 +24,6 @@ def fleet(made, migrated, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(fleet, capsys):
-    """Run a command line; its exit code, output and errors."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def enrolled(fleet, run):
     """Enrol a device by a claim of the command line."""
     from schemas.enrolment import EnrolRequest

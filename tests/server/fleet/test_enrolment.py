@@ -7,7 +7,8 @@ from cryptography.x509.oid import AttributeOID, NameOID
 from sqlalchemy import func, select
 
 from server.fleet import csr as csrs
-from server.fleet import devices, hooks
+from server.fleet import devices, hooks, secret
+from server.fleet.authority import Authority
 from server.fleet.errors import Denied, Refusal
 from server.fleet.registry import Audit, Certificate, Claim, Device, Enrolment, Key, audit
 from server.transport.tables import DeviceRow
@@ -231,6 +232,15 @@ def test_a_replaced_key_is_listed_at_once_and_its_session_ended(
     keeper.flush()
     keeper.tick()
     assert [list(it.replaced) for it in told] == [[], ["watch-1"], []]
+
+
+def test_what_is_published_has_the_authority_that_another_process_made(keeper):
+    folder, config = keeper.folder, keeper.config
+    clock = keeper.authority.clock
+    other = Authority(folder, config.lifetimes, secret.load(folder, config), clock)
+    other.roll_over("Ours")
+    keeper.publish()
+    assert other.newest.pem in folder.bundle_of_cas.read_text()
 
 
 def test_what_could_not_be_told_is_told_by_the_next_flush(registrar, keeper, monkeypatch):
