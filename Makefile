@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test system lint study bench clean
+.PHONY: help install run test units system lint style types study bench clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -39,9 +39,13 @@ install: $(VENV)/.sim
 run: install
 	$(BIN)/flwr-sim run simulations/wearables.toml
 
-lint: $(VENV)/.dev
+lint: style types
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
 
 # Debian packages that the tests use: a broker, a database, a cross-compiler and an emulator for aarch64.
@@ -50,10 +54,14 @@ SYSTEM := g++-aarch64-linux-gnu mosquitto postgresql qemu-user-static
 system:
 	@.ci/system-packages $(SYSTEM)
 
-# Where it is set, each process that a test starts would compile all of our sources once more.
-test: export PYTHONDONTWRITEBYTECODE =
-test: lint system
-	$(BIN)/pytest -m 'not study' -n 2 --dist loadscope --no-loadscope-reorder
+test: style system
+	@$(MAKE) --no-print-directory --jobs=2 types units
+
+# Three processes on two cores, as many tests wait for others. Where PYTHONDONTWRITEBYTECODE is set,
+# each process that a test starts would compile all of our sources once more.
+units: export PYTHONDONTWRITEBYTECODE =
+units: $(VENV)/.dev
+	$(BIN)/pytest -m 'not study' -n 3 --dist loadscope --no-loadscope-reorder
 
 study: $(VENV)/.dev
 	$(BIN)/pytest -m study

@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 import click
@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from schemas.base import ConfigError
+from schemas.plugins import entry_points
 from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
 
 GROUP: Final = "flwr_edge.fleet_command"
@@ -119,7 +120,7 @@ def _first_line(error: Exception) -> str:
 
 @functools.cache
 def _points() -> list[EntryPoint]:
-    return list(entry_points(group=GROUP))
+    return list(entry_points(GROUP))
 
 
 def _load(name: str) -> click.Command | None:

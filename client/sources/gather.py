@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from client.sources.base import SensorSource, SourceSettings
 from client.sources.intake import Intake
 from schemas.base import ConfigError, describe
+from schemas.plugins import entry_points
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def source_class(name: str) -> type[SensorSource]:
     ConfigError
         Where none is installed, or it cannot be loaded; the message lists those that are.
     """
-    installed = {point.name: point for point in entry_points(group=GROUP)}
+    installed = {point.name: point for point in entry_points(GROUP)}
     if name not in installed:
         known = ", ".join(sorted(installed)) or "none (pip install flwr-edge registers ours)"
         raise ConfigError("windows.source", [f"{name!r}: no such source; installed: {known}"])

@@ -1,9 +1,9 @@
 """Finding an adapter by its name."""
 
-from importlib.metadata import entry_points
 from typing import Final
 
 from hypernet.adapters.base import Adapter
+from schemas.plugins import entry_points
 
 GROUP: Final = "flwr_edge.adapter"
 
@@ -18,7 +18,7 @@ def adapter_class(name: str) -> type[Adapter]:
     TypeError
         Where what is installed is no adapter.
     """
-    installed = {point.name: point for point in entry_points(group=GROUP)}
+    installed = {point.name: point for point in entry_points(GROUP)}
     if name not in installed:
         known = ", ".join(sorted(installed)) or "none (pip install flwr-edge registers ours)"
         raise ValueError(f"no adapter {name!r}; installed: {known}")

@@ -7,10 +7,10 @@ the database and on the revocation list; ``flwr_edge.fleet_tick`` every few seco
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Final
 
 from schemas.fleet import FleetConfig, FleetFolder
+from schemas.plugins import entry_points
 
 HOOK: Final = "flwr_edge.fleet_hook"
 TICK: Final = "flwr_edge.fleet_tick"
@@ -54,7 +54,7 @@ def tick(folder: FleetFolder, config: FleetConfig) -> list[str]:
 
 
 def _each(group: str, *arguments: Any) -> Iterator[str]:
-    for point in entry_points(group=group):
+    for point in entry_points(group):
         try:
             point.load()(*arguments)
         except Exception as error:  # a plugin must not undo what was decided  # noqa: BLE001

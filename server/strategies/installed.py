@@ -1,12 +1,13 @@
 """Strategies that are installed, and what a file says of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from schemas.base import Strict, describe
+from schemas.plugins import entry_points
 from server.strategies.base import EdgeStrategy
 
 GROUP: Final = "flwr_edge.strategy"
@@ -74,7 +75,7 @@ class Installed(Mapping[str, type[EdgeStrategy]]):
 
 def strategies() -> Installed:
     """All installed strategies by name."""
-    return Installed(entry_points(group=GROUP))
+    return Installed(entry_points(GROUP))
 
 
 def _lacking(found: Any) -> str:

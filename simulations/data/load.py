@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from schemas.base import ConfigError
+from schemas.plugins import entry_points
 from schemas.simulation import Data
 from simulations.data.base import DataError, DataSource
 
@@ -30,7 +31,7 @@ def source(config: Data, folder: Path) -> DataSource:
     DataError
         Where it is installed but broken.
     """
-    installed = {point.name: point for point in entry_points(group=GROUP)}
+    installed = {point.name: point for point in entry_points(GROUP)}
     if config.kind not in installed:
         known = ", ".join(sorted(installed)) or "none (pip install flwr-edge registers ours)"
         raise ConfigError(

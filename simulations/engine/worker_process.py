@@ -3,33 +3,23 @@
 import contextlib
 import json
 import os
+import select
+import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from simulations.engine import arena
+from simulations.engine.fork_server import WORD, environment, fork_worker, search_path
 from simulations.engine.worker import REPLY, REQUEST
-
-_BOOT = """
-import json, os, sys
-inbox, outbox, link, life, offset, length = map(int, sys.argv[1:])
-hello = json.loads(os.pread(inbox, length, offset))
-sys.path[:] = hello["path"]
-from simulations.engine.worker import main
-main(hello, inbox, outbox, link, life)
-"""
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def hello(app: str, run_config: dict[str, Any]) -> bytes:
     """Return what a worker must know before its first message."""
-    path = [entry or str(Path.cwd()) for entry in sys.path]
-    return json.dumps({"app": app, "run_config": run_config, "path": path}).encode()
+    around = {"path": search_path(), "environment": environment()}
+    return json.dumps({"app": app, "run_config": run_config, **around}).encode()
 
 
 class Reply(NamedTuple):
@@ -44,7 +34,7 @@ class Reply(NamedTuple):
 
 
 class WorkerProcess:
-    """A fresh interpreter, its socket and the memory it writes replies into.
+    """A process that the fork server made, its socket and the memory it writes replies into.
 
     Attributes
     ----------
@@ -65,22 +55,18 @@ class WorkerProcess:
         # The worker dies when the pipe's write end closes, that is, with us. Each has its own pipe:
         # whom the kernel signals is a property of the open pipe, not of the process.
         life, lifeline = os.pipe()
+        fate, told = os.pipe()
         self._lifeline = os.fdopen(lifeline, "wb", buffering=0)
-        fds = (inbox, self._outbox.fileno(), remote.fileno(), life)
-        with remote, os.fdopen(life, "rb", buffering=0):
-            self._process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
-                [sys.executable, "-c", _BOOT, *map(str, fds + greeting)],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what a client prints must not mix with what the command prints
-                env=dict.fromkeys(_THREADS, "1") | os.environ,  # else every worker takes all cores
-                pass_fds=fds,
-                process_group=0,  # Ctrl-C is the parent's to handle
-            )
+        self._fate = os.fdopen(fate, "rb", buffering=0)
+        self._known: list[int] = []  # its process id, then its exit code
+        self._orphan = False  # whether its fork server has ended
+        with remote, os.fdopen(life, "rb", buffering=0), os.fdopen(told, "wb", buffering=0):
+            fork_worker(greeting, (inbox, self._outbox.fileno(), remote.fileno(), life, told))
 
     @property
     def pid(self) -> int:
-        """The worker's process id."""
-        return self._process.pid
+        """The worker's process id; 0 if it was never made."""
+        return self._known[0] if self._learn(1, None) and self._known else 0
 
     def send(self, task: int, block: arena.Block, state_length: int) -> bool:
         """Hand the worker a task; False if it is no longer there."""
@@ -136,21 +122,48 @@ class WorkerProcess:
 
     def running(self) -> bool:
         """Return whether the process is still there."""
-        return self._process.poll() is None
+        return not self._learn(2, 0.0)
 
     def hang_up(self) -> None:
         """Let an idle worker end by itself, and a busy one at once."""
         if self.queue or not self.ready:
-            self._process.kill()
+            self._kill()
         self.link.close()
 
     def end(self, grace: float) -> str:
         """Wait for the process to end, by force after the grace, and say how it ended."""
         self.link.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(grace)
-        self._process.kill()
-        code = self._process.wait()
-        self._outbox.close()
-        self._lifeline.close()
+        if not self._learn(2, grace):
+            self._kill()
+            self._learn(2, None)
+        for file in (self._outbox, self._lifeline, self._fate):
+            file.close()
+        if len(self._known) < 2:
+            return "its fork server"
+        code = self._known[1]
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _learn(self, count: int, seconds: float | None) -> bool:
+        """Wait for so many words of the fork server's on this worker; True if there are no more."""
+        while len(self._known) < count and not self._orphan:
+            if not _readable(self._fate.fileno(), seconds):
+                return False
+            word = self._fate.read(WORD.size)
+            if word:
+                self._known.append(WORD.unpack(word)[0])
+            else:
+                self._orphan = True
+                self._kill()
+        return True
+
+    def _kill(self) -> None:
+        self._lifeline.close()  # ends also one that is only being made
+        if self._learn(1, 0.0) and self._known:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._known[0], signal.SIGKILL)
+
+
+def _readable(fd: int, seconds: float | None) -> bool:
+    poll = select.poll()  # unlike select.select it takes any descriptor
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))

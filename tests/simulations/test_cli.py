@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from simulations import cli
 from simulations import run as runs
 from simulations.config import load
 from simulations.report.folder import RunFolder
+from tests.processes import alive
 
 
 @pytest.fixture
@@ -321,16 +323,16 @@ class Running:
             time.sleep(0.005)
 
     def children(self):
-        """Processes that have this one's id as their parent's."""
-        found = []
+        """Processes that this one started, and that those did."""
+        parents = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
+            with suppress(OSError):
                 fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == self.process.pid:
-                found.append(int(stat.parent.name))
-        return found
+                parents[int(stat.parent.name)] = int(fields[1])
+        found = {self.process.pid}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found - {self.process.pid}
 
     def end(self, sent):
         """Send a signal; exit code, output, and lines of standard error."""
@@ -342,13 +344,6 @@ class Running:
             assert time.monotonic() < end, "orphans"
             time.sleep(0.02)
         return self.process.returncode, out, err.splitlines(), workers
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 LONG = ("rounds=30", "evaluate_every=10", "source.steps=100", "seed=11")
@@ -457,7 +452,7 @@ def test_ctrl_c_ends_with_one_line_no_orphans_and_can_be_resumed(simulation_file
     running = Running(simulation_file, out, *sets(*overrides))
     running.wait_for("fedavg.safetensors")
     code, printed, lines, workers = running.end(signal.SIGINT)
-    assert (code, printed, len(workers)) == (130, "", 2)
+    assert (code, printed, len(workers)) == (130, "", 3)  # and the fork server
     ours = [line for line in lines if not re.match(r"training on|fedavg: round", line)]
     assert [line for line in ours if line] == ["flwr-sim: interrupted; go on with --resume"]
     assert not (out / ".windows").exists()

@@ -9,6 +9,7 @@ import edge_kernels
 from edge_kernels import quantize
 from edge_kernels.quantize import quantizer
 from edge_kernels.sequential import Fusion, fuse
+from hypernet.onnx_registry import made_once
 from tests.edge_kernels.quantize.small import normal, run
 
 
@@ -29,15 +30,16 @@ NETS = {
 def export(net, batch=None, opset=18, shape=(6, 50)):
     """A fixed batch, or a free one."""
     free = torch.export.Dim("batch", min=1, max=4096)
-    return torch.onnx.export(
-        net.eval(),
-        (torch.randn(batch or 3, *shape),),
-        dynamo=True,
-        opset_version=opset,
-        input_names=["x"],
-        dynamic_shapes=None if batch else ({0: free},),
-        verbose=False,
-    ).model_proto
+    with made_once():
+        return torch.onnx.export(
+            net.eval(),
+            (torch.randn(batch or 3, *shape),),
+            dynamo=True,
+            opset_version=opset,
+            input_names=["x"],
+            dynamic_shapes=None if batch else ({0: free},),
+            verbose=False,
+        ).model_proto
 
 
 def served(model, x):

@@ -4,6 +4,7 @@ from torch import nn
 
 from edge_kernels.quantize import Report, rtn
 from hypernet.networks.encoder import ConvEncoder, InputSpec, MlpEncoder
+from hypernet.onnx_registry import made_once
 
 
 def ops(model):
@@ -13,9 +14,10 @@ def ops(model):
 def export(net, x):
     batch = torch.export.Dim("batch")
     net = net.eval()
-    program = torch.onnx.export(
-        net, (x,), dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=({0: batch},)
-    )
+    with made_once():
+        program = torch.onnx.export(
+            net, (x,), dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=({0: batch},)
+        )
     return program.model_proto
 
 

@@ -9,6 +9,7 @@ from edge_kernels.quantize.evaluate import run as evaluate
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.quantizer import inputs
 from edge_kernels.quantize.reader import read
+from hypernet.onnx_registry import made_once
 from tests.edge_kernels.quantize.small import GRAPHS, build, classifier, normal, run, windows
 
 
@@ -64,15 +65,16 @@ def test_the_personal_model_as_torch_exports_it():
 
     torch.manual_seed(0)
     batch = {0: torch.export.Dim("batch")}
-    model = torch.onnx.export(
-        Inference().eval(),
-        (torch.randn(3, 100, 3),),
-        input_names=["windows"],
-        output_names=["logits"],
-        dynamo=True,
-        dynamic_shapes={"windows": batch},
-        verbose=False,
-    ).model_proto
+    with made_once():
+        model = torch.onnx.export(
+            Inference().eval(),
+            (torch.randn(3, 100, 3),),
+            input_names=["windows"],
+            output_names=["logits"],
+            dynamo=True,
+            dynamic_shapes={"windows": batch},
+            verbose=False,
+        ).model_proto
     split = read(model)
     wanted = ["Product"] * 3 + ["Reduce", "Reduce", "Concat", "Product", "Product"]
     assert kinds(split.net) == wanted

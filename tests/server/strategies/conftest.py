@@ -26,6 +26,18 @@ def training(devices: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def brief() -> Callable[[type[Any]], Any]:
+    """A strategy's parameters, but next to no training at the server before the first round."""
+
+    def make(kind: type[Any]) -> Any:
+        known = kind.Parameters.model_fields
+        steps = {"memory_steps": 2, "reconstruction_steps": 2}
+        return kind.Parameters(**{key: steps[key] for key in steps if key in known})
+
+    return make
+
+
+@pytest.fixture
 def admitted() -> Callable[..., Any]:
     def take(requests: Any, replies: Any) -> Any:
         found = admit(requests, replies, 1e4, 60)

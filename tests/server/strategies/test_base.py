@@ -119,9 +119,9 @@ def test_adabn_comes_first_and_can_be_left_out(federation):
 @pytest.mark.parametrize(
     "name", ["adabn", "finetune", "functional-memory", "personal", "semipfl", "source"]
 )
-def test_the_share_of_own_statistics_is_the_file_s(name, federation, plan_of):
+def test_the_share_of_own_statistics_is_the_file_s(name, federation, plan_of, brief):
     kind = strategies()[name]
-    strategy = kind(federation(own_statistics=0.8), kind.Parameters())
+    strategy = kind(federation(own_statistics=0.8), brief(kind))
     strategy.initial()
     configs = (strategy.evaluate_config(), strategy.train_config())
     plans = [plan_of(config) for config in configs if "plan" in config]

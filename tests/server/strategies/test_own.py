@@ -22,9 +22,9 @@ class FedMedian(flower.FedMedian, FedAvg):
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedprox", "personal", "semipfl", "local"])
-def test_flower_s_own_loop_is_refused_and_the_right_one_is_named(federation, devices, name):
+def test_flower_s_own_loop_is_refused_and_the_right_one_is_named(federation, devices, name, brief):
     kind = strategies()[name]
-    strategy = kind(federation(), kind.Parameters())
+    strategy = kind(federation(), brief(kind))
     with pytest.raises(TypeError, match=r"start: .*server\.rounds\.Rounds.*flwr run"):
         strategy.start(devices(NODES, lambda _: None), strategy.initial(), num_rounds=2)
 

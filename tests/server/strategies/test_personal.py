@@ -106,12 +106,12 @@ def test_with_many_0_the_whole_network_learns_always(made, plan_of):
     assert [stage.kind for stage in none] == ["adapt"]
 
 
-def test_a_class_that_no_source_has_is_said_to_be_lacking(federation):
+def test_a_class_that_no_source_has_is_said_to_be_lacking(federation, brief):
     settings = federation()
     sources = dataclasses.replace(settings.sources, y=[y % 2 for y in settings.sources.y])
     lacking = dataclasses.replace(settings, sources=sources)
     for kind in ("personal", "semipfl"):
-        strategy = strategies()[kind](lacking, strategies()[kind].Parameters())
+        strategy = strategies()[kind](lacking, brief(strategies()[kind]))
         made = strategy.network if kind == "personal" else strategy.personaliser.network
         assert made.lacking == (2,), kind
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,9 @@ def look(message: Message, context: Context) -> Message:
         "run_id": context.run_id,
         "node_id": context.node_id,
         "pid": os.getpid(),
+        "parent": os.getppid(),
+        "folder": str(Path.cwd()),
+        "told": os.environ.get("ENGINE_CLIENTS", ""),
         "modules": sorted({name.partition(".")[0] for name in sys.modules}),
         "ours": sorted(name for name in sys.modules if name.startswith(("simulations", "server"))),
     }
@@ -67,6 +71,12 @@ def look(message: Message, context: Context) -> Message:
 @app.train("fail")
 def fail(message: Message, context: Context) -> Message:
     raise ZeroDivisionError("no windows")
+
+
+@app.train("speak")
+def speak(message: Message, context: Context) -> Message:
+    print("said", flush=True)  # noqa: T201
+    return Message(RecordDict(), reply_to=message)
 
 
 @app.train("leave")

@@ -52,6 +52,7 @@ timeout_seconds = 60
 encoding = "float32"
 [strategies.semipfl]
 variant = "joint"
+reconstruction_steps = 5
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Message
 
 from simulations.engine import LocalGrid
+from tests.processes import alive
 
 PARENT = """
 import sys
@@ -17,19 +18,12 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from simulations.engine import LocalGrid
 
 with LocalGrid("engine_clients:app", {0: {}, 1: {}}, workers=2) as grid:
-    print(*grid.worker_pids, flush=True)
+    parents = (open(f"/proc/{pid}/stat").read().split()[3] for pid in grid.worker_pids)
+    print(*grid.worker_pids, *parents, flush=True)
     content = RecordDict({"config": ConfigRecord({})})
     busy = int(sys.argv[1])
     grid.send_and_receive([Message(content, node, "train.hang") for node in range(busy)])
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def shared_memory() -> set[str]:
@@ -51,7 +45,8 @@ def test_nothing_outlives_the_parent(how: signal.Signals, busy: int) -> None:
         text=True,
     ) as parent:
         pids = [int(word) for word in parent.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == 4  # two workers, and their fork server for each
+        assert pids[2] == pids[3] != parent.pid
         time.sleep(0.3)  # workers hang in a client, or are idle
         assert all(map(alive, pids))
         parent.send_signal(how)
@@ -66,6 +61,7 @@ def test_nothing_outlives_the_parent(how: signal.Signals, busy: int) -> None:
 def test_an_exception_in_the_parent_leaves_nothing(
     make_grid: Callable[..., LocalGrid], ask: Callable[..., Message]
 ) -> None:
+    make_grid().close()  # starts the fork server, if no test has
     before, files = shared_memory(), len(list(Path("/proc/self/fd").iterdir()))
     grid = make_grid()
     pids = grid.worker_pids

@@ -67,7 +67,7 @@ def test_a_worker_sees_its_configs_and_imports_nothing_heavy(make_grid: Make, as
     assert facts["node_config"] == "{'partition-id': 2}"
     assert (facts["node_id"], facts["run_id"]) == (2, grid.run.run_id)
     assert facts["pid"] in grid.worker_pids
-    heavy = {"torch", "sqlalchemy", "ray", "hypernet", "pandas", "pydantic", "seglearn"}
+    heavy = {"torch", "sqlalchemy", "ray", "hypernet", "pandas", "seglearn"}
     assert not heavy & set(facts["modules"])
     light = ("simulations.engine", "server.flower_private", "server.own_grid")
     assert all(name.startswith(light) for name in facts["ours"] if "." in name)
