@@ -9,11 +9,10 @@ from schemas.bench import EncoderReport, EncoderRow, KernelReport, KernelRow
 
 Cells = Sequence[str]
 Report = KernelReport | EncoderReport
-FORMATS: Final = ("table", "json", "csv", "markdown")
 
 
 def rendered(report: Report, style: str) -> str:
-    """Return the report in one of `FORMATS`, ending in a newline."""
+    """Return the report as ``table``, ``json``, ``csv`` or ``markdown``, ending in a newline."""
     if style == "json":
         return report.model_dump_json(indent=2) + "\n"
     if style == "csv":

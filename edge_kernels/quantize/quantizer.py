@@ -14,9 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from edge_kernels.given import whole
 from edge_kernels.integer import qdq
 from edge_kernels.integer.net import FREE, IntNet, Shape
+from edge_kernels.quantize.branches import evened
+from edge_kernels.quantize.calibrate import ranges
 from edge_kernels.quantize.calibration import checked_inputs, inputs
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.integer_rounding import carried
 from edge_kernels.quantize.reader import Split, read
 
 __all__ = [
@@ -133,6 +136,8 @@ def quantize(
 ) -> Quantized:
     """Turn a float model into integers from its first layer on.
 
+    Branches that are concatenated are evened out before: see `edge_kernels.quantize.branches`.
+
     Parameters
     ----------
     model : ModelProto, bytes or path
@@ -146,7 +151,7 @@ def quantize(
     seed : int
         The same seed gives the same integers.
     settings : mapping, optional
-        More of the quantizer's settings.
+        More of the quantizer's settings; ``ranges`` are those of the float model as it is.
 
     Raises
     ------
@@ -160,7 +165,12 @@ def quantize(
     model = load(model)
     split = read(model)
     x = checked_inputs(split, calibration)
-    return Quantized(chosen.quantize(split.net, x), split, model.graph.output[0].name)
+    net = evened(split.net, x)
+    given = (settings or {}).get("ranges")
+    if given is not None and net is not split.net:
+        moved = carried(given, ranges(split.net, x), ranges(net, x))
+        chosen = _chosen(quantizer, bits, seed, {**(settings or {}), "ranges": moved})
+    return Quantized(chosen.quantize(net, x), split, model.graph.output[0].name)
 
 
 def shared(
@@ -180,7 +190,8 @@ def shared(
     if not isinstance(chosen, Sharing):
         return None
     split = read(load(model))
-    return chosen.shared(split.net, checked_inputs(split, calibration))
+    x = checked_inputs(split, calibration)
+    return chosen.shared(evened(split.net, x), x)
 
 
 def _chosen(name: str, bits: int, seed: int, settings: Mapping[str, Any] | None) -> Quantizer:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from edge_kernels.bench.tables import FORMATS, rendered
+from client.commands.bench import FORMATS
+from edge_kernels.bench.tables import rendered
 from schemas.bench import EncoderReport, KernelReport
 
 
@@ -60,3 +61,8 @@ def test_every_format_ends_in_one_newline(kernel_report, encoder_report, style):
         text = rendered(report, style)
         assert text.endswith("\n")
         assert not text.endswith("\n\n")
+
+
+def test_every_format_that_can_be_asked_for_is_one_of_its_own(kernel_report, encoder_report):
+    for report in (kernel_report, encoder_report):
+        assert len({rendered(report, style) for style in FORMATS}) == len(FORMATS)
