@@ -1,6 +1,7 @@
 """The worker processes as a group: started, watched, replaced, ended."""
 
 import logging
+import os
 import selectors
 from collections.abc import Iterator
 
@@ -33,7 +34,8 @@ class Pool:
     def __init__(self, size: int, greeting: bytes, slots: int) -> None:
         self.arena = Arena("flwr-edge-requests")
         self.workers: list[WorkerProcess] = []
-        self._greeting = self.arena.put([greeting])
+        self._greeting = greeting
+        self._owner = os.getpid()
         self._slots = slots
         self._deaths = 0
         self._selector = selectors.DefaultSelector()
@@ -47,7 +49,10 @@ class Pool:
             raise
 
     def _start(self) -> None:
-        worker = WorkerProcess(self.arena.fd, self._greeting, self._slots)
+        try:
+            worker = WorkerProcess(self.arena.fd, self._greeting, self._slots)
+        except OSError as error:
+            raise WorkerError(f"no worker can be started: {error}") from error
         self.workers.append(worker)
         self._selector.register(worker.link, selectors.EVENT_READ, worker)
 
@@ -102,11 +107,14 @@ class Pool:
         return how
 
     def close(self) -> None:
-        """End all workers and give back the memory."""
+        """End all workers and give back the memory; in a fork of the owner, let go of them."""
+        if self._owner == os.getpid():
+            for worker in self.workers:
+                worker.hang_up()
+            for worker in self.workers:
+                worker.end(grace=1.0)
         for worker in self.workers:
-            worker.hang_up()
-        for worker in self.workers:
-            worker.end(grace=1.0)
+            worker.forget()
         self.workers.clear()
         self._selector.close()
         self.arena.close()

@@ -9,11 +9,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
+from io import FileIO
 from typing import Any, NamedTuple
 
 from simulations.engine import arena
 from simulations.engine.fork_server import WORD, environment, fork_worker, search_path
 from simulations.engine.worker import REPLY, REQUEST
+
+_PATIENCE = 5.0  # seconds after which a fork server that says nothing of a killed worker is stuck
 
 
 def hello(app: str, run_config: dict[str, Any]) -> bytes:
@@ -38,35 +41,32 @@ class WorkerProcess:
 
     Attributes
     ----------
+    pid
+        Its process id.
     queue
         Slots and ids of the tasks it was handed and has not answered; it is on the first.
     since
         When it can have begun with the first, as far as the parent has seen.
     """
 
-    def __init__(self, inbox: int, greeting: arena.Block, slots: int) -> None:
+    def __init__(self, inbox: int, greeting: bytes, slots: int) -> None:
         self.queue: deque[tuple[int, int]] = deque()
         self.since = 0.0
         self.ready = False
         self.slots = list(range(slots))
-        self._outbox = os.fdopen(os.memfd_create("flwr-edge-replies"), "r+b", buffering=0)
+        self._outbox = FileIO(os.memfd_create("flwr-edge-replies"), "r+b")
+        arena.write(self._outbox.fileno(), [greeting], 0)  # until its first reply takes the place
         self.link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.settimeout(0)
         # The worker dies when the pipe's write end closes, that is, with us. Each has its own pipe:
         # whom the kernel signals is a property of the open pipe, not of the process.
         life, lifeline = os.pipe()
-        fate, told = os.pipe()
-        self._lifeline = os.fdopen(lifeline, "wb", buffering=0)
-        self._fate = os.fdopen(fate, "rb", buffering=0)
-        self._known: list[int] = []  # its process id, then its exit code
-        self._orphan = False  # whether its fork server has ended
-        with remote, os.fdopen(life, "rb", buffering=0), os.fdopen(told, "wb", buffering=0):
-            fork_worker(greeting, (inbox, self._outbox.fileno(), remote.fileno(), life, told))
-
-    @property
-    def pid(self) -> int:
-        """The worker's process id; 0 if it was never made."""
-        return self._known[0] if self._learn(1, None) and self._known else 0
+        self._lifeline = FileIO(lifeline, "wb")
+        self._code: int | None = None
+        self._ended = False
+        with remote, FileIO(life):
+            fds = (inbox, self._outbox.fileno(), remote.fileno(), life)
+            self.pid, self._report = fork_worker(fds)
 
     def send(self, task: int, block: arena.Block, state_length: int) -> bool:
         """Hand the worker a task; False if it is no longer there."""
@@ -122,48 +122,48 @@ class WorkerProcess:
 
     def running(self) -> bool:
         """Return whether the process is still there."""
-        return not self._learn(2, 0.0)
+        return not self._has_ended(0.0)
 
     def hang_up(self) -> None:
         """Let an idle worker end by itself, and a busy one at once."""
-        if self.queue or not self.ready:
+        if (self.queue or not self.ready) and self.running():
             self._kill()
         self.link.close()
 
     def end(self, grace: float) -> str:
         """Wait for the process to end, by force after the grace, and say how it ended."""
         self.link.close()
-        if not self._learn(2, grace):
+        if not self._has_ended(grace):
             self._kill()
-            self._learn(2, None)
-        for file in (self._outbox, self._lifeline, self._fate):
-            file.close()
-        if len(self._known) < 2:
+            self._has_ended(_PATIENCE)
+        self.forget()
+        if self._code is None:
             return "its fork server"
-        code = self._known[1]
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"signal {-self._code}" if self._code < 0 else f"exit code {self._code}"
 
-    def _learn(self, count: int, seconds: float | None) -> bool:
-        """Wait for so many words of the fork server's on this worker; True if there are no more."""
-        while len(self._known) < count and not self._orphan:
-            if not _readable(self._fate.fileno(), seconds):
-                return False
-            word = self._fate.read(WORD.size)
-            if word:
-                self._known.append(WORD.unpack(word)[0])
+    def forget(self) -> None:
+        """Let go of the worker, which may be another process's."""
+        self.link.close()
+        for file in (self._outbox, self._lifeline, self._report):
+            file.close()
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait so long for the process to end; without a fork server it has to."""
+        if not self._ended and _readable(self._report.fileno(), seconds):
+            self._ended = True
+            if word := self._report.read(WORD.size):
+                (self._code,) = WORD.unpack(word)
             else:
-                self._orphan = True
                 self._kill()
-        return True
+        return self._ended
 
     def _kill(self) -> None:
-        self._lifeline.close()  # ends also one that is only being made
-        if self._learn(1, 0.0) and self._known:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._known[0], signal.SIGKILL)
+        self._lifeline.close()  # ends it even while it is only being made
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
 
-def _readable(fd: int, seconds: float | None) -> bool:
+def _readable(fd: int, seconds: float) -> bool:
     poll = select.poll()  # unlike select.select it takes any descriptor
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else seconds * 1000))
+    return bool(poll.poll(seconds * 1000))

@@ -1,5 +1,6 @@
 """Client apps that the engine's tests run in real workers: good ones, bad ones, dying ones."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -51,6 +52,12 @@ def count(message: Message, context: Context) -> Message:
     return Message(RecordDict({"seen": MetricRecord({"n": seen["n"]})}), reply_to=message)
 
 
+def _inheritable(fd: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.get_inheritable(fd)
+    return False
+
+
 @app.train("look")
 def look(message: Message, context: Context) -> Message:
     facts = {
@@ -62,6 +69,8 @@ def look(message: Message, context: Context) -> Message:
         "parent": os.getppid(),
         "folder": str(Path.cwd()),
         "told": os.environ.get("ENGINE_CLIENTS", ""),
+        "random": float(np.random.rand()),  # noqa: NPY002  clients may use it
+        "inherited": [int(fd) for fd in os.listdir("/proc/self/fd") if _inheritable(int(fd))],  # noqa: PTH208
         "modules": sorted({name.partition(".")[0] for name in sys.modules}),
         "ours": sorted(name for name in sys.modules if name.startswith(("simulations", "server"))),
     }

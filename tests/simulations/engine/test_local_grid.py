@@ -8,7 +8,7 @@ from flwr.app import Array, Message
 from flwr.serverapp import Grid
 
 from server.flower_private import empty_run
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, arena
 from simulations.engine.pool import WorkerError
 
 Make = Callable[..., LocalGrid]
@@ -112,6 +112,17 @@ def test_a_thousand_nodes(make_grid: Make, ask: Ask) -> None:
     assert [reply.metadata.src_node_id for reply in replies] == list(range(1000))
     shared = os.fstat(grid._pool.arena.fd).st_blocks * 512
     assert shared < 1_000_000  # the one model lies there once
+
+
+def test_an_idle_grid_gives_back_what_a_peak_took(
+    make_grid: Make, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena, "_KEEP", 1 << 16)
+    grid = make_grid(workers=1)
+    grid.send_and_receive([ask(node, vector=np.zeros(100_000)) for node in range(3)])
+    assert os.fstat(grid._pool.arena.fd).st_blocks == 0
+    os.kill(grid.worker_pids[0], signal.SIGKILL)
+    assert len(grid.send_and_receive([ask(0), ask(1)])) == 2  # what a new worker reads is there
 
 
 def test_states_are_kept_and_restored(make_grid: Make, ask: Ask) -> None:
