@@ -14,10 +14,12 @@ from typing import Any, Final
 from client.installed import Installed
 from client.installer import ACTIONS as BUNDLES
 from client.installer import MAX_BYTES, Installer
-from client.runner import Runner, Work, objects_of
+from client.runner import Runner
 from client.store import Store, TaskRow
+from client.sweep import objects_of
 from client.transfer import Downloads, TransferError, chunks_of
 from client.verifier import verify
+from client.work import Work
 from schemas import wire
 from schemas.link import Link, LinkDown, Message
 from schemas.objects import MissingObjectError, ObjectStore

@@ -75,7 +75,7 @@ def enrol(
     say: Callable[[str], None],
     wait: float = float("inf"),
 ) -> EnrolReply:
-    """Enrol this device; waits for an operator where one must approve.
+    """Enroll this device; waits for an operator where one must approve.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from client.messages import Served
 from client.once import Once
 from client.store import Store, boot_id
 from schemas.base import Strict
@@ -110,8 +111,8 @@ class Installed:
         """Where a bundle lies, or would."""
         return self.folder / f"{sha}.flwb"
 
-    def serving(self) -> dict[str, Any] | None:
-        """What to predict with: ``sha256``, ``path`` and ``base``; None where no order named it.
+    def serving(self) -> Served | None:
+        """What to predict with; None where no order named it.
 
         The last good one stands in for a bundle that was put aside.
         """
@@ -120,7 +121,7 @@ class Installed:
         if place is None:
             return None
         base = None if place.base is None else str(self.path(place.base))
-        return {"sha256": place.sha256, "path": str(self.path(place.sha256)), "base": base}
+        return Served(place.sha256, str(self.path(place.sha256)), base)
 
     @property
     def aside(self) -> str | None:

@@ -7,23 +7,31 @@ a power cut interrupts is done again from the disk, or not at all; see ``server/
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from client.installed import Installed, Place
+from client.installer_reports import Reports
+from client.messages import Candidate, Do, Done, Failed, Kind, Ordered, Prove, Proved, Request
 from client.once import Once
 from client.store import Store, TaskRow
 from client.work import WorkError
 from schemas.incoming import sync_folder
 from schemas.objects import ObjectStore
-from schemas.rollout import ACTION, BACK, BundleOrder
+from schemas.rollout import ACTION, BACK
 from schemas.wire import ObjectRef, Task
 
 _log = logging.getLogger("flwr_edge.installer")
 ACTIONS: Final = frozenset({ACTION, BACK})
 MAX_BYTES: Final = 64 << 20
-Ask = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Ask(Protocol):
+    """Has the process that learns answer, as ``read_answer`` reads it."""
+
+    def __call__(self, request: Request, kind: type[Kind]) -> Kind | Failed:
+        """Ask it."""
+        ...
 
 
 class Installer:
@@ -49,6 +57,7 @@ class Installer:
         self._store, self._objects, self.installed = store, objects, installed
         self._most, self._trouble = most_bytes, Once(_log)
         installed.started()
+        self._reports = Reports(store, installed)
 
     def refusal(self, task: Task) -> str | None:
         """Why an order cannot be taken; nothing was pulled yet."""
@@ -81,9 +90,13 @@ class Installer:
         return not self.installed.due()
 
     def look(self) -> None:
-        """Go back where the order under probation was cancelled or expired meanwhile."""
+        """Go back where the order under probation was cancelled or expired meanwhile.
+
+        Where there is none, say to the server what became of the bundle in use.
+        """
         found = self.installed.record.probation
         if found is None:
+            self._reports.look()
             return
         row = self._store.task(found.task)
         if row is None or row.state == "closed":
@@ -112,19 +125,14 @@ class Installer:
             Whether another predicts now: for good where it was on probation; else until an order
             installs the bundle anew, or it is tried again, ten minutes later.
         """
+        self._reports.blamed()
         return self.fault(sha, reason) or self.installed.put_aside(sha, reason)
 
-    def do(self, row: TaskRow, task: Task, ask: Ask) -> dict[str, Any] | None:
-        """Do an order.
-
-        Returns
-        -------
-        dict or None
-            As a ``Work`` answers; None while the bundle is on probation: there is no answer yet.
-        """
+    def do(self, row: TaskRow, task: Task, ask: Ask) -> Done | Failed | None:
+        """Do an order; None while the bundle is on probation: there is no answer yet."""
         ended, probation = self.installed.record.ended, self.installed.record.probation
         if ended is not None and ended.task == row.id:
-            return self._said(ended.reason, ended.answer)
+            return _said(ended.reason, ended.answer)
         if task.action == BACK:
             return self._back(task, row, ask)
         if probation is not None and probation.task == row.id:
@@ -169,57 +177,55 @@ class Installer:
 
     # ------------------------------------------------------------------------------------------
 
-    def _install(self, row: TaskRow, task: Task, ask: Ask) -> dict[str, Any] | None:
+    def _install(self, row: TaskRow, task: Task, ask: Ask) -> Done | Failed | None:
         for one in task.objects:
             self._lay(one)
         current = self.installed.record.current
         same = current is not None and current.sha256 == task.objects[0].sha256
         found = self._proved(task, ask)
-        if "error" in found:
+        if isinstance(found, Failed):
             return found
         self.installed.good(task.objects[0].sha256)
+        self._reports.proved()
         if same:  # another order installed it, and it was confirmed
-            return self._said(None, ObjectRef(**found["payload"]))
-        order = BundleOrder.model_validate(found["order"])
+            return _answer(found.payload)
+        order = found.order
         place = Place(
             sha256=order.bundle,
-            base=found["base"],
-            backbone=found["backbone"],
+            base=found.base,
+            backbone=found.backbone,
             published=order.published,
-            latency_limit=found["latency_limit"],
+            latency_limit=found.latency_limit,
         )
         self.installed.switch(row.id, place, order.predictions, order.seconds)
         _log.info("task %s: bundle %s predicts now, on probation", row.id[:8], order.bundle[:12])
         return self._conclude(task, ask) if self.installed.due() else None
 
-    def _conclude(self, task: Task, ask: Ask) -> dict[str, Any]:
+    def _conclude(self, task: Task, ask: Ask) -> Done | Failed:
         """Let it prove itself once more: a quiet device has predicted nothing meanwhile."""
         aside = self.installed.aside  # it failed, and a full disk kept it from going back
-        found: dict[str, Any] = {"error": aside} if aside else self._proved(task, ask)
-        if "error" in found:
-            if self.installed.back(found["error"]):
-                return found
-            return self._ended(found)
-        answer = ObjectRef(**found["payload"])
-        self.installed.confirm(answer)
-        return self._ended(self._said(None, answer))
+        found = Failed(aside) if aside else self._proved(task, ask)
+        if isinstance(found, Failed):
+            return found if self.installed.back(found.error) else self._ended(found)
+        self.installed.confirm(found.payload)
+        return self._ended(_answer(found.payload))
 
-    def _ended(self, otherwise: dict[str, Any]) -> dict[str, Any]:
+    def _ended(self, otherwise: Done | Failed) -> Done | Failed:
         """What the record says came of it: a prediction may have failed in the meantime."""
         ended = self.installed.record.ended
-        return otherwise if ended is None else self._said(ended.reason, ended.answer)
+        return otherwise if ended is None else _said(ended.reason, ended.answer)
 
-    def _back(self, task: Task, row: TaskRow, ask: Ask) -> dict[str, Any]:
-        found = ask({"action": BACK, "payload": task.payload.sha256, "kept": None})
-        if "error" in found:
+    def _back(self, task: Task, row: TaskRow, ask: Ask) -> Done | Failed:
+        found = ask(Do(BACK, task.payload.sha256, None), Ordered)
+        if isinstance(found, Failed):
             return found
         current = self.installed.record.current
-        if current is not None and current.sha256 == found["order"]["bundle"]:
+        if current is not None and current.sha256 == found.order.bundle:
             self.installed.back("an order to go back", row.id)
             _log.info("task %s: went back from bundle %s", row.id[:8], current.sha256[:12])
-        return self._said(None, ObjectRef(**found["payload"]))
+        return _answer(found.payload)
 
-    def _proved(self, task: Task, ask: Ask) -> dict[str, Any]:
+    def _proved(self, task: Task, ask: Ask) -> Proved | Failed:
         """What the process that learns found; its end is a reason too."""
         bundle = task.objects[0].sha256
         base = task.objects[1].sha256 if len(task.objects) > 1 else None
@@ -227,17 +233,16 @@ class Installer:
         now = record.current
         if now is not None and now.sha256 == bundle:
             now = record.previous  # what it replaced
-        told = {
-            "path": str(self.installed.path(bundle)),
-            "base": None if base is None else str(self.installed.path(base)),
-            "published": now and now.published,
-            "backbone": now and now.backbone,
-        }
-        request = {"action": ACTION, "payload": task.payload.sha256, "kept": None, "bundle": told}
+        candidate = Candidate(
+            path=str(self.installed.path(bundle)),
+            base=None if base is None else str(self.installed.path(base)),
+            published=None if now is None else now.published,
+            backbone=None if now is None else now.backbone,
+        )
         try:
-            return ask(request)
+            return ask(Prove(task.payload.sha256, candidate), Proved)
         except WorkError as error:
-            return {"error": f"its self-test: {error}"}
+            return Failed(f"its self-test: {error}")
 
     def _lay(self, one: ObjectRef) -> None:
         """Move a pulled object beside the bundles: it is whole, and on the disk."""
@@ -245,10 +250,15 @@ class Installer:
             self._objects.path(one.sha256).rename(self.installed.path(one.sha256))
             sync_folder(self.installed.folder)
 
-    def _said(self, reason: str | None, answer: ObjectRef | None) -> dict[str, Any]:
-        if answer is None or reason is not None:
-            return {"error": reason or "went back"}
-        return {"payload": answer.model_dump(), "objects": [], "kept": None}
+
+def _said(reason: str | None, answer: ObjectRef | None) -> Done | Failed:
+    if answer is None or reason is not None:
+        return Failed(reason or "went back")
+    return _answer(answer)
+
+
+def _answer(payload: ObjectRef) -> Done:
+    return Done(payload, (), None)
 
 
 def _digest(path: Path) -> str:

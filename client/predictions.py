@@ -7,6 +7,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from client.installer import Installer
+from client.messages import (
+    Failed,
+    Kind,
+    Predict,
+    Predicted,
+    Served,
+    Sound,
+    Timed,
+    read_answer,
+    write_answer,
+    write_request,
+)
 from client.once import Once
 from client.store import Store
 from client.work import BusyError, Stopped, WorkError, WorkProcess
@@ -56,9 +68,9 @@ class Predictions:
             Where there is no model yet, it learns at the moment, or the window does not fit.
         """
         answer = self._answer(asked.get("window"))
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        last = {"at": time.time(), **answer}
+        if isinstance(answer, Failed):
+            raise RuntimeError(answer.error)  # noqa: TRY004 (no matter of types: why there is none)
+        last = {"at": time.time(), **write_answer(answer)}
         if asked.get("window") is None:
             self._last = last
             self._note(last)
@@ -84,32 +96,31 @@ class Predictions:
         except sqlite3.Error as error:  # it was made all the same
             self._trouble(error, "the last prediction cannot be noted")
 
-    def _answer(self, window: Any) -> dict[str, Any]:
+    def _answer(self, window: object) -> Predicted | Failed:
         bundle = self._bundles.installed.serving()
         if bundle is None:
-            return self._asked(window, None)
-        sha = bundle["sha256"]
+            return self._unrolled(window)
         try:
-            answer = self._asked(window, bundle)
+            answer = self._ask(Predict(None, window, bundle), Timed)
         except BusyError:
             raise
         except WorkError as error:
             if self._blameless(window, bundle):
                 raise
-            if not self._bundles.fault(sha, f"in a prediction: {error}"):
+            if not self._bundles.fault(bundle.sha256, f"in a prediction: {error}"):
                 raise
             return self._answer(window)
-        if answer.get("fault"):
-            why = f"in a prediction: {answer['error']}"
-            if self._bundles.unusable(sha, why):
+        if isinstance(answer, Failed):
+            why = f"in a prediction: {answer.error}"
+            if answer.fault and self._bundles.unusable(bundle.sha256, why):
                 return self._answer(window)  # by the last good one
-        if "error" not in answer:
-            slow = self._bundles.installed.predicted(sha, answer["microseconds"])
-            if slow is not None:
-                self._bundles.fault(sha, slow)
+            return answer
+        slow = self._bundles.installed.predicted(bundle.sha256, answer.microseconds)
+        if slow is not None:
+            self._bundles.fault(bundle.sha256, slow)
         return answer
 
-    def _blameless(self, window: Any, bundle: dict[str, Any]) -> bool:
+    def _blameless(self, window: object, bundle: Served) -> bool:
         """Whether a bundle whose prediction ended the process may stay.
 
         A program on this device may give any window, and is not to end a roll-out with it: the
@@ -117,28 +128,28 @@ class Predictions:
         """
         if self._stopping():
             return True
-        if window is None or not self._bundles.installed.on_probation(bundle["sha256"]):
+        if window is None or not self._bundles.installed.on_probation(bundle.sha256):
             return False
         try:
-            return not self._ask(None, None, bundle, reference=True).get("fault")
+            found = self._ask(Predict(None, None, bundle, reference=True), Sound)
         except BusyError:
             return True
         except WorkError:
             return self._stopping()
+        return not (isinstance(found, Failed) and found.fault)
 
-    def _asked(self, window: Any, bundle: dict[str, Any] | None) -> dict[str, Any]:
-        bundled = self._bundled or bundle is not None
-        model = None if bundled else self._store.get("model")
-        if model is None and not bundled:
+    def _unrolled(self, window: object) -> Predicted | Failed:
+        """By the configuration's bundle, or the last task's model."""
+        model = None if self._bundled else self._store.get("model")
+        if model is None and not self._bundled:
             aside = self._bundles.installed.aside
             raise RuntimeError(aside or "no model yet: it comes with the first task")
-        return self._ask(model, window, bundle)
+        return self._ask(Predict(model, window), Predicted)
 
-    def _ask(
-        self, model: str | None, window: Any, bundle: dict[str, Any] | None, **more: Any
-    ) -> dict[str, Any]:
-        request = {"action": "predict", "model": model, "window": window, "bundle": bundle, **more}
+    def _ask(self, request: Predict, kind: type[Kind]) -> Kind | Failed:
+        asked = write_request(request)
         try:
-            return self._work.ask(request, _SECONDS, self._stopping, patience=5.0)
+            said = self._work.ask(asked, _SECONDS, self._stopping, patience=5.0)
         except Stopped:
             raise WorkError("the daemon stops") from None
+        return read_answer(kind, said)

@@ -17,6 +17,7 @@ from client.daemon import Daemon, state_message
 from client.files import is_whole
 from client.identity import Identity
 from client.local_api import Handler, LocalApi
+from client.messages import Settings, write_settings
 from client.predictions import Predictions
 from client.rotation import Rotation
 from client.service import sd_notify
@@ -54,7 +55,7 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
         stack.enter_context(_alone(config.state))
         store = Store.mended(config.state / "device.sqlite")
         stack.callback(store.close)
-        work = WorkProcess(_worker_settings(config))
+        work = WorkProcess(write_settings(_worker_settings(config)))
         daemon = assembled(config, store, work, ended=told.set)
         gatherer = _gatherer(config)
         if gatherer is not None:
@@ -180,25 +181,22 @@ def _gatherer(config: DaemonConfig) -> Gatherer | None:
     return Gatherer(source_class(windows.source), windows.settings, config.state / "windows")
 
 
-def _worker_settings(config: DaemonConfig) -> dict[str, Any]:
-    folder, number = config.windows.folder, config.number
-    rings = {"rings": str(config.state / "windows")}
-    model, base = config.model, config.model and config.model.base
-    return {
-        "objects": str(config.state / "objects"),
-        "graphs": str(config.state / "graphs"),
-        "adapters": str(config.state / "adapters"),
-        "store_bytes": config.limits.store_bytes,
-        "windows": rings if folder is None else {"folder": str(folder)},
-        "number": node_of(config.device) if number is None else number,
-        "key": config.fleet_key,
-        "bundle": model
-        and {
-            "path": str(model.bundle),
-            "key": config.fleet_key,
-            "base": base and str(base),
-        },
-    }
+def _worker_settings(config: DaemonConfig) -> Settings:
+    state, folder, number = config.state, config.windows.folder, config.number
+    bundle = None if config.model is None else config.model.bundle
+    base = None if config.model is None else config.model.base
+    return Settings(
+        objects=str(state / "objects"),
+        graphs=str(state / "graphs"),
+        adapters=str(state / "adapters"),
+        store_bytes=config.limits.store_bytes,
+        windows=str(state / "windows" if folder is None else folder),
+        rings=folder is None,
+        number=node_of(config.device) if number is None else number,
+        key=config.fleet_key,
+        bundle=None if bundle is None else str(bundle),
+        base=None if base is None else str(base),
+    )
 
 
 def _link(device: str, broker: Broker) -> PahoLink:

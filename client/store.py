@@ -260,6 +260,39 @@ class Store:
             )
             return done.rowcount == 1
 
+    def answer_again(
+        self, task: str, answer: dict[str, Any], ttl: float, key: str, value: Any
+    ) -> bool:
+        """Open a closed task with another answer, and note a setting, both or neither.
+
+        Parameters
+        ----------
+        task : str
+            One that is remembered no more is taken for closed.
+        answer : dict
+        ttl : float
+            Seconds for which it may be said.
+        key : str
+        value
+            JSON.
+
+        Returns
+        -------
+        bool
+            False where the task is open: nothing is noted then.
+        """
+        with self._change() as db:
+            done = db.execute(
+                "INSERT INTO task (id, run, body, state, boot, expires, ttl, answer)"
+                " VALUES (?, '', '{}', 'done', ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                " state = 'done', boot = excluded.boot, expires = excluded.expires,"
+                " ttl = excluded.ttl, answer = excluded.answer WHERE state = 'closed'",
+                (task, self._boot, self.clock() + ttl, ttl, json.dumps(answer)),
+            )
+            if done.rowcount:
+                db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
+            return done.rowcount == 1
+
     # -- what is kept --------------------------------------------------------------------------
 
     def kept(self, run: str) -> str | None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 _log = logging.getLogger("flwr_edge.work")
 _POLL: Final = 0.1  # seconds between looks at whether to go on
@@ -27,6 +27,25 @@ class BusyError(WorkError):
 
 class Stopped(Exception):  # noqa: N818 (no error: somebody wants the work to end)
     """The work was given up: cancelled, expired, or the daemon stops."""
+
+
+class Work(Protocol):
+    """Does what ``client.messages`` writes; ``WorkProcess`` is one."""
+
+    @property
+    def idle(self) -> float:
+        """Seconds for which what it holds was not needed."""
+        ...
+
+    def ask(
+        self, request: dict[str, Any], seconds: float, give_up: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Do one."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
 
 
 class WorkProcess:

@@ -23,12 +23,32 @@ from numpy.typing import NDArray
 from client.device import Device
 from client.graphs import GraphError, GraphStore
 from client.learner import Fitted, Floats, Learner, LearnerError
+from client.messages import (
+    Answer,
+    Do,
+    Done,
+    Failed,
+    Ordered,
+    Predict,
+    Predicted,
+    Prove,
+    Proved,
+    Request,
+    Served,
+    Settings,
+    Sound,
+    Timed,
+    read_request,
+    read_settings,
+    write_answer,
+)
 from client.windows import PersonWindows
 from schemas.objects import MissingObjectError, ObjectStore
 from schemas.payload import Payload, PayloadError
 from schemas.payload_object import pack, unpack
 from schemas.plan import Plan
-from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
+from schemas.rollout import BACK, RECORD, BundleOrder
+from schemas.wire import ObjectRef
 
 if TYPE_CHECKING:
     from client.bundle.serving import Serving
@@ -92,34 +112,43 @@ class Worker:
     ) -> None:
         self.objects, self.graphs, self.windows, self.number = objects, graphs, windows, number
         self.bundle, self.key, self.adapters = bundle, key, adapters
-        self._installed: tuple[dict[str, Any], Serving] | None = None
+        self._installed: tuple[Served, Serving] | None = None
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do a task: ``action``, ``payload`` and ``kept`` (objects) in; ``payload``, ``objects``
-        and ``kept`` out, or ``error``.
-        """  # noqa: D205
-        try:
-            return self._done(request)
-        except MemoryError:
-            return {"error": "out of memory"}
-        except OSError as error:
-            return {"error": f"disk: {error.strerror or error}"[:_LONGEST]}
-        except Exception as error:  # noqa: BLE001 (a task is outside input: any fault is its answer)
-            return {"error": f"{type(error).__name__}: {error}"[:_LONGEST]}
+        """Do a request; both ways as ``client.messages`` writes it. Any fault is an answer."""
+        return write_answer(self._answered(request))
 
-    def _done(self, request: dict[str, Any]) -> dict[str, Any]:
-        action = request["action"]
-        if action == "predict":
-            return self._predicted(request)
-        if action == "query.begin":
-            return {**self._stored(Payload()), "kept": ""}
-        if action == "query.place":
+    def _answered(self, request: dict[str, Any]) -> Answer | Failed:
+        try:
+            return self._done(read_request(request))
+        except MemoryError:
+            return Failed("out of memory")
+        except OSError as error:
+            return Failed(f"disk: {error.strerror or error}"[:_LONGEST])
+        except Exception as error:  # noqa: BLE001 (a task is outside input: any fault is its answer)
+            return Failed(f"{type(error).__name__}: {error}"[:_LONGEST])
+
+    def _done(self, request: Request) -> Answer | Failed:
+        if isinstance(request, Predict):
+            return self._sound(request) if request.reference else self._predicted(request)
+        if isinstance(request, Prove):
+            return self._proved(request)
+        if request.action == "query.begin":
+            return Done(*self._stored(Payload()), kept="")
+        if request.action == "query.place":
             place = Payload(config={"place": {"partition-id": self.number}})
-            return {**self._stored(place), "kept": None}
-        asked = unpack(self.objects.get(request["payload"]), self._fetch)
-        if action in (ACTION, BACK):
-            return self._ordered(asked, request.get("bundle"))
-        kept = self._kept(request["kept"]) if request["kept"] else {}
+            return Done(*self._stored(place), kept=None)
+        asked = self._asked(request)
+        if request.action == BACK:  # nothing is to be proved
+            order = _order(asked)
+            return Ordered(self._stored(Payload())[0], order)
+        return self._learned(request, asked)
+
+    def _asked(self, request: Do | Prove) -> Payload:
+        return unpack(self.objects.get(request.payload), self._fetch)
+
+    def _learned(self, request: Do, asked: Payload) -> Done:
+        kept = self._kept(request.kept) if request.kept else {}
         learners: list[Remembering] = []
 
         def learner() -> Learner:
@@ -128,29 +157,26 @@ class Worker:
 
         device = Device(self.graphs, learner, self.number, kept, self.adapters)
         before = device.kept
-        answer = self._stored(device.answer(action, asked))
+        payload, objects = self._stored(device.answer(request.action, asked))
+        now: str | None = None
         if device.kept is not before:
-            answer["kept"] = self.objects.put(bytes_of(device.kept)).sha256 if device.kept else ""
+            now = self.objects.put(bytes_of(device.kept)).sha256 if device.kept else ""
         models = [learner.model for learner in learners if learner.model]
-        answer["model"] = self.objects.put(bytes_of(models[-1])).sha256 if models else None
-        return answer
+        model = self.objects.put(bytes_of(models[-1])).sha256 if models else None
+        return Done(payload, objects, now, model)
 
-    def _ordered(self, asked: Payload, told: dict[str, Any] | None) -> dict[str, Any]:
-        order = BundleOrder.model_validate(asked.config.get(RECORD, {}))
-        if told is None:  # to go back: nothing is to be proved
-            return {**self._stored(Payload()), "order": order.model_dump(mode="json")}
+    def _proved(self, request: Prove) -> Proved:
         from client.bundle.proof import prove
 
-        found = prove(order, told, self.key, lambda: self.windows().train)
-        stored = self._stored(Payload(config={RECORD: found.pop("report")}))
-        return {**stored, **found, "order": order.model_dump(mode="json")}
+        order = _order(self._asked(request))
+        proof = prove(order, request.bundle, self.key, lambda: self.windows().train)
+        payload, _ = self._stored(Payload(config={RECORD: proof.report}))
+        return Proved(payload, order, proof.base, proof.backbone, proof.latency_limit)
 
-    def _predicted(self, request: dict[str, Any]) -> dict[str, Any]:
-        model, window = request["model"], request["window"]
-        if request.get("reference"):
-            return self._by_reference(request["bundle"])
+    def _predicted(self, request: Predict) -> Predicted | Failed:
+        model, window = request.model, request.window
         if model is None:
-            return self._by_bundle(window, request.get("bundle"))
+            return self._by_bundle(window, request.bundle)
         arrays = arrays_of(self.objects.get(model))
         plan = Plan.model_validate_json(arrays["plan"].tobytes())
         learner = Learner(self.windows(), self.graphs)
@@ -158,11 +184,10 @@ class Worker:
         x = newest if window is None else np.asarray([window], np.float32)
         if x.shape[1:] != newest.shape[1:] or not np.isfinite(x).all():
             raise LearnerError(f"a window of {x.shape[1:]}; expected finite {newest.shape[1:]}")
-        return _scored(learner.predict(plan, arrays["weights"], x)[0].astype(np.float64))
+        logits = learner.predict(plan, arrays["weights"], x)[0].astype(np.float64)
+        return Predicted(*_scored(logits))
 
-    def _by_bundle(
-        self, window: list[list[float]] | None, told: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    def _by_bundle(self, window: object, told: Served | None) -> Predicted | Failed:
         from client.bundle.predictor import NotRunnableError
 
         x = self._newest() if window is None else np.asarray(window, np.float32)
@@ -182,20 +207,23 @@ class Worker:
                 return _fault(error)
             said = f"{error}, of this window; its reference input it answers as it should"
             raise LearnerError(said) from None  # the window's fault, whoever gave it
-        seconds = time.perf_counter() - began
-        scored = _scored(found["logits"])
-        named = {**scored, "name": found["classes"][scored["class"]]}
-        return named if told is None else {**named, "microseconds": round(1e6 * seconds, 1)}
+        took = round(1e6 * (time.perf_counter() - began), 1)
+        label, scores = _scored(found["logits"])
+        name = found["classes"][label]
+        if told is None:
+            return Predicted(label, scores, name)
+        return Timed(label, scores, name, microseconds=took)
 
-    def _by_reference(self, told: dict[str, Any]) -> dict[str, Any]:
+    def _sound(self, request: Predict) -> Sound | Failed:
         """Whether a bundle answers its reference input, asked after it ended this process."""
+        assert request.bundle is not None, "a reference input is a bundle's"
         try:
-            sound = self._serving(told).predictor().is_sound()
+            sound = self._serving(request.bundle).predictor().is_sound()
         except Exception as error:
             if _of_the_bundle(error):
                 return _fault(error)
             raise
-        return {} if sound else {"error": "fails its reference input", "fault": True}
+        return Sound() if sound else Failed("fails its reference input", fault=True)
 
     def _newest(self) -> NDArray[np.float32]:
         try:
@@ -205,14 +233,9 @@ class Worker:
             raise LearnerError(said) from None
         return newest
 
-    def _serving(self, told: dict[str, Any]) -> "Serving":
+    def _serving(self, told: Served) -> "Serving":
         if self._installed is None or self._installed[0] != told:
-            from client.bundle.serving import Serving
-
-            base = told["base"]
-            path = Path(told["path"])
-            serving = Serving(path, self.key, None if base is None else Path(base))
-            self._installed = told, serving
+            self._installed = told, _serving(told.path, self.key, told.base)
         return self._installed[1]
 
     def _kept(self, name: str) -> dict[str, Any]:
@@ -230,14 +253,14 @@ class Worker:
         except GraphError:
             raise PayloadError(f"object {digest[:12]} is not on this device") from None
 
-    def _stored(self, payload: Payload) -> dict[str, Any]:
+    def _stored(self, payload: Payload) -> tuple[ObjectRef, tuple[ObjectRef, ...]]:
         body, others = pack(payload)
-        references = [self.objects.put(other) for other in others.values()]
-        return {
-            "payload": self.objects.put(body).model_dump(),
-            "objects": [reference.model_dump() for reference in references],
-            "kept": None,
-        }
+        objects = tuple(self.objects.put(other) for other in others.values())
+        return self.objects.put(body), objects
+
+
+def _order(asked: Payload) -> BundleOrder:
+    return BundleOrder.model_validate(asked.config.get(RECORD, {}))
 
 
 def _of_the_bundle(error: Exception) -> bool:
@@ -250,14 +273,14 @@ def _of_the_bundle(error: Exception) -> bool:
     return isinstance(error, NotRunnableError | BundleError)
 
 
-def _fault(error: Exception) -> dict[str, Any]:
-    return {"error": f"{type(error).__name__}: {error}"[:_LONGEST], "fault": True}
+def _fault(error: Exception) -> Failed:
+    return Failed(f"{type(error).__name__}: {error}"[:_LONGEST], fault=True)
 
 
-def _scored(logits: NDArray[np.float64]) -> dict[str, Any]:
+def _scored(logits: NDArray[np.float64]) -> tuple[int, tuple[float, ...]]:
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
-    return {"class": int(scores.argmax()), "scores": [round(float(s), 6) for s in scores]}
+    return int(scores.argmax()), tuple(round(float(s), 6) for s in scores)
 
 
 def bytes_of(arrays: dict[str, Any]) -> bytes:
@@ -290,39 +313,42 @@ def lines(source: TextIO) -> Iterator[str]:
 
 def main() -> None:
     """Serve until the daemon closes the pipe."""
-    settings = json.loads(sys.argv[1])
+    settings = read_settings(json.loads(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     worker = Worker(
-        ObjectStore(Path(settings["objects"]), settings["store_bytes"]),
-        GraphStore(Path(settings["graphs"]), lean=True),
-        lambda: windows_of(settings["windows"]),
-        settings["number"],
-        _serving(settings.get("bundle")),
-        settings.get("key"),
-        Path(settings["adapters"]),
+        ObjectStore(Path(settings.objects), settings.store_bytes),
+        GraphStore(Path(settings.graphs), lean=True),
+        lambda: windows_of(Path(settings.windows), rings=settings.rings),
+        settings.number,
+        _configured(settings),
+        settings.key,
+        Path(settings.adapters),
     )
     for line in lines(sys.stdin):
         answers.write(json.dumps(worker(json.loads(line))) + "\n")
         answers.flush()
 
 
-def _serving(told: dict[str, str | None] | None) -> "Serving | None":
-    if told is None or told["path"] is None:
+def _configured(settings: Settings) -> "Serving | None":
+    if settings.bundle is None:
         return None
+    return _serving(settings.bundle, settings.key, settings.base)
+
+
+def _serving(path: str, key: str | None, base: str | None) -> "Serving":
     from client.bundle.serving import Serving
 
-    base = told["base"]
-    return Serving(Path(told["path"]), told["key"], None if base is None else Path(base))
+    return Serving(Path(path), key, None if base is None else Path(base))
 
 
-def windows_of(where: dict[str, str]) -> PersonWindows:
+def windows_of(folder: Path, *, rings: bool = False) -> PersonWindows:
     """Open the person's windows: a folder of ``.npy`` files, or of a sensor's rings."""
-    if "rings" in where:
+    if rings:
         from client.ring import mapped
 
-        return mapped(Path(where["rings"]))
-    return PersonWindows.open(Path(where["folder"]))
+        return mapped(folder)
+    return PersonWindows.open(folder)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ class Postgres:
         if self._user is not None:
             shutil.chown(folder, self._user)
         self._run("initdb", "-A", "trust", "-U", "tests", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        """Start it; again, where it was stopped."""
         options = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -44,9 +48,9 @@ class Postgres:
             "max_connections": 60,
         }
         words = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
-        with (folder / "log").open("wb") as log:
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [bin_ / "postgres", "-D", folder / "data", *words],
+                [self._bin / "postgres", "-D", self._folder / "data", *words],
                 stdout=log,
                 stderr=log,
                 user=self._user,

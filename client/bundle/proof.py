@@ -6,6 +6,7 @@ process, and is an answer like any other.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from client.bundle.claims import claimed, lies, measured
 from client.bundle.predictor import Floats, NotFiniteError, Predictor
 from client.bundle.reader import Bundle, open_bundle
+from client.messages import Candidate
 from schemas.rollout import BundleOrder
 
 _LONGEST: Final = 0.5  # seconds of timing
@@ -25,37 +27,50 @@ class ProofError(RuntimeError):
     """A whole bundle that is not for this device, or does not do here what it should."""
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What a bundle proved.
+
+    Attributes
+    ----------
+    base, backbone : str or None
+    latency_limit : float
+        Microseconds. These are for the daemon.
+    report : dict
+        For the server.
+    """
+
+    base: str | None
+    backbone: str | None
+    latency_limit: float
+    report: dict[str, Any]
+
+
 def prove(
     order: BundleOrder,
-    told: dict[str, Any],
+    told: Candidate,
     key: str | None,
     windows: Callable[[], Floats],
-) -> dict[str, Any]:
+) -> Proof:
     """Check a bundle whole, and let it answer.
 
     Parameters
     ----------
     order : BundleOrder
-    told : dict
-        ``path`` and ``base`` (paths or None) of the candidate; ``published`` and ``backbone`` of
-        the bundle that the device predicts with now, where there is one.
+    told : Candidate
+        The bundle, and what is asked of it by the one that the device predicts with now.
     key : str or None
         The fleet's public key.
     windows : callable() -> array
         The device's own, the newest last.
-
-    Returns
-    -------
-    dict
-        ``base``, ``backbone``, ``latency_limit`` for the daemon; ``report`` for the server.
 
     Raises
     ------
     BundleError, NotRunnableError, ProofError
         One line: what was wrong, and what would be right.
     """
-    base = told["base"]
-    bundle = open_bundle(Path(told["path"]), key, base=None if base is None else Path(base))
+    base = None if told.base is None else Path(told.base)
+    bundle = open_bundle(Path(told.path), key, base=base)
     _check_meant(order, bundle, told)
     predictor = Predictor(bundle)
     if (error := predictor.reference_error()) > 1:
@@ -66,31 +81,27 @@ def prove(
     latency = _latency(predictor, bundle.reference if own is None else own)
     if latency > limit:
         raise ProofError(f"a window takes {latency:.0f} us here; at most {limit:.0f} are allowed")
-    return {
-        "base": bundle.manifest.base,
-        "backbone": bundle.manifest.backbone,
-        "latency_limit": limit,
-        "report": {
-            "sha256": bundle.sha256,
-            "name": bundle.manifest.name,
-            "reference_error": round(error, 4),
-            "windows": 0 if own is None else len(own),
-            "latency_us": round(latency, 1),
-            **_memory(bundle),
-        },
+    report = {
+        "sha256": bundle.sha256,
+        "name": bundle.manifest.name,
+        "reference_error": round(error, 4),
+        "windows": 0 if own is None else len(own),
+        "latency_us": round(latency, 1),
+        **_memory(bundle),
     }
+    return Proof(bundle.manifest.base, bundle.manifest.backbone, limit, report)
 
 
-def _check_meant(order: BundleOrder, bundle: Bundle, told: dict[str, Any]) -> None:
+def _check_meant(order: BundleOrder, bundle: Bundle, told: Candidate) -> None:
     """Refuse another file than the one ordered, an older one, and one of another backbone."""
     if bundle.sha256 != order.bundle:
         raise ProofError(f"is the bundle {bundle.sha256[:16]}…; ordered was {order.bundle[:16]}…")
-    if not order.downgrade and order.published < (told["published"] or 0.0):
+    if not order.downgrade and order.published < (told.published or 0.0):
         raise ProofError(
             f"was published {_date(order.published)}, before the bundle that is installed "
-            f"({_date(told['published'])}); a roll-out with --downgrade goes back to it"
+            f"({_date(told.published or 0.0)}); a roll-out with --downgrade goes back to it"
         )
-    here, backbone = told["backbone"], bundle.manifest.backbone
+    here, backbone = told.backbone, bundle.manifest.backbone
     if not order.other_backbone and here is not None and backbone != here:
         raise ProofError(
             f"is made from the backbone {(backbone or 'none')[:16]}; installed is a bundle of "

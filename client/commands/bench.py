@@ -10,6 +10,8 @@ from client.commands import bench_model
 from client.commands.output import Progress, emit, out_file
 
 T = TypeVar("T")
+# Of edge_kernels.bench.tables, which is not asked: to import it takes NumPy and ONNX Runtime.
+FORMATS: Final = (*bench_model.FORMATS, "csv", "markdown")
 _LARGEST: Final = 1 << 16
 _MOST_THREADS: Final = 256
 
@@ -45,12 +47,15 @@ of flwr-edge and what it needs, without extras. Targets are printed beside the f
 Without --plan the task is a step written by hand, of about the watch model's size: three
 convolutions over windows of 150 x 6 with their gradients, 65,536 weights, 400 random windows. With
 --plan it is a real one: a folder with plan.json, weights.npy, graphs/DIGEST.onnx and, where the
-person's own windows are to be used, windows/*.npy.
+person's own windows are to be used, windows/*.npy. `flwr-sim device-plan` writes one.
 """
 _FOOTPRINT_EPILOG = """\
 examples:
   flwr-edge bench footprint
   flwr-edge bench footprint --plan watch --format json --out footprint.json
+
+where the simulator is installed, for the folder watch:
+  flwr-sim device-plan simulations/wearables.toml --out watch
 
 Linux; needs Mosquitto, and without --plan the extra flwr-edge[quantize].
 """
@@ -119,7 +124,7 @@ def _add_footprint(verbs: Any) -> None:
     )
     command.add_argument("--plan", type=Path, metavar="FOLDER", help="what to learn")
     command.add_argument(
-        "--format", choices=("table", "json"), default="table", help="default: table"
+        "--format", choices=bench_model.FORMATS, default="table", help="default: table"
     )
     _add_output(command)
     command.set_defaults(run=run_footprint)
@@ -143,12 +148,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         help="of a session; default 1,2 (1 where there is one core)",
     )
     command.add_argument("--quick", action="store_true", help="a rough look, under 30 seconds")
-    command.add_argument(
-        "--format",
-        choices=("table", "json", "csv", "markdown"),
-        default="table",
-        help="default: table",
-    )
+    command.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     _add_output(command)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from client.commands.bundle import add_bundle, open_or_refuse, opened
 from client.commands.output import Progress, emit, out_file
 
+FORMATS: Final = ("table", "json")
 _DESCRIPTION: Final = """\
 Compare a bundle with the float ONNX model that it was made from (--against) and with the same model
 as a QDQ int8 bundle (--qdq): latency of one window on one thread, whole session.run calls in turns;
@@ -46,9 +47,7 @@ def add(verbs: Any) -> None:
     )
     command.add_argument("--windows", type=Path, metavar="FILE.npz|FOLDER", help="labelled windows")
     command.add_argument("--quick", action="store_true", help="a rough look")
-    command.add_argument(
-        "--format", choices=("table", "json"), default="table", help="default: table"
-    )
+    command.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     command.add_argument(
         "--out", type=out_file, metavar="FILE", help="write it there, whole or not at all"
     )

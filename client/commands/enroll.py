@@ -66,7 +66,7 @@ def register(nouns: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Enrol, and write the configuration."""
+    """Enroll, and write the configuration."""
     if find_spec("cryptography") is None:
         raise ConfigError("enroll", ["the package cryptography is needed: flwr-edge[signed]"])
     from client.config import DEVICE

@@ -32,7 +32,7 @@ class Terms:
     hours : float
         Until they expire.
     uses : int
-        Devices that one may enrol; 1 where it is bound to a name.
+        Devices that one may enroll; 1 where it is bound to a name.
     """
 
     hours: float

@@ -51,7 +51,7 @@ class Registrar:
     fleet_key: str
 
     def enrol(self, request: EnrolRequest, address: str) -> EnrolReply:
-        """Enrol a device, or let it wait for an operator.
+        """Enroll a device, or let it wait for an operator.
 
         Raises
         ------

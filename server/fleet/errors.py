@@ -15,6 +15,10 @@ class NotConfirmedError(RuntimeError):
     """The operator did not say yes; nothing was changed."""
 
 
+class TakenError(RuntimeError):
+    """Another process holds what only one may hold; nothing was changed."""
+
+
 class FoundError(RuntimeError):
     """A check found what it looked for; it was printed."""
 

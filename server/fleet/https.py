@@ -31,7 +31,7 @@ from server.fleet.trouble import Trouble
 S = TypeVar("S", bound=Sent)
 _LINGER: Final = 1.0  # seconds after an answer, for the peer to take it
 LIFE: Final = 30.0  # seconds of a connection, whatever it does
-_PAGE: Final = """This is a fleet's enrolment server. On the device, run
+_PAGE: Final = """This is a fleet's enrollment server. On the device, run
 
     flwr-edge enroll 'THE WHOLE ADDRESS THAT BROUGHT YOU HERE'
 """

@@ -26,6 +26,7 @@ from server.fleet.registry import Registry, audit
 from server.fleet.secret import write, write_private
 
 _LEFT: Final = 1 / 3  # of a certificate's life, before whose end it is renewed
+_THINNED: Final = 86_400.0  # seconds between two looks through the whole audit log
 _GRACE: Final = 600.0  # seconds in which a device may still come with the key it rotated away
 _log = logging.getLogger("flwr_edge.fleet")
 
@@ -48,6 +49,7 @@ class Keeper:
         self.registry, self.authority = registry, authority
         self._accepted: list[str] = []
         self._lock = threading.Lock()
+        self._thinned: float | None = None
 
     def accepted(self, device: str) -> None:
         """Note that a device came; ``flush`` tells the others, in batches."""
@@ -109,7 +111,20 @@ class Keeper:
         self.note()
         for line in wrong + hooks.tick(self.folder, self.config):
             _log.error("%s", line)
+        self._thin()
         return changed
+
+    def _thin(self) -> None:
+        """Take out old notes of the audit log's head, once a day: else their file has no end."""
+        now = self.registry.clock()
+        if self._thinned is not None and 0 <= now - self._thinned < _THINNED:
+            return
+        self._thinned = now  # first: where it cannot be done, it is tried again tomorrow
+        try:
+            with self.registry.read() as db:
+                anchor.thin(self.folder.anchor, db)
+        except OSError as error:  # a full disk
+            _log.error("%s: cannot be thinned: %s", self.folder.anchor, error)
 
     def renew_services(self) -> bool:
         """Issue certificates to the server and the broker where theirs are old, or not there."""

@@ -10,7 +10,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from server.fleet.errors import NotFoundError
+from server.fleet.installed import faults, in_use
 from server.fleet.registry import (
+    Bundle,
     Certificate,
     Claim,
     Device,
@@ -112,13 +114,14 @@ def device_rows(
     tagged = defaultdict[str, list[str]](list)
     for device, word in db.execute(tags):
         tagged[device].append(word)
-    out = held(db, time.time())
+    out, aside = held(db, time.time()), faults(db)
     return [
         {
             "device": device,
             "state": now,
             "quarantined": device in out,
             "quarantine": out[device].reason if device in out else None,
+            "bundle_put_aside": aside.get(device),
             "online": bool(online),
             "seen": when(seen),
             "certificate_until": when(until.get(device)),
@@ -153,8 +156,20 @@ def device_card(db: Session, device: Device) -> dict[str, Any]:
                 for one in db.scalars(asked)
             ],
         }
+        | _bundles(db, device.id)
         | _updates(db, device.id)
     )
+
+
+def _bundles(db: Session, device: str) -> dict[str, Any]:
+    """What it predicts with by its answers, and what it found that it cannot use."""
+    found = in_use(db, device)
+    why = found.aside and f"{_bundle(found.aside)}: {found.reason}"
+    return {"bundle": found.bundle and _bundle(found.bundle), "bundle_put_aside": why}
+
+
+def _bundle(bundle: Bundle) -> str:
+    return f"{bundle.name}@{bundle.version} ({bundle.id[:12]})"
 
 
 def _updates(db: Session, device: str) -> dict[str, Any]:

@@ -1,27 +1,28 @@
 """``flwr-fleet serve``: the enrolment server, and what keeps the fleet's folder true."""
 
 import contextlib
-import fcntl
 import logging
-import os
 import signal
 import ssl
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import uvicorn
 
 from schemas.fleet import FleetConfig, FleetFolder
+from server.fleet.alone import Alone
 from server.fleet.enrolment import Registrar
+from server.fleet.errors import TakenError
 from server.fleet.https import Border, ShortLived
 from server.fleet.keeper import Keeper
+from server.fleet.rollouts import service
 from server.fleet.trouble import Trouble
 
 _FLUSH: Final = 0.2  # seconds between tellings of devices that came
 _TICK: Final = 5.0
+_LOOK: Final = 1.0  # seconds between looks at the lock
 _log = logging.getLogger("flwr_edge.fleet")
 
 
@@ -47,15 +48,17 @@ class Server:
 
     Raises
     ------
-    RuntimeError
-        Where another serves the folder: both would drive its roll-outs.
+    TakenError
+        Where another serves the folder, or its database: both would drive its roll-outs.
     """
 
     def __init__(
         self, folder: FleetFolder, config: FleetConfig, keeper: Keeper, port: int | None = None
     ) -> None:
-        self._keeper, self._end = keeper, threading.Event()
-        self._release = weakref.finalize(self, os.close, _alone(folder.root))
+        self._folder, self._keeper, self._end = folder, keeper, threading.Event()
+        self._alone = Alone(folder.root, keeper.registry.engine)
+        self._release = weakref.finalize(self, self._alone.release)
+        self._taken: TakenError | None = None
         self._trouble, self._interrupted = Trouble(_log), False
         keeper.tick()
         registrar = Registrar(
@@ -78,7 +81,7 @@ class Server:
         settings.load()
         assert settings.ssl is not None
         settings.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._ssl, self._server_folder = settings.ssl, folder.server
+        self._ssl = settings.ssl
         self._uvicorn = _Uvicorn(settings)
 
     @property
@@ -98,10 +101,13 @@ class Server:
         ------
         KeyboardInterrupt
             After Ctrl-C, when all is done that is done at an end.
+        TakenError
+            Likewise, where the lock of the database was lost and another server has it.
         """
         threads = [
             threading.Thread(target=self._every, args=(_FLUSH, self._keeper.flush), daemon=True),
             threading.Thread(target=self._every, args=(_TICK, self._tick), daemon=True),
+            threading.Thread(target=self._every, args=(_LOOK, self._stay), daemon=True),
         ]
         for thread in threads:
             thread.start()
@@ -112,10 +118,13 @@ class Server:
                 self._end.set()
                 for thread in threads:
                     thread.join()
+                service.stop(self._folder)  # before another may drive the same roll-outs
                 self._last_words()
                 self._release()
         if self._interrupted:
             raise KeyboardInterrupt
+        if self._taken is not None:
+            raise self._taken
 
     def stop(self) -> None:
         """End ``run``."""
@@ -152,10 +161,18 @@ class Server:
 
     def _tick(self) -> None:
         if self._keeper.tick():
-            self._ssl.load_cert_chain(
-                self._server_folder / "certificate.pem", self._server_folder / "key.pem"
-            )
+            own = self._folder.server
+            self._ssl.load_cert_chain(own / "certificate.pem", own / "key.pem")
         self._trouble.over()
+
+    def _stay(self) -> None:
+        """End where another serves by now."""
+        try:
+            self._alone.look()
+        except TakenError as error:
+            self._taken = error
+            self._end.set()
+            self.stop()
 
     def _every(self, seconds: float, work: Callable[[], object]) -> None:
         while not self._end.wait(seconds):
@@ -163,19 +180,3 @@ class Server:
                 work()
             except Exception as error:  # noqa: BLE001 - a full disk must not end the watch
                 self._trouble.met(error, "the fleet's keeper")
-
-
-def _alone(root: Path) -> int:
-    """Hold a folder, so that one server serves it; the lock is its descriptor's, and ends with it.
-
-    The folder itself is locked: a file beside the others could be replaced, and a server's commands
-    hold ``.lock`` in between.
-    """
-    held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        problem = "another flwr-fleet serve runs on this folder; one serves all of it"
-        raise RuntimeError(f"{root}: {problem}") from None
-    return held

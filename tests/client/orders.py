@@ -131,7 +131,7 @@ class Pi:
     @property
     def current(self):
         serving = self.daemon.bundles.installed.serving()
-        return serving and serving["sha256"]
+        return serving and serving.sha256
 
     @property
     def files(self):

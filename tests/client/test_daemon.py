@@ -323,6 +323,21 @@ def test_work_that_breaks_fails_the_task_alone(world, hub):
     done(hub, hub.task("train", ASKED))
 
 
+def test_an_answer_that_does_not_fit_fails_the_task_alone(world, hub, monkeypatch):
+    ask = world.work.ask
+
+    def without_kept(*arguments):
+        said = ask(*arguments)
+        del said["kept"]
+        return said
+
+    monkeypatch.setattr(world.work, "ask", without_kept)
+    reason = failed(hub, hub.task("train", ASKED))
+    assert reason == "MessageError: answer Done: kept: missing; it has no default"
+    monkeypatch.undo()
+    done(hub, hub.task("train", ASKED))
+
+
 def test_a_task_that_never_ends_is_left_alone(world, hub):
     """As after power cuts, each in the middle of it."""
     world.condition = (False, "wait")

@@ -17,6 +17,7 @@ from client import installer
 from client.bundle.predictor import NotFiniteError, Predictor
 from client.installed import Installed, Place
 from client.installer import Installer
+from client.messages import Done, MessageError, read_answer, write_answer, write_request
 from client.store import Store
 from client.windows import PersonWindows
 from client.work import WorkError, WorkProcess
@@ -332,6 +333,17 @@ class TestProbation:
             pi.predict([[1.0]])
         assert pi.current == name(files[1])
 
+    def test_nor_is_an_answer_that_does_not_fit(self, pi, on, files):
+        def untimed(request):
+            found = pi.work.worker(request)
+            found.pop("microseconds")
+            return found
+
+        pi.work.fault = untimed
+        with pytest.raises(MessageError, match="answer Timed: microseconds: missing"):
+            pi.predict(WINDOWS[0].tolist())
+        assert pi.current == name(files[1])
+
     def test_it_goes_back_where_its_last_self_test_fails(self, pi, on, files):
         pi.work.fault = lambda r: {"error": "late"} if r["action"] == "bundle" else None
         pi.clock.now += 101
@@ -589,13 +601,13 @@ class Life:
         return said
 
     def do(self, row):
-        def ask(request):
+        def ask(request, kind):
             self.store.begin(row.id)
-            return self.work.ask(request, 1.0, lambda: False)
+            return read_answer(kind, self.work.ask(write_request(request), 1.0, lambda: False))
 
         task = wire.Task.model_validate_json(json.dumps(row.body))
         done = self.installer.do(row, task, ask)
-        self.store.finish(row.id, {"kind": "result", **done})
+        self.store.finish(row.id, {"kind": "result", **write_answer(done)})
         return done
 
 
@@ -613,11 +625,11 @@ def cut_at(folder, files, cut, count, at) -> int:
     life.store.close()
     again = Life(folder)
     place = again.installed.serving()
-    assert place["sha256"] in map(name, files)
-    assert name(Path(place["path"]).read_bytes()) == place["sha256"]
+    assert place.sha256 in map(name, files)
+    assert name(Path(place.path).read_bytes()) == place.sha256
     for said in again.go_on():
-        assert "error" not in said
-    assert again.installed.serving()["sha256"] == name(files[1])
+        assert isinstance(said, Done)
+    assert again.installed.serving().sha256 == name(files[1])
     assert again.installed.record.previous.sha256 == name(files[0])
     assert not again.store.open("queued")
     again.store.close()

@@ -98,6 +98,23 @@ def test_a_closed_task_forgets_its_answer_and_not_its_id(store):
     assert store.open() == []
 
 
+def test_a_closed_task_is_answered_again_and_an_open_one_is_not(store, open_store):
+    store.take("a", "r", {"n": 1}, 9)
+    assert not store.answer_again("a", {"second": 1}, 60.0, "why", 1)
+    assert (store.task("a").state, store.get("why")) == ("queued", None)
+    store.finish("a", {"first": 1})
+    store.end("a")
+    assert store.answer_again("a", {"second": 2}, 60.0, "why", 2)
+    assert not store.answer_again("a", {"third": 3}, 60.0, "why", 3)
+    assert store.answer_again("forgotten", {"fourth": 4}, 60.0, "else", 4)
+    again = open_store()
+    assert [(row.id, row.state, row.answer) for row in again.open()] == [
+        ("a", "done", {"second": 2}),
+        ("forgotten", "done", {"fourth": 4}),
+    ]
+    assert (again.get("why"), again.get("else")) == (2, 4)
+
+
 def test_old_ids_go_in_the_end(store, monkeypatch):
     monkeypatch.setattr(module, "REMEMBERED", 3)
     for number in range(6):

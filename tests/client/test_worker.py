@@ -21,10 +21,9 @@ from tests.client import handmade
 @pytest.fixture
 def worker(tmp_path):
     handmade.windows(tmp_path / "windows")
-    where = {"folder": str(tmp_path / "windows")}
     objects = ObjectStore(tmp_path / "objects", 1 << 26)
     graphs, adapters = GraphStore(tmp_path / "graphs"), tmp_path / "adapters"
-    return Worker(objects, graphs, lambda: windows_of(where), 7, adapters=adapters)
+    return Worker(objects, graphs, lambda: windows_of(tmp_path / "windows"), 7, adapters=adapters)
 
 
 @pytest.fixture
@@ -157,6 +156,11 @@ def test_bytes_that_are_no_payload(worker):
     assert said["error"].startswith("PayloadError")
 
 
+def test_a_request_that_does_not_fit_is_an_answer(worker):
+    said = worker({"action": "train", "payload": "ab" * 32})
+    assert said == {"error": "MessageError: request: kept: missing; it has no default"}
+
+
 def test_a_full_disk_is_said(worker, graphs, monkeypatch):
     question = handmade.training(graphs, 1)
     name = worker.objects.put(pack(question)[0]).sha256
@@ -183,7 +187,7 @@ def test_windows_of_a_sensors_rings(tmp_path):
         ring = Ring(tmp_path / f"{name}.ring", 2, 1, 4, 1 << 16)
         ring.append([1.0, 2.0], 3)
         ring.close()
-    found = windows_of({"rings": str(tmp_path)})
+    found = windows_of(tmp_path, rings=True)
     assert isinstance(found, PersonWindows)
     assert found.train.tolist() == [[[1.0], [2.0]]]
     assert found.labels.tolist() == [3]

@@ -1,4 +1,4 @@
-"""``flwr-fleet claim``: leave to enrol."""
+"""``flwr-fleet claim``: leave to enroll."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from schemas.enrolment import ClaimText
     from schemas.fleet import FleetConfig
 
-app = typer.Typer(help="Claims: one-time leave to enrol, to be handed to a device.")
+app = typer.Typer(help="Claims: one-time leave to enroll, to be handed to a device.")
 _HEAD: Final = ("claim", "state", "device", "tags", "used", "uses", "approval", "expires", "note")
 
 
@@ -33,10 +33,10 @@ def create(
         list[str] | None, typer.Option(help="Bind a claim to this name; repeatable.")
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Tag who enrols with it; repeatable.")
+        list[str] | None, typer.Option(help="Tag who enrolls with it; repeatable.")
     ] = None,
     uses: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Devices that one claim may enrol.")
+        int, typer.Option(min=1, max=1_000_000, help="Devices that one claim may enroll.")
     ] = 1,
     hours: Annotated[float | None, typer.Option(help="Until it expires.")] = None,
     approval: Annotated[

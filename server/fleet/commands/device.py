@@ -374,7 +374,9 @@ def tell(wrong: list[str]) -> None:
 def _cells(row: dict[str, Any]) -> list[str]:
     return [
         row["device"],
-        row["state"] + (", quarantined" if row["quarantined"] else ""),
+        row["state"]
+        + (", quarantined" if row["quarantined"] else "")
+        + (", bundle put aside" if row["bundle_put_aside"] is not None else ""),
         "yes" if row["online"] else "no",
         _plain(row["seen"]),
         _plain(row["certificate_until"]),
@@ -460,6 +462,6 @@ def _claims_file(
         finally:
             if count:
                 part.replace(out)
-                say(f"wrote {out}: whoever reads it can enrol these names")
+                say(f"wrote {out}: whoever reads it can enroll these names")
             else:
                 part.unlink()

@@ -18,7 +18,7 @@ def init(
     host: Annotated[
         str, typer.Option(help="The name or address at which devices reach this server.")
     ] = "localhost",
-    port: Annotated[int, typer.Option(help="Of the enrolment server.")] = 8443,
+    port: Annotated[int, typer.Option(help="Of the enrollment server.")] = 8443,
     broker_host: Annotated[
         str | None, typer.Option(help="Where devices reach the broker; left out: --host.")
     ] = None,
@@ -79,7 +79,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve enrolment and rotation over HTTPS, and keep certificates and lists fresh.
+    """Serve enrollment and rotation over HTTPS, and keep certificates and lists fresh.
 
     Until SIGTERM or Ctrl-C. The revocation list is renewed at half of its life, and the server's
     and the broker's certificates at two thirds of theirs: this must run, or be run now and then.
@@ -87,7 +87,6 @@ def serve(
     Example: flwr-fleet serve --fleet /srv/fleet
     """
     from server.database import migrate, open_engine
-    from server.fleet import anchor
     from server.fleet.serve import Server
 
     logging.basicConfig(
@@ -101,6 +100,4 @@ def serve(
     migrate(engine)
     engine.dispose()
     with opened.keeper() as keeper:
-        with keeper.registry.read() as db:
-            anchor.thin(opened.folder.anchor, db)
         Server(opened.folder, opened.config, keeper, port).run()

@@ -30,7 +30,7 @@ def authority(it: Deployment) -> Iterator[Finding]:
     seen = f"CA {newest.number}, {_days(left)}"
     roll = "run flwr-fleet ca rollover"
     if left <= 0:
-        yield fault("ca", seen, f"{roll}; every device must enrol again")
+        yield fault("ca", seen, f"{roll}; every device must enroll again")
     elif left < max(_CA_SOON, it.config.lifetimes.overlap_days * _DAY):
         yield warning("ca", seen, f"{roll}: devices take the new one while both are trusted")
     else:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from schemas.base import ConfigError
 from schemas.signing import public_hex
 from server.database import open_engine, pending
+from server.fleet.alone import serving
 from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
 from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok
@@ -46,6 +47,18 @@ def database(it: Deployment) -> Iterator[Finding]:
         yield fault("database", seen, advice)
     else:
         yield ok("database", f"{engine.url.render_as_string(hide_password=True)}: up to date")
+
+
+def served(it: Deployment) -> Iterator[Finding]:
+    """Who serves on the database, from this folder or another; nobody is no fault of its own."""
+    engine = open_engine(it.folder.database(it.config))
+    try:
+        who = serving(engine)
+    except SQLAlchemyError:  # the check of the database says it
+        return
+    finally:
+        engine.dispose()
+    yield ok("serve", "nobody serves on the database now" if who is None else f"{who} serves")
 
 
 def log(it: Deployment) -> Iterator[Finding]:
@@ -127,6 +140,7 @@ def _some(lines: list[str], between: str) -> str:
 
 CHECKS: Final[dict[str, Check]] = {
     "database": database,
+    "serve": served,
     "audit-log": log,
     "signing-key": signing,
     "files": files,

@@ -123,16 +123,16 @@ class Certificate(Base):
 
 
 class Claim(Base):
-    """Leave to enrol: a secret, of which only the hash is here, and what it is good for.
+    """Leave to enroll: a secret, of which only the hash is here, and what it is good for.
 
     Attributes
     ----------
     device
-        The only name it enrols, where it is bound to one.
+        The only name it enrolls, where it is bound to one.
     tags
         What its devices are tagged with.
     uses, used
-        How many devices it may enrol, and did.
+        How many devices it may enroll, and did.
     replaces
         It puts a new key in the place of its device's accepted one: an operator's rotation.
     """
@@ -154,7 +154,7 @@ class Claim(Base):
 
 
 class Enrolment(Base):
-    """A request to enrol that was let in: what the device sent, and what came of it.
+    """A request to enroll that was let in: what the device sent, and what came of it.
 
     Attributes
     ----------

@@ -16,6 +16,7 @@ from schemas.payload_object import pack, unpack
 from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
 from schemas.wire import ObjectRef
 from server.fleet.errors import Refusal
+from server.fleet.installed import GOOD, fallen
 from server.fleet.registry import Bundle, Registry, Rollout, RolloutDevice
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.control import stop
@@ -32,7 +33,6 @@ _AT_ONCE: Final = 500  # answers taken in one transaction
 _MOST: Final = 2**63  # of a number in a device's report
 _ATTEMPTS: Final = 5  # at a device, an order to go back counted
 _BACK_TTL: Final = 14 * 86_400.0
-_GOOD: Final = ("answered", "pulled")
 # Written out, not bound: a database must see that these are the states of the partial index.
 _MOVING: Final = RolloutDevice.state.in_(
     bindparam("moving", ("offered", "testing", "returning"), expanding=True, literal_execute=True)
@@ -162,9 +162,9 @@ class Engine:
         if task.state == "accepted":
             return "testing", None, None
         if state == "returning":
-            went = task.state in _GOOD
+            went = task.state in GOOD
             return ("returned", None, None) if went else ("succeeded", task.error, None)
-        if task.state in _GOOD:
+        if task.state in GOOD:
             return "succeeded", None, self._report(task)
         if task.state == "expired":
             return "skipped", "it did not answer within its time", None
@@ -227,12 +227,13 @@ class Engine:
 
     def _send_back(self, tx: Write, row: Rollout, plan: Plan) -> list[str]:
         """Tasks to go back, for those who may have installed it and are online."""
-        may_have = ("succeeded", "aborted")
+        may_have = RolloutDevice.state.in_(("succeeded", "aborted")) | fallen()
         rows = (
             select(RolloutDevice, DeviceRow.node)
             .join(DeviceRow, DeviceRow.id == RolloutDevice.device)
-            .where(RolloutDevice.rollout == row.id, RolloutDevice.task.is_not(None))
-            .where(RolloutDevice.state.in_(may_have), RolloutDevice.attempts < _ATTEMPTS)
+            .join(TaskRow, TaskRow.id == RolloutDevice.task)
+            .where(RolloutDevice.rollout == row.id)
+            .where(may_have, RolloutDevice.attempts < _ATTEMPTS)
             .where(DeviceRow.online, DeviceRow.enrolled)
             .order_by(RolloutDevice.device)
             .limit(_AT_ONCE)

@@ -14,10 +14,10 @@ from server.fleet.bundles import BundleFiles
 from server.fleet.link import server_link
 from server.fleet.registry import Registry, Rollout
 from server.fleet.rollouts.engine import Engine
+from server.fleet.rollouts.reports import Reporter
 from server.fleet.rollouts.tasks import RUN
 from server.fleet.signer import signing_key
 from server.fleet.trouble import Trouble
-from server.transport.courier import Courier
 from server.transport.inbox import Open
 from server.transport.ledger import Ledger
 from server.transport.tables import TaskRow
@@ -67,7 +67,8 @@ class Service:
         where = folder.database(config)
         self._registry, self._ledger = Registry(where), Ledger(where)
         objects = ObjectStore(folder.objects, _STORE)
-        self._courier = Courier(
+        self._courier = Reporter(
+            self._registry,
             link or server_link(folder, config),
             objects,
             self._ledger,

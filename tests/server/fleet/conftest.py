@@ -16,6 +16,7 @@ from server.fleet.create import create
 from server.fleet.enrolment import Registrar
 from server.fleet.keeper import Keeper
 from server.fleet.registry import Registry
+from tests.server.fleet.process import Process
 
 
 class Clock:
@@ -84,6 +85,21 @@ def keeper(made: Path, registry: Registry, clock: Clock, tmp_path: Path) -> Keep
 @pytest.fixture
 def registrar(keeper: Keeper) -> Registrar:
     return Registrar(keeper.registry, keeper.authority, keeper.config, "ab" * 32)
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[[FleetFolder], Process]]:
+    """Start ``flwr-fleet serve`` on a folder; killed at the end."""
+    made: list[Process] = []
+
+    def start(folder: FleetFolder) -> Process:
+        made.append(Process(folder))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.process.kill()
+        each.process.communicate()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.base import ConfigError
 from server.cli import main
-from server.fleet import anchor
+from server.fleet import anchor, hooks
 from server.fleet.anchor import anchors, note, thin
 from server.fleet.registry import Registry, audit
 from server.fleet.registry.audit import Head
@@ -181,3 +181,36 @@ def test_verify_thins_and_says_nothing_of_a_torn_line(
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["faults"] == []
     assert len(anchors(path)) in (5, 6)  # two, where midnight was between
+
+
+def test_a_server_that_runs_for_long_thins_once_a_day(keeper, clock, monkeypatch):
+    monkeypatch.setattr(anchor, "_LATEST", 20)
+    monkeypatch.setattr(hooks, "tick", lambda *_: [])
+    thins: list[float] = []
+    do = anchor.thin
+    monkeypatch.setattr(anchor, "thin", lambda *all_: (thins.append(clock.now), do(*all_)))
+    path, most, began = keeper.folder.anchor, 0, clock.now
+    for hour in range(5 * 24):
+        clock.now = began + 3600 * hour
+        with keeper.registry.write("x") as write:
+            write.audit("a", "b")
+        keeper.tick()
+        most = max(most, len(anchors(path)))
+    assert thins == [began + DAY * day for day in range(5)]
+    assert most < 80  # of 120 and more
+    with keeper.registry.read() as db:
+        assert not list(audit.faults(db, anchors(path)))
+    clock.now = began - DAY  # a clock that was set back keeps it from nothing
+    keeper.tick()
+    assert thins[-1] == clock.now
+
+
+def test_notes_that_cannot_be_thinned_are_told_of_once_a_day(keeper, monkeypatch, caplog):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(anchor, "thin", fails)
+    monkeypatch.setattr(hooks, "tick", lambda *_: [])
+    for _ in range(3):
+        keeper.tick()
+    assert caplog.text.count("audit.anchor: cannot be thinned: [Errno 28] No space left") == 1

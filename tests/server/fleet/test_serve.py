@@ -1,11 +1,8 @@
 """``flwr-fleet serve`` as a process: its signals, its folder, and a database that goes away."""
 
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -20,8 +17,6 @@ from server.fleet.trouble import Trouble
 from tests.server.fleet.requests import claim, request
 from tests.server.fleet.site import Site
 
-MAIN = "import atexit\natexit.register(print, 'at exit')\nfrom server.cli import main\nmain()"
-
 
 @pytest.fixture
 def folder(made, migrated, tmp_path):
@@ -30,40 +25,9 @@ def folder(made, migrated, tmp_path):
     return FleetFolder(tmp_path / "fleet")
 
 
-class Process:
-    """``flwr-fleet serve`` that listens, and what it said."""
-
-    def __init__(self, folder: FleetFolder) -> None:
-        self.said: list[str] = []
-        words = [sys.executable, "-c", MAIN, "serve", "--port", "0", "--fleet", str(folder.root)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(words, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes)
-
-    def listening(self) -> "Process":
-        for line in self.process.stdout:
-            self.said.append(line)
-            if "Uvicorn running" in line:
-                return self
-        raise AssertionError("".join(self.said))
-
-    def ended(self) -> tuple[int, str]:
-        """The exit code, and what was said."""
-        rest, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, "".join(self.said) + rest
-
-
 @pytest.fixture
-def start(folder):
-    made: list[Process] = []
-
-    def go():
-        made.append(Process(folder))
-        return made[-1]
-
-    yield go
-    for each in made:
-        each.process.kill()
-        each.process.communicate()
+def start(folder, process):
+    return lambda: process(folder)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -1,6 +1,8 @@
 """The doctor finds each planted fault by its name, with advice, and none in a sound fleet."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -15,7 +17,9 @@ from sqlalchemy import update
 from schemas.fleet import BrokerPlace, FleetConfig, FleetFolder, Lifetimes, Server
 from schemas.signing import new_key
 from server.cli import main
+from server.database import open_engine
 from server.fleet import secret
+from server.fleet.alone import Alone
 from server.fleet.authority import Authority, encrypted_key
 from server.fleet.broker.control import make_control
 from server.fleet.broker.lists import write_lists
@@ -316,6 +320,18 @@ def database_at(folder, url):
 def test_a_postgresql_that_answers_is_well(folder, postgres_server):
     database_at(folder, postgres_server.new("migrated"))
     assert "database" in of(folder, "ok")
+
+
+@pytest.mark.parametrize("system", ["sqlite", "postgres"])
+def test_who_serves_on_the_database_is_said(folder, system, request):
+    if system == "postgres":
+        database_at(folder, request.getfixturevalue("postgres_server").new("migrated"))
+    assert of(folder, "ok")["serve"].seen == "nobody serves on the database now"
+    engine = open_engine(folder.database(folder.config()))
+    held = Alone(folder.root, engine)
+    assert re.match(rf"pid {os.getpid()} on \S+, since .* serves$", of(folder, "ok")["serve"].seen)
+    held.release()
+    engine.dispose()
 
 
 def test_a_postgresql_that_does_not_answer_is_a_fault_and_its_password_is_not_shown(folder):

@@ -15,7 +15,7 @@ from schemas.rollout import BACK, BundleOrder
 from schemas.wire import Failed, Task
 from server.fleet.registry import Bundle, Device, Registry, Rollout, RolloutDevice, Tag
 from server.fleet.rollouts import Engine, GroupSpec, Terms, create, status
-from server.transport.courier import Courier
+from server.fleet.rollouts.reports import Reporter
 from server.transport.ledger import Ledger
 from tests.server.transport.fake_device import FakeDevice, will_of
 
@@ -85,7 +85,8 @@ class World:
         self.ledger = Ledger(self.database)
         self.objects = ObjectStore(self.folder / "objects", 1 << 26)
         self.link = MemoryLink(self.broker, "server")
-        self.courier = Courier(
+        self.courier = Reporter(
+            self.registry,
             self.link,
             self.objects,
             self.ledger,

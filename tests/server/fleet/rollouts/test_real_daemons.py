@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from client.local_api import ApiError, ask
 from client.windows import PersonWindows
 from schemas.signing import public_hex
+from server.fleet.installed import in_use
 from server.fleet.registry import Registry, Rollout, RolloutDevice
 from server.fleet.rollouts import GroupSpec, Terms, create
 from tests import mosquitto
@@ -192,6 +193,31 @@ def test_a_model_that_crashes_goes_back_and_the_daemon_stays(site, tmp_path):
     with site.registry.read() as db:
         assert "ended by signal 11" in db.get(RolloutDevice, (rollout, "a")).reason
     del children, tmp_path
+
+
+def test_a_bundle_that_is_spoilt_after_it_had_succeeded_is_told_of(site):
+    """Nobody asks for it: the daemon finds it, and says so until the server has heard."""
+    first, before = site.machines["a"], site.machines["a"].bundle["current"]
+    late = site.publish("late", seed=6)
+    rollout = site.roll_out("late", "devices=a")
+    site.until(lambda: site.row(rollout).state == "finished")
+    assert site.states(rollout) == {"a": "succeeded"}
+    (path,) = first.folder.rglob(f"{late}.flwb")
+    path.write_bytes(b"")
+    ask(first.socket, "predict", window=orders.WINDOWS[0].tolist(), timeout=60)
+    assert first.bundle["fault"].endswith(f"{before[:12]} predicts now")
+    site.kill_server()
+    ask(first.socket, "pause")
+    ask(first.socket, "resume")  # either has it look at once
+    time.sleep(1)
+    first.kill()
+    site.serve()
+    first.start()  # all that is open is said with a connection
+    site.until(lambda: site.states(rollout) == {"a": "failed"})
+    with site.registry.read() as db:
+        assert db.get(RolloutDevice, (rollout, "a")).reason.startswith("put aside after it had")
+        found = in_use(db, "a")
+    assert (found.bundle.id, found.aside.id) == (before, late)
 
 
 _ASK = f"""
