@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from schemas.base import ConfigError
-from simulations import memory_commands, model_commands
-from simulations.options import Format, Formats
+from simulations import bench_commands, memory_commands, model_commands
+from simulations.options import File, Format, Formats, Sets
 from simulations.output import Output
 
 app = typer.Typer(
@@ -26,12 +26,6 @@ app = typer.Typer(
 )
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-File = Annotated[Path, typer.Argument(help="A simulation file, e.g. simulations/wearables.toml.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; repeatable."),
-]
 
 
 @app.command()
@@ -121,14 +115,21 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     format_: Formats = Format.table,
 ) -> None:
-    """Put runs side by side."""
-    from simulations.report.compare import compare_rows, load_runs, show_comparison
+    """Put runs side by side; a baseline without a result has a row of dashes, and the reason."""
+    from simulations.report.compare import (
+        compare_rows,
+        data_differences,
+        load_runs,
+        show_comparison,
+    )
 
     rows = compare_rows(load_runs(runs))
     if format_ is Format.json:
         print(json.dumps(rows, indent=2))  # noqa: T201
     else:
         show_comparison(rows, Console())
+    for line in data_differences(runs):
+        print(f"flwr-sim: {line}", file=sys.stderr)  # noqa: T201
 
 
 @app.command("list")
@@ -199,6 +200,7 @@ def bench(
     )
 
 
+app.command()(bench_commands.device_plan)
 app.command()(model_commands.export)
 app.command()(model_commands.quantized)
 app.command()(model_commands.sentences)

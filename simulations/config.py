@@ -13,6 +13,8 @@ from schemas.toml_file import allowed_keys, read_with
 from server.strategies import installed
 from server.strategies.buffered import Buffered
 from server.strategies.installed import Strategies, strategies
+from simulations.data.base import DataError
+from simulations.data.paths import spelled_out
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,16 @@ def check(path: Path, table: dict[str, Any]) -> Loaded:
     """Check a simulation file's table; see ``load``."""
     problems: list[str] = []
     config = None
+    if {"base", "methods"} <= table.keys():
+        raise ConfigError(str(path), ["a sweep file; flwr-sim sweep runs it"])
     try:
         config = Simulation.model_validate(table)
     except ValidationError as error:
         problems += describe(error.errors(), allowed_keys(Simulation))
     known = strategies()
     tables = table.get("strategies", {})
+    if isinstance(tables, dict):  # what is no table is said already
+        tables = {name: own if isinstance(own, dict) else {} for name, own in tables.items()}
     parameters, wrong = installed.check(known, _names(table, tables), tables)
     problems += wrong
     if config is not None:
@@ -100,6 +106,10 @@ def _unreasonable(config: Simulation) -> list[str]:
     known = strategies()
     named = (config.strategy, *config.baselines)
     problems = _unbuffered(config, [name for name in named if name in known], known)
+    try:
+        spelled_out(config.data.path or "")
+    except DataError as error:
+        problems.append(str(error))
     cohort = config.cohort.size
     if config.synchronous and cohort and config.synchronous.min_replies > cohort:
         problems.append(

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.base import ConfigError
-from simulations.cli import INTERRUPTED, Sets
+from simulations.cli import INTERRUPTED
+from simulations.options import Sets
 
 if TYPE_CHECKING:
     from simulations.progress import Progress

@@ -1,6 +1,7 @@
 """``flwr-sim export``, ``quantized`` and ``sentences``: models in integers, and what that costs."""
 
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -36,10 +37,21 @@ class Ranges(StrEnum):
     federated = "federated"
 
 
+def _number(value: float) -> float:
+    """Refuse NaN, which is in every range."""
+    if math.isnan(value):
+        raise typer.BadParameter("expected a number, 0 to 10")
+    return value
+
+
 RangeNoise = Annotated[
     float,
     typer.Option(
-        "--noise", help="Laplace's scale on each of a device's counts, which sum to 1.", min=0.0
+        "--noise",
+        help="Laplace's scale on each of a device's counts, which sum to 1.",
+        min=0.0,
+        max=10.0,
+        callback=_number,
     ),
 ]
 

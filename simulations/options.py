@@ -1,6 +1,7 @@
 """Options that several commands of ``flwr-sim`` have."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,4 +14,9 @@ class Format(StrEnum):
     json = "json"
 
 
+File = Annotated[Path, typer.Argument(help="A simulation file, e.g. simulations/wearables.toml.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; repeatable."),
+]
 Formats = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]

@@ -35,6 +35,7 @@ from server.view import GridView
 from simulations.config import Loaded, check
 from simulations.engine.codec import decode
 from simulations.engine.local_grid import LocalGrid
+from simulations.report.failed import reason
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
 from simulations.run import APP, prepare
@@ -116,12 +117,14 @@ def open_models(
         Takes a line for whoever watches.
     """
     folder = RunFolder.open(run)
-    folder.summary()  # says so where the run is not finished
+    summary = folder.summary()  # says so where the run is not finished
     loaded = check(run / "config.toml", read_toml(run / "config.toml"))
     name = strategy or loaded.config.strategy
     ran = (loaded.config.strategy, *loaded.config.baselines)
     if name not in ran:
         raise ConfigError(str(run), [f"no strategy {name!r} ran here; there are {', '.join(ran)}"])
+    if name in summary.failed:
+        raise RunError(f"{run}: {name} came to no result in this run: {reason(summary, name)}")
     checkpoint, outcome = _kept(run, loaded, name)
     prepare()
     with (

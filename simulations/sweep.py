@@ -15,12 +15,14 @@ from schemas.base import ConfigError, describe
 from schemas.summary import MethodSummary
 from schemas.sweep import Method, Sweep
 from schemas.toml_file import read_toml
+from server.rounds import RoundsError
 from server.strategies.installed import strategies
 from simulations.config import Loaded, load
 from simulations.data.paths import files_digest
 from simulations.engine.local_grid import LocalGrid
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
+from simulations.report.metrics import by_person
 from simulations.report.summarise import summarise_method
 from simulations.run import APP, StrategyRun, identity_of, prepare, workers_of
 from simulations.sweep_table import Cell, csv_of, markdown_of
@@ -62,6 +64,12 @@ class Task:
         safe = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
         return f"{safe}.f{fraction:g}.s{seed}-{digest}"
 
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        config = self.loaded.config
+        return f"{self.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}"
+
     def identity(self) -> str:
         """Digest of all that its result depends on, in the file and in the data as they are now."""
         config = self.loaded.config
@@ -77,14 +85,21 @@ def load_sweep(path: Path) -> LoadedSweep:
     ConfigError
         With all that is wrong in it.
     """
+    table = read_toml(path)
+    if table and not table.keys() & {"base", "grids", "methods"}:
+        problem = "no sweep file: it has no base, grids and methods; flwr-sim run runs a simulation"
+        raise ConfigError(str(path), [problem])
     try:
-        sweep = Sweep.model_validate(read_toml(path))
+        sweep = Sweep.model_validate(table)
     except ValidationError as error:
         fields = {"": sorted(Sweep.model_fields)}
         raise ConfigError(str(path), describe(error.errors(), fields)) from error
     loaded = LoadedSweep(path, path.parent / sweep.base, sweep)
     for method in sweep.methods:
         cell(loaded, method, 1.0, 0)
+    if not any(True for _ in _tasks(loaded)):
+        problem = "grids: no cell: every method needs labels, or none is in a grid's only"
+        raise ConfigError(str(path), [problem])
     return loaded
 
 
@@ -114,6 +129,8 @@ def run_sweep(
 ) -> Path:
     """Run what is not done yet; write ``table.csv`` and ``table.md``.
 
+    A cell that cannot go on ends no sweep: the others' results are worth having.
+
     Several processes may share a folder where each has seeds of its own.
 
     Parameters
@@ -132,11 +149,13 @@ def run_sweep(
     Raises
     ------
     RunError, DataError, ConfigError
+        And where a cell came to no result, after all others.
     """
     folder = out or Path("runs") / loaded.sweep.name
     if none := set(seeds) - {task.loaded.config.seed for task in _tasks(loaded)}:
         problem = f"{min(none)}: no cell of {loaded.path} has this seed"
         raise ConfigError("--seed", [problem])
+    _check_folder(folder)
     make_folder(folder / "cells")
     prepare()
     waiting = [
@@ -145,10 +164,23 @@ def run_sweep(
         if _done(folder, task) is None and (not seeds or task.loaded.config.seed in seeds)
     ]
     progress.note(f"{loaded.sweep.name}: {len(waiting)} cells to run, into {folder}")
+    failed: list[str] = []
     for group in _groups(waiting):
-        _run_group(group, folder, progress)
+        failed += _run_group(group, folder, progress)
         write_tables(loaded, folder)
-    return write_tables(loaded, folder)
+    table = write_tables(loaded, folder)
+    if failed:
+        cells = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
+        raise RunError("\n".join([*failed, f"no result of {cells}; the rest is in {table}"]))
+    return table
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to mix cells with what is somebody else's."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; a sweep needs a folder")
+    if (folder / "config.toml").exists():
+        raise RunError(f"{folder}: is a run's folder; a sweep needs one of its own")
 
 
 def write_tables(loaded: LoadedSweep, folder: Path) -> Path:
@@ -194,7 +226,9 @@ def _groups(tasks: Sequence[Task]) -> Iterator[list[Task]]:
         yield [task for task in tasks if shared(task) == key]
 
 
-def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> None:
+def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> list[str]:
+    """Run cells on the same devices; return what is wrong with those without a result."""
+    failed: list[str] = []
     first = tasks[0].loaded
     config = first.config
     # Before the data are opened: what changes from here on is run again the next time.
@@ -203,19 +237,28 @@ def _run_group(tasks: list[Task], folder: Path, progress: Progress) -> None:
         timeout = config.cohort.timeout_seconds
         with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
             for task, identity in zip(tasks, identities, strict=True):
-                _run_cell(task, identity, world, grid, folder, progress)
+                try:
+                    _run_cell(task, identity, world, grid, folder, progress)
+                except RoundsError as error:
+                    progress.note(str(error))
+                    failed.append(f"{task.title}: {error}")
+    return failed
 
 
 def _run_cell(
     task: Task, identity: str, world: World, grid: LocalGrid, folder: Path, progress: Progress
 ) -> None:
     config = task.loaded.config
-    progress.note(f"{task.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}")
+    progress.note(task.title)
     own = replace(world, federation=replace(world.federation, config=config))
     one = StrategyRun(
         task.method.strategy, task.loaded, own, folder / "checkpoint" / task.key, progress
     )
-    summary = summarise_method(one.run(grid))
+    outcome = one.run(grid)
+    if not by_person(outcome.confusion):
+        one.remove()  # it would be found finished, and never be tried again
+        raise RoundsError(f"{task.method.strategy}: no person was tested")
+    summary = summarise_method(outcome)
     content = {"identity": identity, "summary": summary.model_dump(mode="json")}
     atomic_write(_path(folder, task), json.dumps(content).encode())
     one.remove()

@@ -69,7 +69,8 @@ def markdown_of(cells: Sequence[Cell]) -> str:
     for method in methods:
         mine = [cell for cell in cells if cell.method == method]
         columns = [_scores([c for c in mine if c.fraction == f]) for f in fractions]
-        lines.append("| " + " | ".join([method, *columns, _bytes(mine)]) + " |")
+        label = " ".join(method.replace("|", "\\|").split())  # a bar would be a cell of its own
+        lines.append("| " + " | ".join([label, *columns, _bytes(mine)]) + " |")
     return "\n".join(lines) + "\n"
 
 

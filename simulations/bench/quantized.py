@@ -8,6 +8,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from edge_kernels.quantize.quantizer import names
+from schemas.base import ConfigError
 from simulations.bench.cells import Cell, Cells, Key
 from simulations.export import Export, Form, Starts, quantized, score, usual_form
 from simulations.personal_model import Models, open_models
@@ -79,9 +81,12 @@ def study(
 
     Raises
     ------
+    ConfigError
+        Where a quantizer is not installed or ``kept`` is a folder; before anything is computed.
     RunError
         Where a run or ``kept`` cannot be read or written.
     """
+    _check(quantizers, kept)
     wanted: list[Key] = [
         (name, width, each, form or usual_form(width), noise if each == "federated" else 0.0)
         for width, name, each in itertools.product(bits, quantizers, ranges)
@@ -105,6 +110,19 @@ def study(
         for cell in found.all
         if cell.run in asked and cell.key in wanted and (not only or cell.person in only)
     ]
+
+
+def _check(quantizers: Sequence[str], kept: Path | None) -> None:
+    known = names()
+    problems = [
+        f"--quantizer {name}: not installed; there are {', '.join(known)}"
+        for name in quantizers
+        if name not in known
+    ]
+    if kept is not None and kept.is_dir():
+        problems.append(f"--out {kept}: is a folder; name a file")
+    if problems:
+        raise ConfigError("quantized", problems)
 
 
 def _cells(

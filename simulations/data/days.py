@@ -9,8 +9,9 @@ from simulations.data.arrays import read_arrays
 from simulations.data.base import DataError, DataSource, Recordings
 from simulations.data.fields import Fields
 from simulations.data.npz import KEYS, NpzSource
-from simulations.data.order import numbered, positions
+from simulations.data.order import check_overlap, numbered, positions
 from simulations.data.paths import configured
+from simulations.data.windows import step_of
 
 MAX_DAY = 100_000
 
@@ -21,9 +22,9 @@ class DaysSource(DataSource):
     The first ``data.source_days`` days of every person are the sources', the next
     ``data.client_days`` are clients, and all later ones unseen: they meet only the result, without
     labels. ``data.held_out`` names persons that are no source; then the others are nothing else. A
-    day is named ``PERSON day DAY``. Without ``stream``, the windows of one day, class and
-    ``trial`` (whole, optional) are one stream, in file order, none overlapping another unless
-    ``data.overlap`` says so.
+    day is named ``PERSON day DAY``. Without ``stream`` or ``run``, the windows of one day, class
+    and ``trial`` (whole, optional) are one stream, in file order, each overlapping the next by
+    ``data.overlap``; a file that is seen to overlap by more is refused, as ``npz`` refuses it.
     """
 
     ignores = frozenset({"window_seconds", "source_persons", "unseen_persons"})
@@ -114,10 +115,12 @@ class DaysSource(DataSource):
     def _times(
         self, file: Fields, x: NDArray[np.floating], person: NDArray[np.int64], y: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if "stream" in file.arrays or "run" in file.arrays:
+        if not file.arrays.keys().isdisjoint(("stream", "start", "run", "pos")):
             return file.times(x, person, y, self.config.overlap)
         trials = "trial" in file.arrays
         trial = file.whole("trial", len(x)) if trials else np.zeros(len(x), np.int64)
         stream = numbered(person, y, trial)
-        step = max(1, round(x.shape[1] * (1 - self.config.overlap)))
-        return stream, positions(stream) * step
+        position = positions(stream)
+        step = step_of(x.shape[1], self.config.overlap)
+        check_overlap(str(file.path), x, stream, position, step)
+        return stream, position * step

@@ -8,6 +8,22 @@ from schemas.simulation import Data
 from simulations.data.base import DataError
 
 
+def spelled_out(text: str) -> Path:
+    """Return a path with ``~`` as a home folder.
+
+    Raises
+    ------
+    DataError
+        Where it can be none.
+    """
+    if "\0" in text:
+        raise DataError(f"data.path = {text!r}: holds a null character; expected a path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"data.path = {text!r}: there is no such user's home folder") from error
+
+
 def configured(config: Data, folder: Path) -> Path | None:
     """Return ``data.path`` as seen from the simulation file's folder; None where it has none.
 
@@ -18,7 +34,7 @@ def configured(config: Data, folder: Path) -> Path | None:
     """
     if config.path is None:
         return None
-    path = folder / Path(config.path).expanduser()
+    path = folder / spelled_out(config.path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; data.path is read from {folder}")
     return path
@@ -31,7 +47,7 @@ def files_digest(config: Data, folder: Path) -> str:
     """
     if config.path is None:
         return ""
-    root = folder / Path(config.path).expanduser()
+    root = folder / spelled_out(config.path)
     files = sorted(path for path in (root, *root.rglob("*")) if path.is_file())
     parts = [f"{path.relative_to(root)} {_digest(path, *_stamp(path))}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""

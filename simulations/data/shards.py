@@ -39,8 +39,8 @@ def write_shards(recordings: Recordings, split: Split, folder: Path) -> dict[str
     Raises
     ------
     DataError
-        Where two persons have the same name, ``folder`` holds something else, or the disk is full;
-        nothing half-written is left.
+        Where two persons have the same name, ``folder`` holds something else, or it cannot be
+        written; nothing half-written is left.
     """
     folders = _folder_names(recordings, split)
     digest = _digest(recordings, split)
@@ -48,9 +48,8 @@ def write_shards(recordings: Recordings, split: Split, folder: Path) -> dict[str
         if not _complete(folder, digest, folders):
             _replace(recordings, split, folder, {"digest": digest, "folders": folders})
     except OSError as error:
-        raise DataError(
-            f"{folder}: the clients' windows could not be written: {error}; is the disk full?"
-        ) from error
+        why = error.strerror or str(error)
+        raise DataError(f"{folder}: the clients' windows could not be written: {why}") from error
     return {name: folder / safe for name, safe in folders.items()}
 
 

@@ -2,6 +2,7 @@
 
 from simulations.report.compare import (
     compare_rows,
+    data_differences,
     list_rows,
     load_runs,
     method_table,
@@ -17,6 +18,7 @@ __all__ = [
     "RunFolder",
     "atomic_write",
     "compare_rows",
+    "data_differences",
     "list_rows",
     "load_runs",
     "method_table",

@@ -1,38 +1,76 @@
 """Runs side by side: rows for ``--format json``, tables for the terminal."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from schemas.summary import MethodSummary, Summary
+from simulations.report.failed import reason
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
 from simulations.report.units import human_bytes
 
 NOTHING = "\N{EN DASH}"
-Row = dict[str, str | int | float | None]
+Row = dict[str, Any]
+_FIGURES = (
+    *("macro_f1", "worst_decile", "unseen", "bytes_down", "bytes_up"),
+    *("client_updates_per_second", "rounds"),
+)
 
 
 def load_runs(paths: Iterable[Path]) -> list[tuple[str, Summary]]:
     """Read the summaries of finished runs, each beside its folder's name.
+
+    Where two folders have the same name, each run's is the path as given.
 
     Raises
     ------
     RunError
         Where a folder is not there, is no run's, or its run did not end.
     """
-    return [(path.resolve().name, RunFolder.open(path).summary()) for path in paths]
+    runs = [(path, RunFolder.open(path).summary()) for path in paths]
+    folders = Counter(folder.name for folder in {path.resolve() for path, _ in runs})
+    return [
+        (str(path) if folders[path.resolve().name] > 1 else path.resolve().name, summary)
+        for path, summary in runs
+    ]
 
 
 def compare_rows(runs: Iterable[tuple[str, Summary]]) -> list[Row]:
-    """Return one row a method of each run, the run's own strategy first."""
+    """Return one row a method of each run: its own strategy, its baselines, those that failed.
+
+    Of one that failed all figures are None, and ``problem`` says why; of any other it is None.
+    """
+    rows: list[Row] = []
+    for run, summary in runs:
+        rows += [_row(run, summary, method) for method in (summary, *summary.baselines)]
+        rows += [_failed(run, summary, name) for name in summary.failed]
+    return rows
+
+
+def data_differences(paths: Sequence[Path]) -> list[str]:
+    """Say in which keys of ``[data]`` runs differ, a line each; the label fraction is in the rows.
+
+    A run whose configuration cannot be read is left out: its figures can be, and are shown.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        try:
+            config = RunFolder.open(path).config()
+        except RunError:
+            continue
+        found[str(path)] = config.data.model_dump(mode="json", exclude={"label_fraction"})
+    keys = next(iter(found.values()), {})
     return [
-        _row(name, summary, method)
-        for name, summary in runs
-        for method in (summary, *summary.baselines)
+        f"not on the same data: data.{key} is "
+        + ", ".join(f"{data[key]!r} in {run}" for run, data in found.items())
+        for key in keys
+        if len({repr(data[key]) for data in found.values()}) > 1
     ]
 
 
@@ -45,8 +83,10 @@ def list_rows(folder: Path) -> list[Row]:
         Where there is no such folder.
     """
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder; runs are kept in runs/ unless --out said so")
-    runs = [RunFolder(path.parent) for path in folder.glob("*/config.toml")]
+        what = "is a file" if folder.exists() else "no such folder"
+        raise RunError(f"{folder}: {what}; runs are kept in runs/ unless --out said so")
+    own = [folder] if (folder / "config.toml").is_file() else []  # a run's own folder was named
+    runs = [RunFolder(path) for path in (*own, *(p.parent for p in folder.glob("*/config.toml")))]
     return [_listed(run) for run in sorted(runs, key=lambda run: (run.started, run.path.name))]
 
 
@@ -57,14 +97,16 @@ def show_comparison(rows: Sequence[Row], console: Console) -> None:
     )
     table.add_column("labels", justify="right")
     table.add_column("seed", justify="right")
-    previous = None
     for row in rows:
-        first = row["run"] != previous
-        if first and previous is not None:
+        if row["main"]:
             table.add_section()
-        previous = row["run"]
-        table.add_row(*_compared(row, first=first), style="bold" if row["main"] else "")
+        style = "yellow" if row["problem"] else "bold" if row["main"] else ""
+        table.add_row(*_compared(row), style=style)
     console.print(table)
+    for row in rows:
+        if row["problem"]:
+            said = f"{row['run']}: no result of {row['strategy']}: {row['problem']}"
+            console.print(Text(said, style="yellow"), soft_wrap=True)
 
 
 def show_list(rows: Sequence[Row], console: Console) -> None:
@@ -79,8 +121,7 @@ def show_list(rows: Sequence[Row], console: Console) -> None:
     table.add_column("state")
     for row in rows:
         text = [Text(_plain(row[key])) for key in ("run", "started", "strategy", "dataset", "seed")]
-        state = Text(_plain(row["problem"] or row["state"]))
-        table.add_row(*text, _score(row["macro_f1"]), state)
+        table.add_row(*text, _score(row["macro_f1"]), Text(_state(row)))
     console.print(table)
 
 
@@ -113,10 +154,7 @@ def days_table(summary: Summary) -> Table:
                 _score(part.accuracy),
                 _score(part.macro_f1),
                 *(_plain(count) for count in (part.asked, part.back)),
-                *(
-                    NOTHING if size is None else human_bytes(size)
-                    for size in (part.bytes_down, part.bytes_up)
-                ),
+                *map(_size, (part.bytes_down, part.bytes_up)),
                 style="bold" if method is summary else "",
             )
     return table
@@ -137,6 +175,19 @@ def _row(name: str, summary: Summary, method: MethodSummary) -> Row:
         "label_fraction": summary.label_fraction,
         "seed": summary.seed,
         "dataset": summary.dataset,
+        "problem": None,
+    }
+
+
+def _failed(run: str, summary: Summary, name: str) -> Row:
+    figures = dict.fromkeys(_FIGURES)
+    problem = reason(summary, name)
+    return {
+        **_row(run, summary, summary),
+        **figures,
+        "strategy": name,
+        "main": False,
+        "problem": problem,
     }
 
 
@@ -147,6 +198,7 @@ def _listed(run: RunFolder) -> Row:
         "started": run.started.isoformat(timespec="seconds"),
         **dict.fromkeys(("strategy", "dataset", "seed", "macro_f1")),
         "state": "interrupted",
+        "failed": [],
         "problem": None,
     }
     try:
@@ -155,22 +207,28 @@ def _listed(run: RunFolder) -> Row:
         if run.finished:
             summary = run.summary()
             row |= {"dataset": summary.dataset, "macro_f1": summary.macro_f1.mean}
-            row["state"] = "finished"
+            row |= {"state": "finished", "failed": summary.failed}
     except RunError as error:
         row |= {"state": "broken", "problem": str(error)}
     return row
 
 
-def _compared(row: Row, *, first: bool) -> list[Text]:
+def _state(row: Row) -> str:
+    failed = f"; no result of {', '.join(row['failed'])}" if row["failed"] else ""
+    return _plain(row["problem"] or row["state"]) + failed
+
+
+def _compared(row: Row) -> list[Text]:
+    rate = row["client_updates_per_second"]
     return [
-        Text(_plain(row["run"]) if first else ""),
+        Text(_plain(row["run"]) if row["main"] else ""),
         Text(_plain(row["strategy"])),
         _score(row["macro_f1"]),
         _score(row["worst_decile"]),
         _score(row["unseen"]),
-        Text(human_bytes(float(row["bytes_down"] or 0))),
-        Text(human_bytes(float(row["bytes_up"] or 0))),
-        Text(f"{row['client_updates_per_second']:.3g}"),
+        _size(row["bytes_down"]),
+        _size(row["bytes_up"]),
+        Text(NOTHING if rate is None else f"{rate:.3g}"),
         Text(f"{row['label_fraction']:g}"),
         Text(_plain(row["seed"])),
     ]
@@ -203,5 +261,9 @@ def _plain(value: str | float | None) -> str:
     return NOTHING if value is None else str(value)
 
 
-def _score(value: str | float | None) -> Text:
-    return Text(NOTHING if value is None else f"{float(value):.3f}")
+def _score(value: float | None) -> Text:
+    return Text(NOTHING if value is None else f"{value:.3f}")
+
+
+def _size(value: float | None) -> Text:
+    return Text(NOTHING if value is None else human_bytes(value))

@@ -76,9 +76,11 @@ class RunFolder:
             Where there is no run.
         """
         if not path.is_dir():
-            raise RunError(f"{path}: no such folder; name a run's folder (see flwr-sim list)")
+            what = "is a file" if path.exists() else "no such folder"
+            raise RunError(f"{path}: {what}; name a run's folder (see flwr-sim list)")
         if not (path / "config.toml").is_file():
-            raise RunError(f"{path}: no run's folder: it holds no config.toml")
+            sweep = "; it is a sweep's, whose table is table.md" if is_sweep(path) else ""
+            raise RunError(f"{path}: no run's folder: it holds no config.toml{sweep}")
         return cls(path)
 
     @property
@@ -103,7 +105,9 @@ class RunFolder:
             Folder of the simulation file; ``data.path`` becomes absolute by it.
         """
         if config.data.path is not None and source is not None:
-            path = str((source / config.data.path).resolve())
+            from simulations.data.paths import spelled_out
+
+            path = str((source / spelled_out(config.data.path)).resolve())
             config = config.model_copy(
                 update={"data": config.data.model_copy(update={"path": path})}
             )
@@ -177,6 +181,11 @@ class RunFolder:
             return Summary.model_validate(found)
         except ValidationError as error:
             raise foreign(path, error) from error
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is a sweep's: it keeps cells, and no run of its own."""
+    return (path / "cells").is_dir() and not (path / "config.toml").exists()
 
 
 def tables_of(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, bytes]:

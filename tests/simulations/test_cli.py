@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,6 +232,118 @@ def test_a_baseline_that_fails_has_a_row_of_dashes_and_the_exit_code_says_so(
     assert not summary["failures"]
     page = (folder / "report.html").read_text()
     assert '<tr><td class="warn">whole</td>' in page
+    code, out, lines = sim("compare", folder, "--format", "json")
+    assert (code, lines) == (0, [])
+    row = json.loads(out)[-1]
+    assert (row["strategy"], row["macro_f1"], row["problem"]) == ("whole", None, said[0])
+    (row,) = json.loads(sim("list", folder, "--format", "json")[1])
+    assert (row["state"], row["failed"]) == ("finished", ["whole"])
+    arguments = ("--person", "person A", "--strategy", "whole", "--float", tmp_path / "w.onnx")
+    code, _, lines = sim("export", folder, *arguments)
+    assert (code, lines[-1]) == (
+        1,
+        f"flwr-sim: {folder}: whole came to no result in this run: {said[0]}",
+    )
+
+
+SWEEP = """
+name = "grid"
+base = "tiny.toml"
+set = ["rounds=1"]
+grids = [{label_fractions = [0.2], seeds = [3]}]
+methods = [{label = "a", strategy = "whole"}, {label = "b", strategy = "source"}]
+"""
+
+
+@pytest.fixture
+def sweep_file(simulation_file):
+    path = simulation_file.with_name("grid.toml")
+    path.write_text(SWEEP.replace("whole", "finetune"))
+    return path
+
+
+def test_a_cell_that_fails_ends_no_sweep(sim, sweep_file, installed, tmp_path):
+    (tmp_path / "wide_strategies.py").write_text(WIDE)
+    installed("whole", "wide_strategies:Whole")
+    sweep_file.write_text(SWEEP)
+    out = tmp_path / "out"
+    for _ in range(2):  # it is tried again
+        code, _, lines = sim("sweep", sweep_file, "--out", out)
+        assert code == 1
+        assert lines[-2].startswith("flwr-sim: a  f = 0.2  seed 3: strategy 'whole' returned ")
+        assert lines[-1] == f"flwr-sim: no result of 1 cell; the rest is in {out / 'table.md'}"
+        assert [line[:5] for line in (out / "table.md").read_text().splitlines()[2:]] == ["| b |"]
+
+
+def test_a_sweep_leaves_a_run_s_folder_and_a_file_alone(sim, sweep_file, finished_run, tmp_path):
+    before = sorted(finished_run.iterdir())
+    code, _, (said,) = sim("sweep", sweep_file, "--out", finished_run)
+    assert (code, sorted(finished_run.iterdir())) == (1, before)
+    assert said == f"flwr-sim: {finished_run}: is a run's folder; a sweep needs one of its own"
+    code, _, (said,) = sim("sweep", sweep_file, "--out", sweep_file)
+    assert (code, said) == (1, f"flwr-sim: {sweep_file}: is a file; a sweep needs a folder")
+
+
+def test_a_sweep_without_a_cell_is_refused(sim, sweep_file, tmp_path):
+    text = sweep_file.read_text().replace("[0.2]", "[0.0]").replace('"source"', '"local"')
+    sweep_file.write_text(text)
+    code, out, (said,) = sim("sweep", sweep_file, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert said.startswith(f"flwr-sim: {sweep_file}: grids: no cell: every method needs labels")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_the_other_command_is_told_so_in_one_line(sim, refused, sweep_file):
+    assert refused(file=sweep_file) == [f"{sweep_file}: a sweep file; flwr-sim sweep runs it"]
+    code, _, (said,) = sim("sweep", sweep_file.with_name("tiny.toml"))
+    assert code == 2
+    assert "tiny.toml: no sweep file: it has no base, grids and methods" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "part"), [("~nobody-here/x.npz", "no such user's home"), (r'"a\u0000b"', "null char")]
+)
+def test_a_path_that_none_can_be_is_one_line(sim, refused, sweep_file, tmp_path, path, part):
+    (said,) = refused(*sets(f"data.path={path}"))
+    assert "tiny.toml: data.path = " in said
+    assert part in said
+    text = SWEEP.replace("whole", "finetune").replace("rounds=1", "data.path=~nobody-here/x.npz")
+    sweep_file.write_text(text)
+    code, _, lines = sim("sweep", sweep_file, "--out", tmp_path / "grid")
+    assert code == 2
+    assert "no such user's home" in lines[-1]
+
+
+def test_what_is_no_table_is_said_once(refused):
+    assert len(refused(*sets("strategies.fedavg=3"))) == 1
+
+
+def test_what_quantized_cannot_do_is_said_before_anything_is_done(sim, finished_run, tmp_path):
+    code, _, (said,) = sim("quantized", finished_run, "--quantizer", "x")
+    assert code == 2
+    assert said.startswith("flwr-sim: quantized: --quantizer x: not installed; there are ")
+    code, _, (said,) = sim("quantized", finished_run, "--out", tmp_path)
+    assert (code, said) == (2, f"flwr-sim: quantized: --out {tmp_path}: is a folder; name a file")
+
+
+@pytest.mark.parametrize("noise", ["inf", "nan", "11"])
+def test_noise_is_a_number_that_devices_take(sim, finished_run, noise, tmp_path):
+    words = ("--shared", "--out", tmp_path / "a.flwb", "--ranges", "federated", "--noise", noise)
+    code, out, lines = sim("export", finished_run, *words)
+    assert (code, out) == (2, "")
+    assert "--noise" in lines[-1]
+
+
+def test_a_folder_that_cannot_be_written_is_not_called_a_full_disk(
+    sim, simulation_file, finished_run, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    (folder / ".windows").write_text("in the way")
+    (folder / "summary.json").unlink()
+    code, _, lines = sim("run", simulation_file, "--out", folder, "--resume")
+    assert code == 1
+    assert "disk" not in lines[-1]
 
 
 def test_a_main_strategy_that_fails_is_one_line(sim, simulation_file, installed, tmp_path):

@@ -42,3 +42,9 @@ def test_csv_counts_what_devices_that_live_through_days_asked_for():
     days = [Days(first=n, last=n, accuracy=1, macro_f1=1, asked=n, back=2 * n) for n in (1, 2)]
     lived = one.summary.model_copy(update={"days": days})
     assert csv_of([replace(one, summary=lived)]).splitlines()[1].endswith(",1,3,6")
+
+
+def test_a_label_with_a_bar_or_a_line_break_stays_in_its_cell() -> None:
+    made = cell("local | π\nours", 0.2, 3, 0.5)
+    (row,) = markdown_of([made]).splitlines()[2:]
+    assert row.startswith("| local \\| π ours | .500")

@@ -112,3 +112,38 @@ def test_a_file_without_days_is_refused(arrays, opened):
     del arrays["day"]
     with pytest.raises(DataError, match="day: missing"):
         opened(arrays)
+
+
+def overlapping(arrays, step):
+    """The same file, each trial's windows cut from one recording, every ``step`` samples."""
+    rng = np.random.default_rng(1)
+    length = arrays["X"].shape[1]
+    starts = np.arange(EACH) * step
+    trials = rng.standard_normal((len(arrays["y"]) // EACH, starts[-1] + length, 3))
+    cut = np.stack([trials[:, start : start + length] for start in starts], axis=1)
+    return arrays | {"X": cut.reshape(-1, length, 3).astype(np.float32)}
+
+
+@pytest.mark.parametrize("trial", [True, False])
+def test_windows_that_overlap_by_more_than_is_said_are_refused(arrays, opened, trial):
+    arrays = overlapping(arrays, 5)
+    if not trial:
+        del arrays["trial"]
+    with pytest.raises(DataError, match=r"share 5 of 10 samples.*set data\.overlap = 0\.5"):
+        opened(arrays, overlap=0.0)
+    recordings, _ = opened(arrays, overlap=0.5)
+    assert recordings.start[:EACH].tolist() == [0, 5, 10, 15, 20]
+
+
+def test_windows_that_overlap_by_less_than_is_said_are_read(arrays, opened):
+    recordings, _ = opened(arrays, overlap=0.5)
+    assert recordings.start[:EACH].tolist() == [0, 5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("start", "stream: missing; stream and start go"), ("pos", "run: missing; run and pos go")],
+)
+def test_half_of_what_says_where_a_window_was_cut_is_refused(arrays, opened, key, message):
+    with pytest.raises(DataError, match=message):
+        opened(arrays | {key: np.arange(len(arrays["y"]))})

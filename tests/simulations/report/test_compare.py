@@ -11,6 +11,7 @@ from simulations.report import (
     RunError,
     RunFolder,
     compare_rows,
+    data_differences,
     list_rows,
     load_runs,
     method_table,
@@ -92,3 +93,88 @@ def test_names_are_no_markup(runs: Path) -> None:
     console = printed()
     show_comparison(compare_rows(load_runs([runs / "[red]done"])), console)
     assert "[red]done" in console.export_text()
+
+
+@pytest.fixture
+def failed(small: Any) -> Any:
+    """A summary whose baselines fedadam and ditto came to nothing."""
+    notes = [
+        *small.summary.notes,
+        "strategy 'fedadam' returned weights int64[3]",
+        "ditto: the last 5 rounds had fewer replies than 2",
+        "fedadam: no person was tested; its row has no figures.",
+        "ditto: no person was tested; its row has no figures.",
+    ]
+    return small.summary.model_copy(
+        update={"failed": ["fedadam", "ditto", "pefll"], "notes": notes}
+    )
+
+
+def test_a_baseline_that_failed_is_compared_with_dashes_and_the_reason(failed: Any) -> None:
+    rows = compare_rows([("one", failed), ("two", failed)])
+    assert len(rows) == 14
+    by_name = {str(row["strategy"]): row for row in rows[:7]}
+    row = by_name["fedadam"]
+    assert row.keys() == rows[0].keys()
+    assert (row["run"], row["main"], row["macro_f1"], row["bytes_up"]) == ("one", False, None, None)
+    assert (row["seed"], row["label_fraction"], row["rounds"]) == (3, 0.05, None)
+    assert row["problem"] == "strategy 'fedadam' returned weights int64[3]"
+    assert by_name["ditto"]["problem"] == "the last 5 rounds had fewer replies than 2"
+    assert by_name["pefll"]["problem"] == "the run does not say why"
+    assert by_name["fedavg"]["problem"] is None
+    assert json.loads(json.dumps(rows)) == rows
+    console = printed()
+    show_comparison(rows, console)
+    lines = console.export_text().splitlines()
+    (dashes, _) = [line for line in lines if line.strip().startswith("ditto")]
+    assert dashes.split() == ["ditto", *"––––––", "0.05", "3"]
+    assert "two: no result of ditto: the last 5 rounds had fewer replies than 2" in lines
+
+
+def test_the_list_names_baselines_that_failed(runs: Path, failed: Any) -> None:
+    (runs / "done" / "summary.json").write_text(failed.model_dump_json())
+    rows = {row["run"]: row for row in list_rows(runs)}
+    assert rows["done"]["state"] == "finished"
+    assert rows["done"]["failed"] == ["fedadam", "ditto", "pefll"]
+    assert rows["half"]["failed"] == []
+    console = printed()
+    show_list(list_rows(runs), console)
+    text = " ".join(console.export_text().split())
+    assert "finished; no result of fedadam, ditto, pefll" in text
+
+
+def test_runs_in_folders_of_the_same_name_are_told_apart(runs: Path) -> None:
+    for name in ("x", "y"):
+        shutil.copytree(runs / "done", runs / name / "run")
+    named = [name for name, _ in load_runs([runs / "x" / "run", runs / "y" / "run", runs / "done"])]
+    assert named == [str(runs / "x" / "run"), str(runs / "y" / "run"), "done"]
+
+
+def test_a_file_is_no_folder_and_a_run_s_own_folder_is_listed(runs: Path) -> None:
+    file = runs / "done" / "summary.json"
+    with pytest.raises(RunError, match=r"summary\.json: is a file; runs are kept in"):
+        list_rows(file)
+    with pytest.raises(RunError, match=r"summary\.json: is a file; name a run's folder"):
+        load_runs([file])
+    assert [row["run"] for row in list_rows(runs / "done")] == ["done"]
+
+
+def test_a_sweep_s_folder_is_no_run_s(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    with pytest.raises(RunError, match=r"holds no config\.toml; it is a sweep's"):
+        load_runs([tmp_path])
+
+
+def test_what_differs_in_runs_data_is_said(runs: Path, small: Any) -> None:
+    data = small.config.data
+    update = {"label_fraction": 0.5, "train_fraction": 0.6, "path": "b.npz"}
+    other = small.config.model_copy(update={"data": data.model_copy(update=update)})
+    RunFolder.create("x", runs / "other").write_config(other)
+    paths = [runs / "done", runs / "other", runs / "odd"]
+    (runs / "odd" / "config.toml").write_text("name = ")  # its figures may be good
+    said = data_differences(paths)
+    assert said == [
+        f"not on the same data: data.path is None in {paths[0]}, 'b.npz' in {paths[1]}",
+        f"not on the same data: data.train_fraction is 0.7 in {paths[0]}, 0.6 in {paths[1]}",
+    ]
+    assert data_differences([paths[0], paths[0]]) == data_differences([]) == []

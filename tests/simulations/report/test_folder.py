@@ -144,3 +144,13 @@ def test_only_a_runs_folder_opens(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "nowhere")
     with pytest.raises(RunError, match=r"holds no config\.toml"):
         RunFolder.open(tmp_path)
+
+
+def test_a_path_in_the_home_folder_is_kept_as_what_it_stands_for(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = small.config.data.model_copy(update={"path": "~/own.npz"})
+    folder = RunFolder.create("x", tmp_path / "run")
+    folder.write_config(small.config.model_copy(update={"data": data}), tmp_path / "files")
+    assert folder.config().data.path == str(tmp_path / "home" / "own.npz")

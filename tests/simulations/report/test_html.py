@@ -79,3 +79,13 @@ def test_a_run_without_baselines_failures_or_rounds_has_a_report(
     page = html.render("x", made.config, summary, plots.draw(summary, made.outcomes))
     assert "every client that was asked answered" in page
     assert parsed(page).tags.count("svg") == 3
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_a_baseline_that_failed_has_as_many_cells_as_the_table(small: Any, unseen: bool) -> None:
+    persons = small.summary.unseen_persons if unseen else []
+    summary = small.summary.model_copy(update={"failed": ["fedadam"], "unseen_persons": persons})
+    table = html.render("one", small.config, summary, {}).partition('id="methods"')[2]
+    rows = table.partition("</table>")[0].split("<tr")
+    (failed,) = [row for row in rows if "fedadam" in row]
+    assert failed.count("<td") == rows[1].count("<th>")
