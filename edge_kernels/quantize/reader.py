@@ -12,6 +12,7 @@ from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, read_layer, reads
 from edge_kernels.quantize.parts import parted
+from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.walk import called, needed, walk
 from edge_kernels.quantize.widths import widened
 from edge_kernels.sequential import fold
@@ -70,6 +71,7 @@ def read(model: ModelProto) -> Split:
     from onnx import shape_inference
 
     model = shape_inference.infer_shapes(narrowed(fold(model)), data_prop=True)
+    model = unsliced(model)
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)

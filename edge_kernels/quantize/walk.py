@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 ADVICE: Final = (
     "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, pooling, "
-    "ReduceMean, ReduceMax, Concat, Reshape, Transpose, factors or terms of a channel, norms over "
-    "the last axis, attention without a mask, and functions of one number: replace it, or quantize "
-    "the part before it as a model of its own"
+    "ReduceMean, ReduceMax, Concat, channels that layers alone read by Slice or Split, Reshape, "
+    "Transpose, factors or terms of a channel, norms over the last axis, attention without a mask, "
+    "and functions of one number: replace it, or quantize the part before it as a model of its own"
 )
 _STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
 _VIEWS: Final = ("Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Identity")
