@@ -1,6 +1,6 @@
 """What other distributions plug in: entry points, found once and not at each question.
 
-Looking through all of an environment's distributions takes tens of milliseconds.
+Looking through all of an environment's distributions takes several milliseconds.
 """
 
 import sys

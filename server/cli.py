@@ -6,12 +6,10 @@ Only what the command line names is loaded: a command starts no slower for the o
 """
 
 import atexit
-import functools
 import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 import click
@@ -40,7 +38,7 @@ class Plugins(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all that are installed."""
-        return sorted({point.name.partition(".")[0] for point in _points()})
+        return sorted({point.name.partition(".")[0] for point in entry_points(GROUP)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one."""
@@ -118,13 +116,8 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(cause).__name__
 
 
-@functools.cache
-def _points() -> list[EntryPoint]:
-    return list(entry_points(GROUP))
-
-
 def _load(name: str) -> click.Command | None:
-    points = {point.name: point for point in _points()}
+    points = {point.name: point for point in entry_points(GROUP)}
     verbs = sorted(key for key in points if key.startswith(f"{name}."))
     if name not in points and not verbs:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, NodeProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 Floats = NDArray[np.float32]
 _CANDIDATES = ("MatMul", "Gemm", "Conv")
@@ -125,6 +125,23 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def needed(nodes: Iterable[NodeProto], *outputs: str) -> set[str]:
+    """Return the tensors on which some depend, of nodes in their order."""
+    wanted = set(outputs)
+    for node in reversed(list(nodes)):
+        if wanted.intersection(node.output):
+            wanted.update(reads(node))
+    return wanted
+
+
+def sizes(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes by name as far as they are known, 0 where an axis is not."""
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*model.graph.input, *model.graph.value_info)
+    }
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from edge_kernels.integer.net import FREE, Norm, Product, Shape
 from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
-from edge_kernels.quantize.graph import Graph, Unserved, candidate, read_layer, reads
+from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads, sizes
 from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.slices import unsliced
-from edge_kernels.quantize.walk import called, needed, walk
+from edge_kernels.quantize.walk import called, walk
 from edge_kernels.quantize.widths import widened
 from edge_kernels.sequential import fold
 
@@ -78,7 +78,7 @@ def read(model: ModelProto) -> Split:
     result, tail = _epilogue(graph, outputs[0])
     forms = find(model, graph, frozenset(tail))
     source, shape = _source(model, graph, forms)
-    batch = (_sizes(model).get(source) or (0,))[0]
+    batch = (sizes(model).get(source) or (0,))[0]
     walked = walk(graph, forms, (source, shape), result, batch)
     net = parted(widened(simplified(walked)))
     if not any(isinstance(step, Product) for step in net.steps):
@@ -140,7 +140,7 @@ def _held(model: ModelProto, nodes: list[int]) -> tuple[list[NodeProto], list[Te
 
 def _source(model: ModelProto, graph: Graph, forms: Forms) -> tuple[str, Shape]:
     """What the first layer reads, or the norm before it, and its shape without the batch."""
-    shapes = {name: sizes[1:] for name, sizes in _sizes(model).items()}
+    shapes = {name: shape[1:] for name, shape in sizes(model).items()}
     why = "it has no Conv, Gemm or MatMul with constant weights"
     for at, node in enumerate(graph.nodes):
         if not candidate(node):
@@ -162,14 +162,6 @@ def _source(model: ModelProto, graph: Graph, forms: Forms) -> tuple[str, Shape]:
     raise ValueError(f"no layer of the model can run in integers: {why}")
 
 
-def _sizes(model: ModelProto) -> dict[str, Shape]:
-    """Shapes by name as far as they are known, 0 where an axis is not."""
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*model.graph.input, *model.graph.value_info)
-    }
-
-
 def _origin(graph: Graph, forms: Forms, source: str) -> tuple[str, Shape]:
     """The tensor (batch, positions, D) whose view a layer reads; before its norm, if it has one."""
     assert forms.observed is not None
@@ -189,7 +181,7 @@ def _prologue(model: ModelProto, source: str, shape: Shape) -> ModelProto:
     """The model's nodes that make the source."""
     from onnx import TensorProto, helper
 
-    wanted = needed(Graph(model.graph), source)
+    wanted = needed(model.graph.node, source)
     made = copy.deepcopy(model)
     graph = made.graph
     nodes = [copy.deepcopy(n) for n in graph.node if wanted.intersection(n.output)]

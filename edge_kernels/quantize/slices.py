@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.graph import Graph, attributes, candidate, reads
+from edge_kernels.quantize.graph import Graph, attributes, candidate, needed, sizes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -63,7 +63,7 @@ def unsliced(model: ModelProto) -> ModelProto:
 def _one(model: ModelProto) -> bool:
     """Serve the first part that can be; whether there was one."""
     graph = Graph(model.graph)
-    shapes = _shapes(model)
+    shapes = sizes(model)
     for node in graph.nodes:
         if node.op_type not in ("Slice", "Split") or _only_start(graph, node):
             continue
@@ -80,20 +80,8 @@ def _only_start(graph: Graph, node: NodeProto) -> bool:
     source = node.input[0]
     if graph.uses[source] > 1 or sum(graph.uses[name] > 0 for name in node.output) > 1:
         return False
-    made = {source}
-    for each in reversed(graph.nodes):
-        if made.intersection(each.output):
-            if candidate(each):
-                return False
-            made.update(reads(each))
-    return True
-
-
-def _shapes(model: ModelProto) -> dict[str, Shape]:
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*model.graph.input, *model.graph.value_info)
-    }
+    makers = [graph.maker(name) for name in needed(graph.nodes, source)]
+    return not any(node is not None and candidate(node) for node in makers)
 
 
 def _parts(graph: Graph, node: NodeProto, shape: Shape) -> list[_Part]:
@@ -134,14 +122,14 @@ def _sliced(
 def _split(graph: Graph, node: NodeProto, shape: Shape) -> tuple[int, list[tuple[int, int]]] | None:
     axis, count = int(attributes(node).get("axis", 0)) % len(shape), len(node.output)
     if len(node.input) > 1 and node.input[1]:
-        sizes = graph.constant(node.input[1])
-        if sizes is None or len(sizes) != count:
+        widths = graph.constant(node.input[1])
+        if widths is None or len(widths) != count:
             return None
     else:
-        sizes = np.full(count, -(-shape[axis] // count))
-        sizes[-1] = shape[axis] - sizes[:-1].sum()
-    ends = np.cumsum(sizes)
-    return axis, [(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True)]
+        widths = np.full(count, -(-shape[axis] // count))
+        widths[-1] = shape[axis] - widths[:-1].sum()
+    ends = np.cumsum(widths)
+    return axis, [(int(end - size), int(end)) for size, end in zip(widths, ends, strict=True)]
 
 
 def _layers(graph: Graph, part: _Part) -> list[tuple[int, _Part]]:
@@ -205,8 +193,9 @@ def _serve(model: ModelProto, graph: Graph, part: _Part, layers: list[tuple[int,
         padded = numpy_helper.from_array(_padded(weight, axis, here), name)
         model.graph.initializer.append(padded)
         node.input[0], node.input[1] = here.source, name
-    kept = _needed(nodes, {value.name for value in model.graph.output})
-    copies = [copy.deepcopy(node) for node in kept]  # what is deleted from a graph is gone
+    wanted = needed(nodes, *(value.name for value in model.graph.output))
+    # Copies, since what is deleted from a graph is gone.
+    copies = [copy.deepcopy(node) for node in nodes if wanted.intersection(node.output)]
     del model.graph.node[:]
     model.graph.node.extend(copies)
 
@@ -222,13 +211,3 @@ def _free(name: str, names: set[str]) -> str:
         name += "_"
     names.add(name)
     return name
-
-
-def _needed(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
-    """Of some nodes, those on which an output depends."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(reads(node))
-            kept.append(node)
-    return kept[::-1]

@@ -26,7 +26,7 @@ from edge_kernels.integer.net import (
 )
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
-from edge_kernels.quantize.graph import Graph, Unserved, candidate, read_layer, reads
+from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
 from edge_kernels.sequential_program import Program, Unfused
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def walk(
         return graph.only_reader(name) is not None
 
     program = _Walked(*source, graph.constant, sole, batch=batch, forms=forms)
-    wanted = needed(graph, output)
+    wanted = needed(graph.nodes, output)
     for at, node in enumerate(graph.nodes):
         done = any(name in program.values for name in node.output)
         reached = any(name in program.values for name in reads(node))
@@ -102,15 +102,6 @@ def _beyond(graph: Graph, forms: Forms, at: int) -> str:
     if not part or not later:
         return ""
     return f" ({called(graph.nodes[min(later)])}: {forms.why[min(later)]})"
-
-
-def needed(graph: Graph, output: str) -> set[str]:
-    """Return the tensors on which one depends."""
-    wanted = {output}
-    for node in reversed(graph.nodes):
-        if wanted.intersection(node.output):
-            wanted.update(reads(node))
-    return wanted
 
 
 @dataclass

@@ -40,7 +40,7 @@ def run(monkeypatch):
     here = {"thing": "thing", "thing.throw": "throw", "alone": "alone", "other.throw": "throw"}
     points = [EntryPoint(name, f"{__name__}:{value}", cli.GROUP) for name, value in here.items()]
     points.append(EntryPoint("broken", "no_such_module:app", cli.GROUP))
-    monkeypatch.setattr(cli, "_points", lambda: points)
+    monkeypatch.setattr(cli, "entry_points", lambda group: points)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[throw.__module__])
     return lambda *words: CliRunner().invoke(cli.build(), words)
 

@@ -150,10 +150,11 @@ def test_a_stopped_server_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(worker_process, "_PATIENCE", 0.1)
     grid = make_grid(workers=1)
-    server = look(grid)["parent"]
-    os.kill(server, signal.SIGSTOP)
+    seen = look(grid)
+    os.kill(seen["parent"], signal.SIGSTOP)
     grid.close()
-    os.kill(server, signal.SIGKILL)
+    assert not alive(seen["pid"])
+    os.kill(seen["parent"], signal.SIGKILL)
 
 
 FORKING = """
