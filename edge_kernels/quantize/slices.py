@@ -133,12 +133,9 @@ def _split(graph: Graph, node: NodeProto, shape: Shape) -> tuple[int, list[tuple
 
 
 def _layers(graph: Graph, part: _Part) -> list[tuple[int, _Part]]:
-    """The layers that alone read a part, and as what; none if anything else reads it."""
-    readers = graph.readers.get(part.name, [])
-    if graph.uses[part.name] != len(readers):
-        return []
+    """The layers that read a part, and as what; none if another node reads it."""
     found = []
-    for at in readers:
+    for at in graph.readers.get(part.name, []):
         node = graph.nodes[at]
         if node.op_type == "Transpose" and attributes(node).get("perm") == _TURNED:
             behind = _layers(graph, _turned(part, node))

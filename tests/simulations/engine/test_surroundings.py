@@ -17,6 +17,8 @@ folder = pathlib.Path(sys.argv[1])
 with LocalGrid("engine_clients:app", {{0: {{}}}}, workers=1) as grid:
     (reply,) = grid.send_and_receive([Message(RecordDict(), 0, "train.speak")])
     assert reply.has_content()
+    (pid,) = grid.worker_pids
+assert not pathlib.Path(f"/proc/{{pid}}").exists(), "the fork server has not seen it end"
 """
 ODD = {
     "no standard files": "for fd in range(3): os.close(fd)",
