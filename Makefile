@@ -57,11 +57,11 @@ system:
 test: style system
 	@$(MAKE) --no-print-directory --jobs=2 types units
 
-# Three processes on two cores, as many tests wait for others. Where PYTHONDONTWRITEBYTECODE is set,
+# Four processes on two cores, as many tests wait for others. Where PYTHONDONTWRITEBYTECODE is set,
 # each process that a test starts would compile all of our sources once more.
 units: export PYTHONDONTWRITEBYTECODE =
 units: $(VENV)/.dev
-	$(BIN)/pytest -m 'not study' -n 3 --dist loadscope --no-loadscope-reorder
+	$(BIN)/pytest -m 'not study' -n 4 --dist loadscope --no-loadscope-reorder
 
 study: $(VENV)/.dev
 	$(BIN)/pytest -m study

@@ -18,6 +18,7 @@ from client.device import KEPT, Device
 from client.graphs import GraphStore, default_folder
 from client.learner import Learner
 from client.windows import PersonWindows
+from schemas.npy import array_fields, array_values
 from schemas.payload import Payload
 
 app = ClientApp()
@@ -56,14 +57,14 @@ def _device(context: Context) -> Device:
 def kept_in(state: RecordDict) -> dict[str, NDArray[np.float32]]:
     """What a node's state holds of ``Device.kept``."""
     record = state.array_records.get("device", ArrayRecord())
-    return {name: record[name].numpy() for name in KEPT if name in record}
+    return {name: array_values(record[name]) for name in KEPT if name in record}
 
 
 def payload_of(content: RecordDict) -> Payload:
     """What a message carries, as a device reads it."""
     return Payload(
         arrays={
-            name: {key: array.numpy() for key, array in record.items()}
+            name: {key: array_values(array) for key, array in record.items()}
             for name, record in content.array_records.items()
         },
         config={name: dict(record) for name, record in content.config_records.items()},
@@ -74,7 +75,9 @@ def payload_of(content: RecordDict) -> Payload:
 def _records(payload: Payload) -> RecordDict:
     content = RecordDict()
     for name, arrays in payload.arrays.items():
-        content[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
+        content[name] = ArrayRecord(
+            {key: Array(*array_fields(values)) for key, values in arrays.items()}
+        )
     for name, config in payload.config.items():
         content[name] = ConfigRecord(config)
     for name, metrics in payload.metrics.items():
@@ -87,7 +90,7 @@ def _ask(action: str, message: Message, context: Context) -> Message:
     before = device.kept
     answer = device.answer(action, payload_of(message.content))
     if device.kept is not before:
-        arrays = {name: Array(array) for name, array in device.kept.items()}
+        arrays = {name: Array(*array_fields(values)) for name, values in device.kept.items()}
         context.state["device"] = ArrayRecord(arrays)
     return Message(_records(answer), reply_to=message)
 

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from schemas.delta import DeltaError, decode
+from schemas.npy import array_fields, array_values
 from schemas.plan import Plan
 
 METRICS: Final = ("num-examples", "loss", "seconds")
@@ -128,8 +129,8 @@ class _Checked:
 
 
 def _checked(asked: RecordDict, answer: RecordDict, max_norm: float, max_examples: int) -> _Checked:
-    length = asked.array_records["arrays"]["weights"].numpy().size
-    coded = {name: array.numpy() for name, array in answer.array_records["delta"].items()}
+    (length,) = asked.array_records["arrays"]["weights"].shape
+    coded = {name: array_values(a) for name, a in answer.array_records["delta"].items()}
     plan = _plan(str(asked.config_records["config"]["plan"]))
     delta = decode(coded, length, plan.encoding, plan.topk)
     for start, stop in plan.staying:
@@ -196,7 +197,7 @@ def _metrics(metrics: MetricRecord, max_examples: int) -> MetricRecord:
 
 def _report(report: ArrayRecord, plan: Plan) -> ArrayRecord:
     for name in plan.report:
-        array = report[name].numpy()
+        array = array_values(report[name])
         if array.dtype != np.float32:
             raise DeltaError(f"report {name!r} is {array.dtype}; expected float32")
         expected = plan.shapes.get(name, array.shape)
@@ -218,13 +219,13 @@ def _said(error: BaseException) -> str:
 
 def weights_record(weights: NDArray[np.float32]) -> ArrayRecord:
     """A record that holds one flat vector."""
-    return ArrayRecord({"weights": Array(np.ascontiguousarray(weights, np.float32))})
+    fields = array_fields(np.ascontiguousarray(weights, np.float32))
+    return ArrayRecord({"weights": Array(*fields)})
 
 
 def weights_of(message: Message) -> NDArray[np.float32]:
     """The flat vector of a request or an admitted update."""
-    vector: NDArray[np.float32] = message.content.array_records["arrays"]["weights"].numpy()
-    return vector
+    return array_values(message.content.array_records["arrays"]["weights"])
 
 
 def confusion_of(reply: Message, classes: int) -> NDArray[np.int64]:

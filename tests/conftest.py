@@ -1,6 +1,7 @@
 """Exported graphs that several rooms' tests run: each is made once a session, for all workers."""
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.once import once
+
+# A shell's background job ignores SIGINT, and so does all that it starts: tests would wait forever
+# for what they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Graph = Callable[..., bytes]
 Windows = Callable[..., NDArray[np.float32]]

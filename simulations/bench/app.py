@@ -11,6 +11,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from schemas.npy import array_fields, array_values
+
 app = ClientApp()
 
 
@@ -45,20 +47,16 @@ def load_step(path: str) -> Step:
     return Step(path)
 
 
-def _vector(array: Array) -> NDArray[np.float32]:
-    """Read a flat vector in place: it is what the .npy bytes end with."""
-    return np.frombuffer(array.data, np.float32, offset=len(array.data) - 4 * array.shape[0])
-
-
 @app.train()
 def train(message: Message, context: Context) -> Message:  # noqa: ARG001  Flower hands it over
     """Run the steps that the message asks for on the weights that it brings."""
     plan: Any = message.content["plan"]
     array: Any = message.content["weights"]
     step = load_step(plan["graph"])
-    loss, weights = step.run(_vector(array["weights"]), plan["steps"])
+    loss, weights = step.run(array_values(array["weights"]), plan["steps"])
+    coded = Array(*array_fields(weights))
     content = RecordDict(
-        {"weights": ArrayRecord({"weights": Array(weights)}), "fit": MetricRecord({"loss": loss})}
+        {"weights": ArrayRecord({"weights": coded}), "fit": MetricRecord({"loss": loss})}
     )
     return Message(content, reply_to=message)
 

@@ -1,5 +1,7 @@
 """Everything that a device may send wrong is refused, named and counted; nothing slips through."""
 
+import io
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -113,6 +115,13 @@ GOOD = Array(START)
 HUGE = GOOD.data.replace(f"({LENGTH},)".encode(), b"(9999999999999,)")
 
 
+def zipped():
+    """What ``np.load`` opens as an archive, and so as no array."""
+    buffer = io.BytesIO()
+    np.savez(buffer, START)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     "array",
     [
@@ -123,6 +132,7 @@ HUGE = GOOD.data.replace(f"({LENGTH},)".encode(), b"(9999999999999,)")
         Array("float32", (LENGTH,), "torch.pickle", GOOD.data),
         Array("float32", (LENGTH,), "numpy.ndarray", HUGE),
         Array(np.array(["a"] * LENGTH)),
+        Array("float32", (LENGTH,), "numpy.ndarray", zipped()),
     ],
 )
 def test_bytes_that_are_no_array_are_refused_and_do_not_end_the_round(trained, array):
