@@ -1,5 +1,7 @@
 """Inputs of a traced graph baked in, and what follows from them alone computed ahead."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +10,46 @@ from torch import Tensor, fx
 aten = torch.ops.aten
 
 
-def bake(traced: fx.GraphModule, values: dict[int, Tensor]) -> fx.GraphModule:
+@dataclass(frozen=True)
+class Ahead:
+    """What follows from some of a graph's inputs alone.
+
+    Attributes
+    ----------
+    known : dict[fx.Node, Any]
+        Values by node.
+    taken : dict[fx.Node, fx.Node]
+        The branch of each ``where`` whose condition is one known truth.
+    """
+
+    known: dict[fx.Node, Any]
+    taken: dict[fx.Node, fx.Node]
+
+    def structure(self) -> tuple[tuple[str, Any], ...]:
+        """What the baked graph depends on besides the tensors that it holds."""
+        branches = [(node.name, branch.name) for node, branch in self.taken.items()]
+        numbers = [(n.name, v) for n, v in self.known.items() if isinstance(v, (bool, int, float))]
+        return (*branches, *numbers)
+
+
+def compute_ahead(traced: fx.GraphModule, values: Mapping[int, Tensor]) -> Ahead:
+    """Compute what follows from some inputs, given by position; the graph stays as it is."""
+    inputs = traced.graph.find_nodes(op="placeholder")
+    found = Ahead({inputs[at]: value for at, value in values.items()}, {})
+    known, taken = found.known, found.taken
+    for node in traced.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = getattr(traced, str(node.target))
+        elif node.op == "call_function":
+            read = [taken.get(each, each) for each in node.all_input_nodes]
+            if all(each in known for each in read):
+                known[node] = _computed(node, found)
+            elif (branch := _taken(node, found)) is not None:
+                taken[node] = branch
+    return found
+
+
+def bake(traced: fx.GraphModule, values: Mapping[int, Tensor]) -> fx.GraphModule:
     """Make constants of some inputs, and of everything that depends on nothing else.
 
     A ``where`` whose condition becomes one known truth becomes the branch taken, so that a head
@@ -18,23 +59,19 @@ def bake(traced: fx.GraphModule, values: dict[int, Tensor]) -> fx.GraphModule:
     ----------
     traced : fx.GraphModule
         Of ``make_fx``, without random operators; changed in place, and returned.
-    values : dict[int, Tensor]
+    values : Mapping[int, Tensor]
         By the input's position. Those inputs are gone afterwards.
     """
     graph = traced.graph
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    known: dict[fx.Node, Any] = {inputs[at]: value for at, value in values.items()}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            known[node] = getattr(traced, str(node.target))
-        elif node.op == "call_function" and all(each in known for each in node.all_input_nodes):
-            known[node] = _computed(node, known)
-        elif (branch := _taken(node, known)) is not None:
-            node.replace_all_uses_with(branch)
+    inputs = graph.find_nodes(op="placeholder")
+    found = compute_ahead(traced, values)
+    for node, branch in found.taken.items():
+        node.replace_all_uses_with(branch)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):
-        if node in known and node.op != "get_attr" and not set(node.users) <= known.keys():
-            _hold(traced, node, known[node])
+        known = node in found.known and node.op != "get_attr"
+        if known and not set(node.users) <= found.known.keys():
+            _hold(traced, node, found.known[node])
     graph.eliminate_dead_code()
     for at in values:
         graph.erase_node(inputs[at])
@@ -42,18 +79,27 @@ def bake(traced: fx.GraphModule, values: dict[int, Tensor]) -> fx.GraphModule:
     return traced
 
 
-def _computed(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    arguments, named = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+def held_name(node: fx.Node) -> str:
+    """What a baked graph calls the tensor that it holds in a node's place."""
+    return f"baked_{node.name}"
+
+
+def _computed(node: fx.Node, found: Ahead) -> Any:
+    def value(read: fx.Node) -> Any:
+        return found.known[found.taken.get(read, read)]
+
+    arguments, named = fx.node.map_arg((node.args, node.kwargs), value)
     with torch.no_grad():
         return node.target(*arguments, **named)  # type: ignore[operator]
 
 
-def _taken(node: fx.Node, known: dict[fx.Node, Any]) -> fx.Node | None:
+def _taken(node: fx.Node, found: Ahead) -> fx.Node | None:
     """The branch of a ``where`` that is always taken, if it has as many axes as the result."""
     if node.target is not aten.where.self:
         return None
-    condition, yes, no = node.args
-    truth = known.get(condition)  # type: ignore[arg-type]
+    inputs: Any = node.args
+    condition, yes, no = (found.taken.get(each, each) for each in inputs)
+    truth = found.known.get(condition)
     if truth is None or truth.numel() != 1:
         return None
     chosen = yes if bool(truth) else no
@@ -67,7 +113,7 @@ def _hold(traced: fx.GraphModule, node: fx.Node, value: Any) -> None:
     if not isinstance(value, Tensor):  # a size, or one of several results
         node.replace_all_uses_with(value)
         return
-    name = f"baked_{node.name}"
+    name = held_name(node)
     traced.register_buffer(name, value.detach().clone().contiguous())
     with traced.graph.inserting_before(node):
         held = traced.graph.get_attr(name)

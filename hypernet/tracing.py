@@ -40,18 +40,32 @@ def trace(
     baked: Sequence[Tensor],
     table: Table,
 ) -> ExportedProgram:
+    """Trace a function and bake tensors in; see ``trace_graph`` and ``hypernet.folding.bake``."""
+    traced = trace_graph(function, inputs, free, baked, table)
+    if baked:
+        bake(traced, dict(enumerate(baked, len(inputs))))
+    return exported_program(traced, inputs)
+
+
+def trace_graph(
+    function: Callable[..., Any],
+    inputs: Mapping[str, Tensor],
+    free: Sequence[str],
+    constants: Sequence[Tensor],
+    table: Table,
+) -> fx.GraphModule:
     """Trace a function, decomposed by a table.
 
     Parameters
     ----------
     function : callable
-        Of ``inputs`` and then ``baked``, in order; gives a tensor or a tuple of tensors.
+        Of ``inputs`` and then ``constants``, in order; gives a tensor or a tuple of tensors.
     inputs : Mapping[str, Tensor]
         Examples by name.
     free : Sequence[str]
         Inputs whose first axis is the windows', one length for all of them.
-    baked : Sequence[Tensor]
-        Become constants, and what follows from them alone is computed ahead.
+    constants : Sequence[Tensor]
+        Examples of what is to be baked in.
     table : Mapping
         Decompositions by operator.
 
@@ -63,17 +77,13 @@ def trace(
     """
     with FakeTensorMode(allow_non_fake_inputs=True):  # constants of the function's own
         examples = [_example(each, free=name in free) for name, each in inputs.items()]
-        constants = [_example(each, free=False) for each in baked]
-    traced = make_fx(function, decomposition_table=dict(table), tracing_mode="fake")(
-        *examples, *constants
-    )
+        examples += [_example(each, free=False) for each in constants]
+    traced = make_fx(function, decomposition_table=dict(table), tracing_mode="fake")(*examples)
     for node in traced.graph.find_nodes(op="get_attr"):
         refuse_counted_in(getattr(traced, str(node.target)))
     _leave_out_views_of_the_same_shape(traced.graph)
     _free(traced.graph, [name in free for name in inputs])
-    if baked:
-        bake(traced, dict(enumerate(baked, len(inputs))))
-    return _program(traced, tuple(inputs.values()))
+    return traced
 
 
 def _example(like: Tensor, *, free: bool) -> Tensor:
@@ -154,9 +164,9 @@ def _take_tensors(node: fx.Node) -> None:
                 node.target = operator_.overloadpacket.Tensor
 
 
-def _program(traced: fx.GraphModule, arguments: tuple[Tensor, ...]) -> ExportedProgram:
-    """Wrap a flat graph; tensors that it holds become constants among the inputs."""
-    graph = traced.graph
+def exported_program(traced: fx.GraphModule, inputs: Mapping[str, Tensor]) -> ExportedProgram:
+    """Wrap a flat graph of ``inputs``; tensors that it holds become constants among them."""
+    graph, arguments = traced.graph, tuple(inputs.values())
     users = [node for node in graph.nodes if node.op == "placeholder"]
     constants = _lifted(traced, users[0])
     found = _results(graph.output_node())

@@ -21,7 +21,7 @@ from client.graphs import GraphStore, default_folder
 from client.learner import Learner
 from client.windows import PersonWindows
 from edge_kernels.sequential import fold
-from hypernet.export import inference_graph
+from hypernet.inference import Inference
 from schemas.base import ConfigError
 from schemas.plan import Adapt, Plan
 from schemas.toml_file import read_toml
@@ -174,6 +174,7 @@ class Models:
     ) -> None:
         self.run, self.loaded, self.world, self.grid = run, loaded, world, grid
         self.outcome = outcome
+        self._inferences: dict[str, Inference] = {}
         self.strategy = self._restored(checkpoint)
 
     @property
@@ -308,10 +309,14 @@ class Models:
 
     def _baked(self, plan: Plan, arrays: Weights) -> ModelProto:
         assert plan.predict is not None, "an evaluation's plan predicts"
-        network, method = self.world.federation.graphs.origin(plan.predict)
         tensors = (torch.from_numpy(np.array(each)) for each in arrays)
-        model = onnx.load_from_string(inference_graph(network, method, *tensors))
-        return fold(model)
+        graph = self._inference(plan.predict).baked(*tensors)
+        return fold(onnx.load_from_string(graph))
+
+    def _inference(self, digest: str) -> Inference:
+        if digest not in self._inferences:
+            self._inferences[digest] = Inference(*self.world.federation.graphs.origin(digest))
+        return self._inferences[digest]
 
 
 _PARTS = ("train", "labels", "test", "test_labels")

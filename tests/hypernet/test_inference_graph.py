@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from hypernet.export import inference_graph
+from hypernet.inference import Inference, inference_graph
 from hypernet.networks.mixture import Mixture
 from hypernet.networks.norm import norms
 from hypernet.networks.personal import PersonalModel
@@ -86,9 +86,40 @@ def test_the_head_that_never_predicts_is_not_in_it(made, windows):
     assert sizes["mixed"] < vector_of(made("mixed")).numel()
 
 
+def test_a_person_s_graph_does_not_depend_on_whose_was_made_before(made, windows):
+    """To the byte, also where another head predicts and where weights are the same."""
+    first, second = made("mixed"), made("tuned")
+    several = Inference(first, "forward")
+    for round_, chosen in enumerate((first, second, second, first)):
+        x = torch.from_numpy(windows(5, seed=round_))
+        arguments = (vector_of(chosen) * round_, *chosen.spec.statistics(x))
+        graph = several.baked(*arguments)
+        assert graph == inference_graph(first, "forward", *arguments)
+        assert graph == several.baked(*arguments)
+
+
+def test_a_graph_is_translated_once_for_each_head(made, windows, monkeypatch):
+    from hypernet import inference
+
+    translations = []
+
+    def translate(*arguments):
+        translations.append(arguments)
+        return kept(*arguments)
+
+    kept = inference.translate
+    monkeypatch.setattr(inference, "translate", translate)
+    first, second = made("mixed"), made("tuned")
+    several = Inference(first, "forward")
+    statistics = first.spec.statistics(torch.from_numpy(windows(5)))
+    for chosen in (first, second, first, second):
+        several.baked(vector_of(chosen) + len(translations), *statistics)
+    assert len(translations) == 2
+
+
 SCRIPT = """
 import hashlib, torch
-from hypernet.export import inference_graph
+from hypernet.inference import Inference, inference_graph
 from hypernet.networks import Classifier, InputSpec
 from hypernet.parameters import vector_of
 torch.manual_seed(1)

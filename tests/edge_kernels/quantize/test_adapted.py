@@ -10,7 +10,7 @@ from edge_kernels.quantize.files import load
 from edge_kernels.quantize.quantizer import inputs
 from edge_kernels.quantize.reader import read
 from hypernet.condition import CONDITIONERS
-from hypernet.export import inference_graph
+from hypernet.inference import inference_graph
 from hypernet.latent import LatentSources
 from hypernet.networks.adapted import AdaptedClassifier
 from hypernet.networks.personal import Mixing
