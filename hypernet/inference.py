@@ -66,18 +66,14 @@ class Inference:
         self._spec.unflatten(weights)  # says what is wrong with them
         given = (mean.detach(), deviation.detach(), weights.detach(), *self._held.values)
         values = dict(enumerate(given, len(self._windows)))
-        if self._traced is None:
-            self._make(values)
-        assert self._traced is not None
-        ahead = compute_ahead(self._traced, values)
-        if ahead.structure() not in self._made:  # another head predicts
-            self._make(values)
+        if self._traced is not None:
             ahead = compute_ahead(self._traced, values)
-        model, places = self._made[ahead.structure()]
-        return _filled(model, places, ahead)
+            if made := self._made.get(ahead.structure()):
+                return _filled(*made, ahead)
+        return bytes(self._translated(values).SerializeToString(deterministic=True))
 
-    def _make(self, values: dict[int, Tensor]) -> None:
-        """Translate the graph as it is with these values."""
+    def _translated(self, values: dict[int, Tensor]) -> ModelProto:
+        """The graph as it is with these values, kept for others that branch as they do."""
         places: dict[str, str] = {}
 
         def translated(table: Table) -> ModelProto:
@@ -87,7 +83,8 @@ class Inference:
                 self._infer, self._windows, FREE, tuple(values.values()), table
             )
             plain = bake(copy.deepcopy(self._traced), values)
-            names = {id(tensor): name for name, tensor in plain.named_buffers()}
+            targets = [str(node.target) for node in plain.graph.find_nodes(op="get_attr")]
+            names = {id(getattr(plain, target)): target for target in targets}
             places.clear()
             program = exported_program(plain, self._windows)
             places.update((at, names[id(held)]) for at, held in program.constants.items())
@@ -97,7 +94,10 @@ class Inference:
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         assert self._traced is not None
-        self._made[compute_ahead(self._traced, values).structure()] = model, places
+        if places.keys() <= {tensor.name for tensor in model.graph.initializer}:
+            structure = compute_ahead(self._traced, values).structure()
+            self._made[structure] = model, places  # else the translation has used up a value
+        return model
 
     def _infer(self, *inputs: Tensor) -> Tensor:
         (x, mean, deviation, weights), frozen = self._held.split(inputs)

@@ -117,6 +117,51 @@ def test_a_graph_is_translated_once_for_each_head(made, windows, monkeypatch):
     assert len(translations) == 2
 
 
+class Shifted(torch.nn.Module):
+    """A network whose code holds a tensor."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+        self.scale = torch.nn.Parameter(torch.ones(spec.channels))
+
+    def forward(self, x, mean, deviation):
+        table = torch.tensor([1.0, -1.0, 0.5, 0.25, 2.0, 3.0])
+        return (x * self.scale / deviation[:6] + table).sum(1) + mean[0]
+
+
+def test_tensors_of_a_network_s_own_code_stay(spec, windows, run):
+    network = Shifted(spec)
+    several = Inference(network, "forward")
+    x = torch.from_numpy(windows(4))
+    for weights in (torch.ones(6), torch.arange(6.0), torch.zeros(6)):
+        statistics = torch.randn(8), torch.rand(8) + 0.5
+        (found,) = run(several.baked(weights, *statistics), windows=x)
+        network.scale.data = weights
+        np.testing.assert_allclose(found, network(x, *statistics).detach(), rtol=1e-5, atol=1e-4)
+
+
+def test_where_a_translation_uses_up_a_value_each_person_is_translated(made, windows, monkeypatch):
+    from hypernet import inference
+
+    kept = inference.translate
+
+    def folding(*arguments):
+        model = kept(*arguments)
+        first = model.graph.initializer[0].name
+        for node in model.graph.node:
+            node.input[:] = ["folded" if name == first else name for name in node.input]
+        model.graph.initializer[0].name = "folded"
+        return model
+
+    monkeypatch.setattr(inference, "translate", folding)
+    chosen = made("classifier")
+    several = Inference(chosen, "forward")
+    for shift in (0, 1):
+        arguments = (vector_of(chosen) + shift, torch.zeros(8) + shift, torch.ones(8))
+        assert several.baked(*arguments) == inference_graph(chosen, "forward", *arguments)
+
+
 SCRIPT = """
 import hashlib, torch
 from hypernet.inference import Inference, inference_graph
