@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -5,14 +9,13 @@ import numpy as np
 import pytest
 
 from schemas.simulation import Data
+from simulations.data import watch as module
 from simulations.data.base import DataError
-from simulations.data.watch import WatchSource
+from simulations.data.watch import WatchSource, watch_set
 
 
 def watch(**changes: Any) -> dict[str, Any]:
-    from seglearn.datasets import load_watch
-
-    return {**load_watch(), **changes}
+    return {**watch_set(), **changes}
 
 
 def test_the_whole_set() -> None:
@@ -61,3 +64,22 @@ def test_foreign_forms_are_refused() -> None:
 def test_a_window_longer_than_a_recording_is_refused() -> None:
     with pytest.raises(DataError, match=r"window_seconds = 20: the shortest .* 18\.9 s"):
         WatchSource(Data(window_seconds=20), Path()).load()
+
+
+def test_the_package_s_own_imports_are_left_out() -> None:
+    script = (
+        "import json, sys; from simulations.data.watch import watch_set; "
+        "watch_set(); print(json.dumps(list(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert not {"sklearn", "scipy", "pandas", "seglearn"} & set(json.loads(done.stdout))
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match=r"seglearn \(pip install 'flwr-edge\[sim\]'\): No module"):
+        watch_set()
+    elsewhere = ModuleSpec("seglearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(module, "find_spec", lambda _: elsewhere)
+    with pytest.raises(DataError, match=r"datasets\.py"):
+        watch_set()
