@@ -3,9 +3,7 @@
 import copy
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
@@ -115,5 +113,5 @@ def _filled(model: ModelProto, places: dict[str, str], ahead: Ahead) -> bytes:
         held = places.get(tensor.name)
         if held in computed:  # else a constant of the network's own code
             value = computed[held].detach().contiguous().numpy()
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     return bytes(filled.SerializeToString(deterministic=True))

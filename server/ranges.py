@@ -18,6 +18,7 @@ from edge_kernels.quantize.histogram import (
     merge,
     noise_of_sum,
 )
+from schemas.npy import array_values
 from schemas.ranges import Noise, RangeTask
 from server.border import WRONG
 
@@ -143,7 +144,7 @@ def _request(node: int, task: RangeTask) -> Message:
 def _admitted(reply: Message, survey: Survey) -> list[Histogram]:
     """A device's counts; it may not weigh more than another."""
     record: ArrayRecord = reply.content.array_records["ranges"]
-    counts = record["counts"].numpy()
+    counts = array_values(record["counts"])
     expected = (len(survey.bounds), survey.bins)
     if counts.shape != expected or counts.dtype != np.float32:
         raise ValueError(

@@ -16,6 +16,7 @@ from schemas.base import ConfigError
 from schemas.delta import DeltaError
 from schemas.fleet import FleetFolder, Validation
 from schemas.link import Link
+from schemas.npy import array_values
 from schemas.objects import ObjectError, ObjectStore
 from schemas.payload import PayloadError
 from schemas.payload_object import unpack
@@ -171,7 +172,7 @@ def _norm(answer: RecordDict, most: float) -> float:
     total = 0.0
     for record in answer.array_records.values():
         for name, array in record.items():
-            values = array.numpy().astype(np.float64)
+            values = array_values(array).astype(np.float64)
             if not np.isfinite(values).all():
                 raise DeltaError(f"array {name!r} holds NaN or infinity", "finite")
             total += float(np.square(values).sum())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hypernet.generators.conditioned import ConditionedGenerator
 from hypernet.parameters import ParameterSpec, vector_of
 from schemas.base import Strict
+from schemas.npy import array_values
 from schemas.plan import STREAM, Adapt, Plan, Stage, Train
 from server.border import admit, weights_record
 from server.federation import Federation
@@ -201,8 +202,8 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
 
     def _remember(self, updates: Iterable[Message]) -> None:
         for update in updates:
-            told = update.content.array_records["report"]["condition"].numpy()
-            condition = torch.from_numpy(told.copy())
+            told = array_values(update.content.array_records["report"]["condition"])
+            condition = torch.from_numpy(told)
             node = update.metadata.src_node_id
             self.embeddings[node] = self.generator.check(condition, self.network.version)
 

@@ -21,6 +21,7 @@ from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from hypernet.reconstruction import train_autoencoder
 from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
+from schemas.npy import array_values
 from schemas.plan import Adapt, Plan, Train
 from server.border import admit, weights_record
 from server.federation import Federation
@@ -143,8 +144,8 @@ class SemiPFL(GeneratedStrategy):
     def _remember(self, updates: Iterable[Message]) -> None:
         for update in updates:
             if "report" in update.content.array_records:
-                errors = update.content.array_records["report"]["errors"].numpy()
-                self.reports[update.metadata.src_node_id] = torch.from_numpy(errors.copy())
+                errors = array_values(update.content.array_records["report"]["errors"])
+                self.reports[update.metadata.src_node_id] = torch.from_numpy(errors)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -15,6 +15,7 @@ from torch import Tensor
 from schemas.base import ConfigError, Strict
 from schemas.distance import distance
 from schemas.drift import CONDITION, RECORD, Choice, Drift
+from schemas.npy import array_values
 from server.border import WRONG, payload, weights_record
 from server.outcome import DayExchange
 from server.strategies.base import config_of, request
@@ -148,7 +149,7 @@ class Stream:
             if choice not in get_args(Choice) or not np.isfinite(far):
                 raise ValueError(f"choice {choice!r} at distance {far}")
             if choice == "ask":
-                told = reply.content.array_records["report"][CONDITION].numpy()
+                told = array_values(reply.content.array_records["report"][CONDITION])
                 self._remember(question.metadata.dst_node_id, told)
             exchange.choice = str(choice)
             exchange.distance = far if "distance" in said else None

@@ -133,6 +133,7 @@ def zipped():
         Array("float32", (LENGTH,), "numpy.ndarray", HUGE),
         Array(np.array(["a"] * LENGTH)),
         Array("float32", (LENGTH,), "numpy.ndarray", zipped()),
+        Array("float32", (LENGTH,), "numpy.ndarray", b"\x93NUMPY\x01\x00\x04\x00(((\n"),
     ],
 )
 def test_bytes_that_are_no_array_are_refused_and_do_not_end_the_round(trained, array):
