@@ -136,7 +136,9 @@ def test_tensors_of_a_network_s_own_code_stay(spec, windows, run):
     x = torch.from_numpy(windows(4))
     for weights in (torch.ones(6), torch.arange(6.0), torch.zeros(6)):
         statistics = torch.randn(8), torch.rand(8) + 0.5
-        (found,) = run(several.baked(weights, *statistics), windows=x)
+        graph = several.baked(weights, *statistics)
+        assert graph == inference_graph(network, "forward", weights, *statistics)
+        (found,) = run(graph, windows=x)
         network.scale.data = weights
         np.testing.assert_allclose(found, network(x, *statistics).detach(), rtol=1e-5, atol=1e-4)
 
