@@ -282,8 +282,12 @@ def content(folder):
 
 
 def test_only_the_very_run_is_resumed_and_nothing_of_another_is_touched(
-    interrupted, resume, simulation_file, arrays, capsys, tmp_path
+    interrupted, resume, simulation_file, recordings_file, arrays, capsys, tmp_path
 ):
+    recordings = tmp_path / "own.npz"  # other workers read the shared one meanwhile
+    recordings.write_bytes(recordings_file.read_bytes())
+    text = simulation_file.read_text()
+    simulation_file.write_text(text.replace(str(recordings_file), str(recordings)))
     out = interrupted()
     checkpoint = out / "checkpoint" / "fedavg.safetensors"
     whole, before = checkpoint.read_bytes(), content(out)
@@ -294,16 +298,10 @@ def test_only_the_very_run_is_resumed_and_nothing_of_another_is_touched(
         assert content(out) == before
 
     # the same file name, other recordings
-    changed = tmp_path / "changed.npz"
-    np.savez(changed, **(arrays | {"X": arrays["X"] + np.float32(0.01)}))
-    text = simulation_file.read_text()
-    recordings = Path(re.search('path = "(.*)"', text)[1])
     original = recordings.read_bytes()
-    try:
-        recordings.write_bytes(changed.read_bytes())
-        assert "other data" in refusal(capsys, 1, resume)
-    finally:
-        recordings.write_bytes(original)
+    np.savez(recordings, **(arrays | {"X": arrays["X"] + np.float32(0.01)}))
+    assert "other data" in refusal(capsys, 1, resume)
+    recordings.write_bytes(original)
     assert content(out) == before
 
     for damaged in (b"", b"garbage", whole[:-7], whole[: len(whole) // 2]):
