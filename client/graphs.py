@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from client.files import is_whole, sweep, write_whole
 from client.graph_check import GraphError, GraphLimits, check, onnx_alone
+from schemas.caches import cache_folder
 
 __all__ = ["GraphError", "GraphLimits", "GraphStore", "default_folder"]
 
@@ -20,12 +21,8 @@ _UNUSED: Final = 86_400.0  # seconds: a plan under way, here or in another proce
 
 
 def default_folder() -> Path:
-    """``$FLWR_EDGE_CACHE``, or the user's cache folder."""
-    chosen = os.environ.get("FLWR_EDGE_CACHE")
-    if chosen:
-        return Path(chosen) / "graphs"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "flwr-edge" / "graphs"
+    """Where a user's graphs are kept."""
+    return cache_folder() / "graphs"
 
 
 class GraphStore:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from hypernet.export import (
     update_graph,
 )
 from hypernet.networks.inputs import InputSpec
+from schemas.caches import cache_folder
 
 
 class GraphBook:
@@ -123,10 +123,7 @@ class GraphBook:
 
 def default_cache() -> Path:
     """Where exported graphs and source models are kept between runs."""
-    base = os.environ.get("FLWR_EDGE_CACHE")
-    if base:
-        return Path(base) / "server"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flwr-edge" / "server"
+    return cache_folder() / "server"
 
 
 @functools.cache

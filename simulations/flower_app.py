@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         _run(grid, loaded, folder, float(settings["wait-seconds"]))
     except Exception:
-        withdraw(folder.path)
+        withdraw(folder)
         raise
 
 

@@ -68,7 +68,7 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
                 return run_on(grid, world, loaded, folder, progress)
     except Exception:
         if new:
-            withdraw(folder.path)
+            withdraw(folder)
         raise
 
 
@@ -117,14 +117,15 @@ def _check_resumed(loaded: Loaded, world: World, folder: RunFolder, progress: Pr
     folder.write_config(loaded.config, loaded.path.parent)
 
 
-def withdraw(folder: Path) -> None:
+def withdraw(folder: RunFolder) -> None:
     """Leave nothing of a run that failed before it came to anything."""
     with contextlib.suppress(OSError):
-        checkpoints = folder / "checkpoint"
+        checkpoints = folder.path / "checkpoint"
         if checkpoints.is_dir():
             checkpoints.rmdir()  # fails where there is one
-        (folder / "config.toml").unlink(missing_ok=True)
-        folder.rmdir()
+        (folder.path / "config.toml").unlink(missing_ok=True)
+        if folder.made:
+            folder.path.rmdir()
 
 
 def prepare() -> None:

@@ -45,6 +45,8 @@ class Server:
     keeper : Keeper
     port : int, optional
         Another port than the configuration's; 0 is any that is free.
+    alone : Alone, optional
+        What holds the folder and the database; taken here if left out. It is let go at the end.
 
     Raises
     ------
@@ -53,10 +55,15 @@ class Server:
     """
 
     def __init__(
-        self, folder: FleetFolder, config: FleetConfig, keeper: Keeper, port: int | None = None
+        self,
+        folder: FleetFolder,
+        config: FleetConfig,
+        keeper: Keeper,
+        port: int | None = None,
+        alone: Alone | None = None,
     ) -> None:
         self._folder, self._keeper, self._end = folder, keeper, threading.Event()
-        self._alone = Alone(folder.root, keeper.registry.engine)
+        self._alone = alone or Alone(folder.root, keeper.registry.engine)
         self._release = weakref.finalize(self, self._alone.release)
         self._taken: TakenError | None = None
         self._trouble, self._interrupted = Trouble(_log), False

@@ -314,8 +314,11 @@ def _write(path: Path | None, memory: Memory, conditioner: Conditioner) -> None:
     state |= {f"conditioner/{k}": v.contiguous() for k, v in conditioner.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{hashlib.sha256(str(id(memory)).encode()).hexdigest()[:8]}.part")
-    part.write_bytes(save(state))
-    part.replace(path)
+    try:
+        part.write_bytes(save(state))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,15 +7,10 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+from schemas.caches import cache_folder
 from simulations.data.base import DataError
 
 TIMEOUT_SECONDS = 10.0
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloads: ``flwr-edge`` in ``XDG_CACHE_HOME``, or in ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "flwr-edge"
 
 
 def fetch(url: str, name: str, timeout: float = TIMEOUT_SECONDS) -> Path:

@@ -27,10 +27,12 @@ class RunFolder:
     ----------
     path : Path
         The folder; use ``create`` or ``open``, which check it.
+    made : bool
+        Whether ``create`` made it; else it was there, and is its owner's to remove.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, made: bool = False) -> None:
+        self.path, self.made = path, made
 
     @classmethod
     def create(
@@ -61,10 +63,11 @@ class RunFolder:
         chosen = path or _free(root / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
         if chosen.exists() and not chosen.is_dir():
             raise RunError(f"{chosen}: is a file; a run needs a folder of its own")
+        made = not chosen.exists()
         make_folder(chosen)
         if any(chosen.iterdir()):
             raise RunError(f"{chosen}: is not empty; {advice}")
-        return cls(chosen)
+        return cls(chosen, made=made)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

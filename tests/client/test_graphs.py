@@ -9,7 +9,7 @@ import pytest
 
 from client import graphs
 from client.bundle.predictor import NotRunnableError, session
-from client.graphs import GraphError, GraphLimits, GraphStore, default_folder
+from client.graphs import GraphError, GraphLimits, GraphStore
 from tests.client import handmade
 
 
@@ -138,17 +138,6 @@ def test_put_is_whole_or_not_at_all(fresh, graph, monkeypatch, when):
         fresh.put(graph("statistics"))
     monkeypatch.undo()
     assert files(fresh) == []
-
-
-def test_the_default_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("FLWR_EDGE_CACHE", "/edge")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert default_folder() == Path("/edge/graphs")
-    monkeypatch.delenv("FLWR_EDGE_CACHE")
-    assert default_folder() == Path("/xdg/flwr-edge/graphs")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache/flwr-edge/graphs"
 
 
 def test_a_lean_store_gives_the_same_numbers(tmp_path, graph, windows):

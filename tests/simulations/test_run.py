@@ -362,6 +362,16 @@ def test_a_full_disk_at_the_start_leaves_nothing(
         assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_was_there_stays(simulation_file, quiet, tmp_path, capsys, monkeypatch):
+    fails_at_the_disk(monkeypatch, "config.toml")
+    own = tmp_path / "own"
+    own.mkdir()
+    folder = RunFolder.create("tiny", own)
+    refusal(capsys, 1, lambda: runs.run(load(simulation_file), folder, quiet))
+    assert own.is_dir()
+    assert not list(own.iterdir())
+
+
 def test_a_full_disk_later_keeps_what_was_there_and_the_run_can_go_on(
     interrupted, resume, capsys, monkeypatch
 ):

@@ -87,6 +87,7 @@ def serve(
     Example: flwr-fleet serve --fleet /srv/fleet
     """
     from server.database import migrate, open_engine
+    from server.fleet.alone import Alone
     from server.fleet.serve import Server
 
     logging.basicConfig(
@@ -97,7 +98,11 @@ def serve(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     opened = Fleet(fleet)
     engine = open_engine(opened.folder.database(opened.config))
-    migrate(engine)
-    engine.dispose()
-    with opened.keeper() as keeper:
-        Server(opened.folder, opened.config, keeper, port).run()
+    alone = Alone(opened.folder.root, engine)  # first: a server of a release before may use it
+    try:
+        migrate(engine)
+        engine.dispose()
+        with opened.keeper() as keeper:
+            Server(opened.folder, opened.config, keeper, port, alone).run()
+    finally:
+        alone.release()

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from schemas.fleet import FleetFolder
 from server.database import open_engine
-from server.fleet import alone, hooks, serve
+from server.fleet import hooks, serve
 from server.fleet.alone import Alone, serving
 from server.fleet.errors import TakenError
 from server.fleet.keeper import Keeper

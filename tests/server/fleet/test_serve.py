@@ -10,10 +10,13 @@ from sqlalchemy.exc import OperationalError
 
 from schemas.enrolment import ENROL_PATH
 from schemas.fleet import FleetFolder
+from server.database import migrate, open_engine, revision_of
 from server.fleet import anchor, hooks, serve
+from server.fleet.alone import Alone
 from server.fleet.registry import Registry, audit
 from server.fleet.serve import Server
 from server.fleet.trouble import Trouble
+from server.migrations import HEAD
 from tests.server.fleet.requests import claim, request
 from tests.server.fleet.site import Site
 
@@ -55,6 +58,24 @@ def test_one_serves_a_folder(folder, start):
     first.process.kill()  # its lock goes with it
     first.ended()
     start().listening()
+
+
+def test_who_is_refused_has_not_brought_the_database_up_to_date(folder, start):
+    """A server of the release before would not know it any more."""
+    path = folder.root / "registry.sqlite"
+    path.unlink()
+    engine = open_engine(path)
+    migrate(engine, "0001")
+    first = Alone(folder.root, engine)
+    code, said = start().ended()
+    assert (code, "another flwr-fleet serve runs on this folder" in said) == (1, True)
+    with engine.connect() as connection:
+        assert revision_of(connection) == "0001"
+    first.release()
+    start().listening()
+    with engine.connect() as connection:
+        assert revision_of(connection) == HEAD
+    engine.dispose()
 
 
 def test_a_server_that_was_stopped_lets_its_folder_go(keeper):

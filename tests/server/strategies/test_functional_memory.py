@@ -1,6 +1,7 @@
 """Functional memory as a strategy: who is asked what, what is learned, what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,19 @@ def test_a_memory_is_not_found_again_for_other_sources(federation, tmp_path):
     for each, kept in ((one, 1), (one, 1), (replace(one, sources=sources), 2)):
         make(lambda each=each, **_: each)
         assert len(list(tmp_path.glob("memory-*.safetensors"))) == kept
+
+
+def test_a_full_disk_leaves_no_half_of_a_memory(federation, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, content):
+        write(path, content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(lambda **_: replace(federation(), graphs=NoGraphs(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
 def told(strategy, node, scale=1.0):

@@ -108,6 +108,6 @@ def test_without_path_and_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     class Offline(UciHarSource):
         url = "http://127.0.0.1:9/uci.zip"
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FLWR_EDGE_CACHE", str(tmp_path))
     with pytest.raises(DataError, match=r"could not be downloaded"):
         Offline(Data(), tmp_path).load()
