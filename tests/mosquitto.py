@@ -13,7 +13,7 @@ from pathlib import Path
 
 _FIRST = 10_000  # of the ports that tests take
 _TRIES = 5
-_PATIENCE = 10.0  # seconds to begin, and to end
+_PATIENCE = 30.0  # seconds to begin, and to end
 
 
 def program() -> str | None:

@@ -68,7 +68,7 @@ class Hub:
     def failure(self, task: str) -> str:
         return self.events[task][-1].body.reason
 
-    def until(self, condition, seconds=15.0):
+    def until(self, condition, seconds=30.0):
         end = time.monotonic() + seconds
         with self._change:
             while not (found := condition()):

@@ -40,7 +40,7 @@ def process(broker, tmp_path):
 def hub(broker, process):
     link = PahoLink("127.0.0.1", broker.port, "server")
     hub = Hub(link, DEVICE)
-    assert link.wait_connected(5)
+    assert link.wait_connected(30)
     process.start()
     hub.until(lambda: any(state.online for state in hub.states))
     yield hub

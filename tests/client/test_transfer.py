@@ -88,7 +88,7 @@ def test_a_link_that_is_back_is_asked_at_once(store, reference):
     timer.start()
     began = time.monotonic()
     sender.downloads.pull([reference], never)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert sender.asked[:2] == [0, 0]
 
 

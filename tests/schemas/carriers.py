@@ -9,7 +9,7 @@ from schemas.link import Link, Message, PahoLink
 from schemas.memory_link import MemoryBroker, MemoryLink
 from tests.mosquitto import Mosquitto
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 PROBE = "probe"
 
 

@@ -261,10 +261,10 @@ def test_much_is_taken_only_up_to_a_limit(tmp_path, monkeypatch):
         link.link.connect()
         stage.until(lambda: link.connections)
         blocked, go = threading.Event(), threading.Event()
-        link.link.on_message = lambda _: (blocked.set(), go.wait(5))
+        link.link.on_message = lambda _: (blocked.set(), go.wait(30))
         link.link.subscribe(CMD)
         link.link.publish(CMD, b"block the thread")
-        assert blocked.wait(5)
+        assert blocked.wait(30)
         for _ in range(3):
             link.link.publish(STATE, bytes(1 << 18))
         with pytest.raises(LinkDown, match="waiting to be sent"):
@@ -281,7 +281,7 @@ def test_a_closed_link_that_never_connected_ends_at_once():
     link.connect()
     began = time.monotonic()
     link.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
 
 
 def test_tls_with_client_certificates(tmp_path):
@@ -334,7 +334,7 @@ def test_who_is_thrown_out_by_its_own_id_says_so(caplog):
     link = PahoLink("127.0.0.1", serve(thrown_out), "same", backoff=(30, 60))
     link.on_lost = lambda reason: (reasons.append(reason), lost.set())
     link.connect()
-    assert lost.wait(5)
+    assert lost.wait(30)
     link.close()
     assert reasons == ["taken over by another client of this id"]
     assert "taken over by another client of this id" in caplog.text
@@ -364,18 +364,18 @@ def test_a_handshake_that_is_never_answered_ends_with_the_link(tmp_path):
     def silent(connection):
         connection.recv(1)
         asked.set()
-        end.wait(20)
+        end.wait(60)
 
     link = PahoLink("127.0.0.1", serve(silent), "dev-1", tls=TlsFiles(files["ca"]))
     link.connect()
-    assert asked.wait(5)
+    assert asked.wait(30)
     began = time.monotonic()
     link.close()
     took = time.monotonic() - began
     thread = link._thread
-    thread.join(2)
+    thread.join(10)
     end.set()
-    assert took < 1.0
+    assert took < 10
     assert not thread.is_alive()
 
 

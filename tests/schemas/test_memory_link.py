@@ -163,8 +163,8 @@ def test_on_a_thread_of_its_own():
         receiver.link.subscribe("t")
         sender.link.connect()
         receiver.link.connect()
-        assert sender.link.wait_connected(5)
-        assert receiver.link.wait_connected(5)
+        assert sender.link.wait_connected(30)
+        assert receiver.link.wait_connected(30)
         for _ in range(100):
             sender.link.publish("t", b"1")
     finally:

@@ -40,7 +40,7 @@ def sink() -> Sink:
     return Sink()
 
 
-def until(true: Callable[[], Any], seconds: float = 8.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came true"

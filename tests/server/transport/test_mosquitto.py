@@ -62,7 +62,7 @@ def devices(broker: Mosquitto, tmp_path: Path) -> Iterator[dict[str, FakeDevice]
         yield found
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it took too long"

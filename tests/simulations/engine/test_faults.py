@@ -81,7 +81,8 @@ def test_the_callers_timeout_returns_what_is_there(make_grid: Make, ask: Ask) ->
     messages = [ask(0), ask(1, "hang"), *(ask(node, "count") for node in range(2, 6))]
     started = time.monotonic()
     replies = grid.send_and_receive(messages, timeout=0.7)
-    assert 0.6 < time.monotonic() - started < 1.5
+    assert time.monotonic() - started > 0.6
+    # Had it waited for the client's own timeout, that client's error would be there.
     assert [reply.metadata.src_node_id for reply in replies] == [0]
     assert outcome(grid.send_and_receive([ask(5)])) == [None]
     assert not {2, 3, 4} & set(grid.states())  # withdrawn

@@ -172,7 +172,7 @@ class Place:
         return self.keeper.apply(Changes(revoked=names))
 
 
-def wait(until, seconds=10.0):
+def wait(until, seconds=30.0):
     """Wait until something is so; whether it is."""
     end = time.monotonic() + seconds
     while not until() and time.monotonic() < end:
