@@ -5,27 +5,27 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, Final, TextIO, cast
 
 import typer
 from rich.console import Console
 
-from schemas.base import ConfigError
 from simulations import bench_commands, memory_commands, model_commands
+from simulations.exits import BAD_INPUT, DONE, INTERRUPTED, explained
 from simulations.options import File, Format, Formats, Sets
 from simulations.output import Output
+
+_INTERRUPTED: Final = "interrupted; a run goes on with --resume, a sweep by the same command"
 
 app = typer.Typer(
     name="flwr-sim",
     help="Personalised federated learning on this machine, from one file.\n\n"
     "Exit codes: 0 done, 1 the run failed, 2 something wrong in a file or on the command line, "
-    "130 interrupted (go on with --resume).",
+    "130 interrupted (a run goes on with --resume, a sweep by the same command).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 @app.command()
@@ -156,16 +156,27 @@ def sweep(
     seed: Annotated[
         list[int] | None, typer.Option(help="Only this seed; repeatable. The rest keeps its place.")
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Groups of cells (a seed and a label fraction) to run at once, in processes of "
+            "their own; the numbers are the same.",
+        ),
+    ] = 1,
 ) -> None:
     """Run a grid of methods, label fractions and seeds; skip what is done; write one table.
 
     Interrupt it as you like: the same command goes on.
+
+    Example: flwr-sim sweep simulations/wisdm-sweep.toml --jobs 8
     """
     from simulations.progress import Progress
-    from simulations.sweep import load_sweep, run_sweep
+    from simulations.sweep import run_sweep
+    from simulations.sweep_cells import load_sweep
 
     with Progress(Console(stderr=True)) as progress:
-        table = run_sweep(load_sweep(file), out, progress, seed or ())
+        table = run_sweep(load_sweep(file), out, progress, seed or (), jobs)
     Console().print(table.read_text(), markup=False, highlight=False)
 
 
@@ -212,45 +223,18 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         return _guarded(command)
     except KeyboardInterrupt:
-        return _fail("interrupted; go on with --resume", INTERRUPTED)
+        return _fail(_INTERRUPTED, INTERRUPTED)
 
 
 def _guarded(command: Callable[[], Any]) -> int:
     try:
         command()
-    except ConfigError as error:
-        return _fail(str(error), BAD_INPUT)
-    except OSError as error:
-        what = error.strerror or str(error)
-        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
     except Exception as error:
-        code = _code_of(error)
-        if code == DONE:
+        found = explained(error)
+        if found is None:
             raise
-        return _fail(str(error), code)
+        return _fail(*found)
     return DONE
-
-
-def _code_of(error: Exception) -> int:
-    """Exit code of an error whose message is all that a user needs; ``DONE`` for any other.
-
-    The errors are imported here and not where they are expected: with them come torch and Flower,
-    which who asks for help or lists runs need not wait for.
-    """
-    from simulations.data.base import DataError
-    from simulations.report.files import RunError
-
-    if isinstance(error, DataError):
-        return BAD_INPUT
-    if isinstance(error, RunError):
-        return FAILED
-    from server.checkpoint import CheckpointError
-    from server.install import InstallError
-    from server.rounds import RoundsError
-    from simulations.engine.pool import WorkerError
-
-    ours = isinstance(error, CheckpointError | InstallError | RoundsError | WorkerError)
-    return FAILED if ours else DONE
 
 
 def _fail(message: str, code: int) -> int:

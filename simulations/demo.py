@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.base import ConfigError
-from simulations.cli import INTERRUPTED
+from simulations.exits import INTERRUPTED
 from simulations.options import Sets
 
 if TYPE_CHECKING:

@@ -55,6 +55,13 @@ class Progress:
         """Say a line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def cell(self, title: str) -> None:
+        """A sweep's cell starts."""
+        self.note(title)
+
+    def cell_done(self) -> None:
+        """It has its result; its strategy's end has been shown."""
+
     def begin(self, name: str, rounds: int) -> None:
         """A strategy starts."""
         self._first = self._last = 0
@@ -103,7 +110,7 @@ class Progress:
             f"loss {record.loss:.3f}",
             f"macro-F1 {_score(self._score)}",
             f"{rate:.1f} updates/s",
-            f"{_clock(left)} left",
+            f"{clock(left)} left",
         ]
         if record.failures:
             parts.insert(1, f"{record.failures} left out")
@@ -114,6 +121,7 @@ def _score(score: float | None) -> str:
     return "–" if score is None else f"{score:.3f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

@@ -134,9 +134,9 @@ def prepare() -> None:
     torch.set_num_threads(1)  # one sum order on every machine, and cores for the workers
 
 
-def workers_of(config: Simulation) -> int:
-    """Worker processes: as told, or one a core."""
-    return config.engine.workers or len(os.sched_getaffinity(0))
+def workers_of(config: Simulation, share: int | None = None) -> int:
+    """Worker processes: as told, or as many as this run's share of the cores; all, if left out."""
+    return config.engine.workers or share or len(os.sched_getaffinity(0))
 
 
 class StrategyRun:

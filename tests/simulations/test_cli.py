@@ -19,6 +19,7 @@ from server.strategies.installed import strategies
 from simulations import cli
 from simulations import run as runs
 from simulations.config import load
+from simulations.exits import FAILED
 from simulations.report.folder import RunFolder
 from tests.processes import alive
 
@@ -382,7 +383,7 @@ def test_ctrl_c_at_any_moment_is_130_and_one_line(sim, simulation_file, monkeypa
         monkeypatch.setattr(cli, "_guarded", interrupt)
     code, out, lines = sim("run", simulation_file)
     assert (code, out) == (130, "")
-    assert [line for line in lines if line] == ["flwr-sim: interrupted; go on with --resume"]
+    assert [line for line in lines if line] == [f"flwr-sim: {cli._INTERRUPTED}"]
 
 
 def test_what_the_system_refuses_is_one_line(capsys):
@@ -398,7 +399,7 @@ def test_an_error_of_the_system_without_a_file_has_no_name_before_it(capsys):
     def refuse():
         raise OSError(28, "No space left on device")
 
-    assert cli.guarded(refuse) == cli.FAILED
+    assert cli.guarded(refuse) == FAILED
     assert capsys.readouterr().err == "flwr-sim: No space left on device\n"
 
 
@@ -567,7 +568,7 @@ def test_ctrl_c_ends_with_one_line_no_orphans_and_can_be_resumed(simulation_file
     code, printed, lines, workers = running.end(signal.SIGINT)
     assert (code, printed, len(workers)) == (130, "", 3)  # and the fork server
     ours = [line for line in lines if not re.match(r"training on|fedavg: round", line)]
-    assert [line for line in ours if line] == ["flwr-sim: interrupted; go on with --resume"]
+    assert [line for line in ours if line] == [f"flwr-sim: {cli._INTERRUPTED}"]
     assert not (out / ".windows").exists()
     assert not RunFolder.open(out).finished
     summary = runs.run(load(simulation_file, overrides), RunFolder.open(out), quiet).summary

@@ -10,7 +10,8 @@ import pytest
 
 from schemas.base import ConfigError
 from simulations.report.files import RunError
-from simulations.sweep import cell, load_sweep, run_sweep
+from simulations.sweep import run_sweep
+from simulations.sweep_cells import cell, load_sweep
 
 SWEEP = """
 name = "grid"

@@ -1,0 +1,217 @@
+"""A sweep file and its cells: which there are, how they are run, and where their results lie."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.base import ConfigError, describe
+from schemas.summary import MethodSummary
+from schemas.sweep import Method, Sweep
+from schemas.toml_file import read_toml
+from server.rounds import RoundsError
+from server.strategies.installed import strategies
+from simulations.config import Loaded, load
+from simulations.data.paths import files_digest
+from simulations.engine.local_grid import LocalGrid
+from simulations.progress import Progress
+from simulations.report.files import RunError, atomic_write
+from simulations.report.metrics import by_person
+from simulations.report.summarise import summarise_method
+from simulations.run import APP, StrategyRun, identity_of, workers_of
+from simulations.world import World, open_world
+
+
+@dataclass(frozen=True)
+class LoadedSweep:
+    """A checked sweep file.
+
+    Attributes
+    ----------
+    path, base : Path
+        The sweep file and its simulation file.
+    sweep : Sweep
+    """
+
+    path: Path
+    base: Path
+    sweep: Sweep
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell to run."""
+
+    method: Method
+    loaded: Loaded
+
+    @property
+    def key(self) -> str:
+        """The cell's file name: the label in safe letters, fraction and seed, then their digest.
+
+        The digest tells apart what safe letters and a rounded fraction do not.
+        """
+        label, config = self.method.label, self.loaded.config
+        fraction, seed = config.data.label_fraction, config.seed
+        digest = hashlib.sha256(json.dumps([label, fraction, seed]).encode()).hexdigest()[:8]
+        safe = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+        return f"{safe}.f{fraction:g}.s{seed}-{digest}"
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        config = self.loaded.config
+        return f"{self.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}"
+
+    def identity(self) -> str:
+        """Digest of all that its result depends on, in the file and in the data as they are now."""
+        config = self.loaded.config
+        data = files_digest(config.data, self.loaded.path.parent)
+        return identity_of(self.loaded, self.method.strategy, data)
+
+
+def load_sweep(path: Path) -> LoadedSweep:
+    """Read and check a sweep file and every cell of it.
+
+    Raises
+    ------
+    ConfigError
+        With all that is wrong in it.
+    """
+    table = read_toml(path)
+    if table and not table.keys() & {"base", "grids", "methods"}:
+        problem = "no sweep file: it has no base, grids and methods; flwr-sim run runs a simulation"
+        raise ConfigError(str(path), [problem])
+    try:
+        sweep = Sweep.model_validate(table)
+    except ValidationError as error:
+        fields = {"": sorted(Sweep.model_fields)}
+        raise ConfigError(str(path), describe(error.errors(), fields)) from error
+    loaded = LoadedSweep(path, path.parent / sweep.base, sweep)
+    for method in sweep.methods:
+        cell(loaded, method, 1.0, 0)
+    if not any(True for _ in tasks_of(loaded)):
+        problem = "grids: no cell: every method needs labels, or none is in a grid's only"
+        raise ConfigError(str(path), [problem])
+    return loaded
+
+
+def cell(loaded: LoadedSweep, method: Method, fraction: float, seed: int) -> Task:
+    """The simulation that a cell runs.
+
+    Raises
+    ------
+    ConfigError
+        Where the method's overrides do not fit.
+    """
+    grid = (
+        f"strategy='{method.strategy}'",
+        "baselines=[]",
+        f"data.label_fraction={fraction}",
+        f"seed={seed}",
+    )
+    try:
+        return Task(method, load(loaded.base, (*loaded.sweep.set, *method.set, *grid)))
+    except ConfigError as error:
+        where = f"{loaded.path}: method {method.label!r} on {error.where}"
+        raise ConfigError(where, error.problems) from None
+
+
+def tasks_of(loaded: LoadedSweep) -> Iterator[Task]:
+    """All cells."""
+    known = strategies()
+    for method in loaded.sweep.methods:
+        for fraction, seed in _points(loaded.sweep, method):
+            if fraction > 0 or not known[method.strategy].needs_labels:
+                yield cell(loaded, method, fraction, seed)
+
+
+def _points(sweep: Sweep, method: Method) -> list[tuple[float, int]]:
+    """A method's label fractions and seeds, each pair once."""
+    points: dict[tuple[float, int], None] = {}
+    for grid in sweep.grids:
+        if not grid.only or method.label in grid.only:
+            points |= dict.fromkeys(product(grid.label_fractions, grid.seeds))
+    wanted = method.label_fractions
+    return [point for point in points if wanted is None or point[0] in wanted]
+
+
+def run_group(
+    tasks: list[Task], folder: Path, progress: Progress, workers: int | None = None
+) -> list[str]:
+    """Run cells on the same devices; return what is wrong with those without a result.
+
+    Parameters
+    ----------
+    tasks : list[Task]
+    folder : Path
+        The sweep's.
+    progress : Progress
+    workers : int, optional
+        Worker processes, where the file does not say how many; one a core if left out.
+    """
+    failed: list[str] = []
+    first = tasks[0].loaded
+    config = first.config
+    # Before the data are opened: what changes from here on is run again the next time.
+    identities = [task.identity() for task in tasks]
+    with open_world(first, folder / f".windows-{os.getpid()}", progress.note) as world:
+        timeout = config.cohort.timeout_seconds
+        with LocalGrid(APP, world.nodes, workers_of(config, workers), timeout) as grid:
+            for task, identity in zip(tasks, identities, strict=True):
+                try:
+                    _run_cell(task, identity, world, grid, folder, progress)
+                except RoundsError as error:
+                    progress.note(str(error))
+                    failed.append(f"{task.title}: {error}")
+    return failed
+
+
+def _run_cell(
+    task: Task, identity: str, world: World, grid: LocalGrid, folder: Path, progress: Progress
+) -> None:
+    config = task.loaded.config
+    progress.cell(task.title)
+    own = replace(world, federation=replace(world.federation, config=config))
+    one = StrategyRun(
+        task.method.strategy, task.loaded, own, folder / "checkpoint" / task.key, progress
+    )
+    outcome = one.run(grid)
+    if not by_person(outcome.confusion):
+        one.remove()  # it would be found finished, and never be tried again
+        raise RoundsError(f"{task.method.strategy}: no person was tested")
+    summary = summarise_method(outcome)
+    content = {"identity": identity, "summary": summary.model_dump(mode="json")}
+    atomic_write(_path(folder, task), json.dumps(content).encode())
+    one.remove()
+    progress.cell_done()
+
+
+def done(folder: Path, task: Task) -> MethodSummary | None:
+    """A cell's result, where it has one that is of the file and the data as they are now.
+
+    Raises
+    ------
+    RunError
+        Where it cannot be read.
+    """
+    path = _path(folder, task)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if content["identity"] != task.identity():
+            return None  # the file or the data were changed since: run the cell again
+        return MethodSummary.model_validate(content["summary"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a readable cell; remove it to run it again") from error
+
+
+def _path(folder: Path, task: Task) -> Path:
+    return folder / "cells" / f"{task.key}.json"
