@@ -30,9 +30,7 @@ def train_autoencoder(
     The network, in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Autoencoder(sources.spec, model.width, model.latent)
+    network = new_autoencoder(sources, model, seed)
     learned = list(network.parameters())
     network.train()
     if encoder is not None:
@@ -54,3 +52,10 @@ def train_autoencoder(
         schedule.step()
     set_groups(network, 1)
     return network.eval()
+
+
+def new_autoencoder(sources: Sources, model: Model, seed: int) -> Autoencoder:
+    """An untrained autoencoder; one seed gives one initialisation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Autoencoder(sources.spec, model.width, model.latent)

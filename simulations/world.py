@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
@@ -19,14 +17,15 @@ from hypernet.sources import Sources
 from schemas.base import ConfigError
 from schemas.simulation import Simulation
 from server.federation import Federation
-from server.graphs import GraphBook, code_digest, default_cache
+from server.graphs import GraphBook, default_cache
+from server.kept import keep, kept_at, load_kept
 from simulations.config import Loaded
 from simulations.data.base import DataError, Recordings
 from simulations.data.checks import checked
 from simulations.data.load import source
 from simulations.data.shards import write_shards
 from simulations.data.split import Split, source_rows, split
-from simulations.report.files import RunError, atomic_write, make_folder
+from simulations.report.files import RunError
 
 FIRST_NODE = 1  # Flower keeps 0 for the server
 
@@ -189,40 +188,33 @@ class SourceModel:
         Raises
         ------
         RunError
-            Where training diverged, or the disk is full.
+            Where training diverged.
+        OSError
+            Where the disk is full.
         """
         if self._network is None:
-            self._network = self._cached() or self._trained()
+            network, path = self._new(), self._path()
+            if not load_kept(path, {"source": network}):
+                network = self._trained()
+                keep(path, {"source": network})
+            self._network = network.eval()
         return self._network
+
+    def _new(self) -> Classifier:
+        return new_classifier(self.sources, self.config.model, self.config.seed)
 
     def _trained(self) -> Classifier:
         config = self.config
         self.tell(f"training on {len(self.sources)} source persons: {config.source.steps} steps")
         network = train_source(self.sources, config.model, config.source, config.seed)
         _check_finite(network)
-        path = self._path()
-        make_folder(path.parent)
-        atomic_write(path, save(dict(network.state_dict())))
         return network
 
-    def _cached(self) -> Classifier | None:
-        path = self._path()
-        if not path.is_file():
-            return None
-        network = new_classifier(self.sources, self.config.model, self.config.seed)
-        try:
-            network.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError):
-            path.unlink(missing_ok=True)  # half-written by a crash, or foreign: train again
-            return None
-        return network.eval()
-
-    def _path(self) -> Path:
+    def _path(self) -> Path | None:
         config = self.config
-        text = f"{code_digest()} {config.seed} {config.model.width} {config.model.latent} "
+        text = f"{config.seed} {config.model.width} {config.model.latent} "
         text += f"{config.source!r} {self.sources.digest}"
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return default_cache() / f"source-{digest}.safetensors"
+        return kept_at(default_cache(), "source", text)
 
 
 def _check_finite(network: Classifier) -> None:

@@ -1,13 +1,10 @@
 """The functional memory's training at the server, before the first round; kept by what made it."""
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hypernet.adapters import adapter_class
@@ -27,7 +24,7 @@ from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
 from server.federation import Federation
-from server.graphs import code_digest
+from server.kept import keep, kept_at, load_kept
 
 FAR = Turning(flip=0.7, rotate=0.8, degrees=90.0, stretch=0.3, warp=0.2, noise=0.1)
 """Virtual persons of virtual persons: worn as no backbone saw it in training."""
@@ -178,9 +175,10 @@ def trained_memory(
             conditions=conditions,
         )
         path = _path(federation, settings, course, backbone_version=network.version)
-        if path is None or not _read(path, memory, conditioner):
+        networks = {"memory": memory, "conditioner": conditioner}
+        if not load_kept(path, networks):
             train_memory(memory, _episodes(federation, settings, network), conditioner, course)
-            _write(path, memory, conditioner)
+            keep(path, networks)
     network = _network(federation, settings, conditioner)
     if not settings.prototypes:
         return network, memory
@@ -281,45 +279,10 @@ def _states(backbone: Classifier, spec: InputSpec) -> list[Tensor]:
 def _path(
     federation: Federation, settings: MemorySettings, course: Course, backbone_version: str
 ) -> Path | None:
-    cache = federation.graphs.cache
-    if cache is None:
-        return None
     later = {"prototypes", "kappa", "guard", "track"}  # of what comes after the memory's training
     names = [name for name in MemorySettings.model_fields if name not in later]
     made_from = {name: getattr(settings, name) for name in names}
     config = federation.config
-    text = f"{code_digest()} {backbone_version} {made_from!r} {course!r} {config.seed}"
+    text = f"{backbone_version} {made_from!r} {course!r} {config.seed}"
     text += f" {config.source!r} {federation.sources.digest}"
-    return cache / f"memory-{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-
-
-def _read(path: Path, memory: Memory, conditioner: Conditioner) -> bool:
-    """Whether there was one that could be read."""
-    if not path.is_file():
-        return False
-    try:
-        state = load_file(path)
-        memory.load_state_dict(_under(state, "memory/"))
-        conditioner.load_state_dict(_under(state, "conditioner/"))
-    except (OSError, SafetensorError, RuntimeError):
-        path.unlink(missing_ok=True)  # half-written by a crash, or foreign: train again
-        return False
-    return True
-
-
-def _write(path: Path | None, memory: Memory, conditioner: Conditioner) -> None:
-    if path is None:
-        return
-    state = {f"memory/{k}": v.contiguous() for k, v in memory.state_dict().items()}
-    state |= {f"conditioner/{k}": v.contiguous() for k, v in conditioner.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{hashlib.sha256(str(id(memory)).encode()).hexdigest()[:8]}.part")
-    try:
-        part.write_bytes(save(state))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return kept_at(federation.graphs.cache, "memory", text)

@@ -18,13 +18,13 @@ from torch import Tensor
 from hypernet.classification import SourceClassification
 from hypernet.networks.autoencoder import Autoencoder
 from hypernet.parameters import ParameterSpec, load_vector, vector_of
-from hypernet.reconstruction import train_autoencoder
 from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
 from schemas.npy import array_values
 from schemas.plan import Adapt, Plan, Train
 from server.border import admit, weights_record
 from server.federation import Federation
+from server.strategies.autoencoder_training import trained_autoencoder
 from server.strategies.base import State, config_of, request
 from server.strategies.buffered import Returned
 from server.strategies.generated import GeneratedStrategy, Generating, unread
@@ -62,13 +62,9 @@ class SemiPFL(GeneratedStrategy):
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
         super().__init__(federation, parameters)
-        config = federation.config
         joint = self.settings.variant == "joint"
-        self.network = train_autoencoder(
-            federation.sources,
-            config.model,
-            config.source,
-            config.seed,
+        self.network = trained_autoencoder(
+            federation,
             self.settings.reconstruction_steps,
             federation.source_model() if joint else None,
         )
