@@ -9,7 +9,7 @@ from schemas.base import ConfigError
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.run import prepare
-from simulations.sweep_cells import LoadedSweep, Task, done, run_group, tasks_of
+from simulations.sweep_cells import LoadedSweep, Task, done, run_group, tasks_of, windows_of
 from simulations.sweep_jobs import run_jobs
 from simulations.sweep_table import Cell, csv_of, markdown_of
 
@@ -95,9 +95,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _sweep_up(folder: Path) -> None:
-    """Remove windows that processes which were killed left here."""
-    for path in folder.glob(".windows-*"):
-        if not Path("/proc", path.name.removeprefix(".windows-")).exists():
+    """Remove windows that processes of this machine which were killed left here."""
+    ours = windows_of(folder, "").name
+    for path in folder.iterdir():
+        process = path.name.removeprefix(ours)
+        if path.name.startswith(ours) and not Path("/proc", process).exists():
             shutil.rmtree(path, ignore_errors=True)
 
 

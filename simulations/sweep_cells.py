@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -161,7 +162,7 @@ def run_group(
     config = first.config
     # Before the data are opened: what changes from here on is run again the next time.
     identities = [task.identity() for task in tasks]
-    with open_world(first, folder / f".windows-{os.getpid()}", progress.note) as world:
+    with open_world(first, windows_of(folder, os.getpid()), progress.note) as world:
         timeout = config.cohort.timeout_seconds
         with LocalGrid(APP, world.nodes, workers_of(config, workers), timeout) as grid:
             for task, identity in zip(tasks, identities, strict=True):
@@ -191,6 +192,11 @@ def _run_cell(
     atomic_write(_path(folder, task), json.dumps(content).encode())
     one.remove()
     progress.cell_done()
+
+
+def windows_of(folder: Path, process: int | str) -> Path:
+    """Where a process lays out its devices' windows; several machines may share a folder."""
+    return folder / f".windows-{socket.gethostname()}-{process}"
 
 
 def done(folder: Path, task: Task) -> MethodSummary | None:

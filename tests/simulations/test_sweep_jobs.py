@@ -17,7 +17,7 @@ from simulations.data.base import DataError
 from simulations.exits import INTERRUPTED
 from simulations.report.files import RunError
 from simulations.sweep import run_sweep
-from simulations.sweep_cells import load_sweep, tasks_of
+from simulations.sweep_cells import load_sweep, tasks_of, windows_of
 from tests.processes import alive
 
 SWEEP = """
@@ -201,9 +201,10 @@ def test_windows_of_a_killed_sweep_are_removed(sweep_file, told, tmp_path):
     out = tmp_path / "out"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    mine, left = out / f".windows-{os.getppid()}", out / f".windows-{dead.pid}"
-    for folder in (mine, left):
+    left = windows_of(out, dead.pid)
+    others = [windows_of(out, os.getppid()), out / f".windows-elsewhere-{dead.pid}"]
+    for folder in (left, *others):
         folder.mkdir(parents=True)
     run_sweep(load_sweep(sweep_file), out, told.progress, seeds=[1], jobs=1)
-    assert mine.is_dir()
+    assert all(folder.is_dir() for folder in others)
     assert not left.exists()
