@@ -4,6 +4,7 @@ Standard output carries a JSON object a line: ``note``, a line for people; ``don
 and at the end ``failed``, what is wrong with the cells without a result, or ``error`` and ``code``.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -51,10 +52,11 @@ class Relay(Progress):
 
 def main() -> None:
     """Run the cells of the request, the last argument."""
-    die_with_parent(sys.stdin.fileno())
+    die_with_parent(0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent's, not the terminal's
-    parent = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what else is printed is for people
+    parent = os.fdopen(os.dup(1), "w")
+    with contextlib.suppress(OSError):  # 2 may be closed
+        os.dup2(2, 1)  # what else is printed is for people
     relay = Relay(parent)
     try:
         relay.tell(failed=_run(json.loads(sys.argv[-1]), relay))
