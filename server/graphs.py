@@ -112,13 +112,23 @@ class GraphBook:
         return path.read_bytes() if path.is_file() else None
 
     def _save(self, key: str, graph: bytes) -> None:
-        if self.cache is None or (self.cache / f"{key}.onnx").is_file():
-            return
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.cache) as part:  # a full disk leaves no half
-            whole = Path(part) / "graph"
-            whole.write_bytes(graph)
-            whole.replace(self.cache / f"{key}.onnx")
+        if self.cache is not None and not (self.cache / f"{key}.onnx").is_file():
+            write_whole(self.cache / f"{key}.onnx", graph)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of a cache, whole or not at all; others may write the same meanwhile.
+
+    Raises
+    ------
+    OSError
+        Where the disk is full or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as part:
+        whole = Path(part) / "whole"
+        whole.write_bytes(data)
+        whole.replace(path)
 
 
 def default_cache() -> Path:

@@ -1,7 +1,6 @@
 """Networks that the server trained, kept on disk under a digest of all that they came from."""
 
 import hashlib
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from server.graphs import code_digest
+from server.graphs import code_digest, write_whole
 
 
 def kept_at(cache: Path | None, kind: str, made_from: str) -> Path | None:
@@ -53,22 +52,9 @@ def load_kept(path: Path | None, networks: Mapping[str, nn.Module]) -> bool:
 
 
 def keep(path: Path | None, networks: Mapping[str, nn.Module]) -> None:
-    """Write networks, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        Where the disk is full or the folder cannot be written.
-    """
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(save(_tensors(networks)))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write networks; see ``write_whole``."""
+    if path is not None:
+        write_whole(path, save(_tensors(networks)))
 
 
 def _tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -77,7 +77,3 @@ def _run(request: dict[str, Any], relay: Relay) -> list[str]:
         raise RunError(f"{loaded.path}: was changed while its sweep began; start it again")
     prepare()
     return run_group(tasks, Path(request["folder"]), relay, request["workers"])
-
-
-if __name__ == "__main__":
-    main()

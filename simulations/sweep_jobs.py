@@ -4,13 +4,11 @@ A server's part of a run takes one core, so that several runs fill a machine whe
 What a cell comes to does not depend on what runs beside it.
 """
 
-import contextlib
 import json
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,18 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulations.data.base import DataError
-from simulations.engine.fork_server import search_path
+from simulations.engine.fork_server import command
 from simulations.exits import BAD_INPUT
 from simulations.progress import Progress, clock
 from simulations.report.files import RunError
 from simulations.sweep_cells import LoadedSweep, Task, done
 
-_BOOT: Final = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from simulations.sweep_job import main
-main()
-"""
 _GRACE: Final = 20.0  # seconds in which an interrupted job ends its round and cleans up
 
 
@@ -95,7 +87,7 @@ class _Job:
             "workers": max(1, len(os.sched_getaffinity(0)) // jobs),
         }
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
-            [sys.executable, "-c", _BOOT, json.dumps(search_path()), json.dumps(request)],
+            [*command("simulations.sweep_job"), json.dumps(request)],
             stdin=subprocess.PIPE,  # it ends where this does
             stdout=subprocess.PIPE,
             process_group=0,  # Ctrl-C is this process's to handle
@@ -142,8 +134,7 @@ def _interrupt(jobs: list[_Job]) -> None:
     for job in jobs:
         job.interrupt()
     for job in jobs:
-        with contextlib.suppress(OSError):
-            job.end()
+        job.end()
 
 
 def _by_turns(groups: Sequence[list[Task]]) -> list[list[Task]]:

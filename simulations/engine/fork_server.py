@@ -36,7 +36,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _BOOT = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from simulations.engine.fork_server import main
+from {module} import main
 main()
 """
 
@@ -48,6 +48,11 @@ def search_path() -> list[str]:
     except FileNotFoundError:  # the folder is gone, and with it all that was in it
         here = ""
     return [entry or here for entry in sys.path if isinstance(entry, str)]
+
+
+def command(module: str) -> list[str]:
+    """What runs the ``main`` of a module in a process that finds modules as this one does."""
+    return [sys.executable, "-c", _BOOT.format(module=module), json.dumps(search_path())]
 
 
 def environment() -> dict[str, str]:
@@ -70,7 +75,7 @@ class ForkServer:
         self._link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with remote, _errors() as errors:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
-                [sys.executable, "-c", _BOOT, json.dumps(search_path())],
+                command("simulations.engine.fork_server"),
                 stdin=remote.fileno(),  # whatever its number here, there it is 0
                 stdout=errors,
                 stderr=errors,

@@ -187,8 +187,9 @@ def test_a_job_that_ends_costs_its_own_cells_alone(
     sweep_file, told, tmp_path, monkeypatch, program, how
 ):
     """Those of the first seed: the program spares the other."""
-    boot = f"import json, sys\nif 's0-' in sys.argv[-1]: {program}\n{sweep_jobs._BOOT}"
-    monkeypatch.setattr(sweep_jobs, "_BOOT", boot)
+    python, flag, boot, path = sweep_jobs.command("simulations.sweep_job")
+    boot = f"import json, sys\nif 's0-' in sys.argv[-1]: {program}\n{boot}"
+    monkeypatch.setattr(sweep_jobs, "command", lambda _: [python, flag, boot, path])
     with pytest.raises(RunError) as caught:
         run_sweep(load_sweep(sweep_file), tmp_path / "out", told.progress, jobs=2)
     *lines, last = str(caught.value).splitlines()
