@@ -93,7 +93,7 @@ def list_rows(folder: Path) -> list[Row]:
 def show_comparison(rows: Sequence[Row], console: Console) -> None:
     """Print what ``compare_rows`` returned."""
     table = _table(
-        "run", "method", "F1", "worst tenth", "unseen", "down", "up", "updates/s", left=2
+        "run", "method", "F1", "worst\ntenth", "unseen", "down", "up", "updates\n/s", left=2
     )
     table.add_column("labels", justify="right")
     table.add_column("seed", justify="right")
@@ -130,11 +130,9 @@ def method_table(summary: Summary) -> Table:
 
     A baseline that failed has a row of dashes: who looks for it must not think that it never ran.
     """
-    table = _table("method", "macro-F1", "worst tenth")
-    if summary.unseen_persons:
-        table.add_column("never seen", justify="right")
-    for name in ("bytes down", "bytes up", "updates/s", "left out"):
-        table.add_column(name, justify="right")
+    unseen = ("never\nseen",) if summary.unseen_persons else ()
+    figures = ("bytes\ndown", "bytes\nup", "updates\n/s", "left\nout")  # 80 columns hold all
+    table = _table("method", "macro-F1", "worst\ntenth", *unseen, *figures)
     for method in (summary, *summary.baselines):
         cells = _cells(method, unseen=bool(summary.unseen_persons))
         table.add_row(*cells, style="bold" if method is summary else "")

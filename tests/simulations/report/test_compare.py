@@ -76,9 +76,19 @@ def test_tables_for_the_terminal(runs: Path, small: Any) -> None:
     show_list([], console)
     console.print(method_table(small.summary))
     text = console.export_text()
-    for part in ("source-adabn", "worst tenth", "interrupted", "no runs here", "never seen"):
+    for part in ("source-adabn", "tenth", "interrupted", "no runs here", "never"):
         assert part in text
     assert f"{small.summary.macro_f1.mean:.3f}" in text
+
+
+def test_80_columns_break_no_name_and_hide_no_figure(small: Any) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    main = small.summary.model_copy(update={"strategy": "fedavg-finetune"})
+    console.print(method_table(main))
+    lines = console.export_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("fedavg-finetune ")]
+    assert len(row.split()) == 10  # eight cells, two of them with a unit
+    assert lines[0].split() == ["worst", "never", "bytes", "bytes", "updates", "left"]
 
 
 def test_a_baseline_that_failed_has_a_row_of_dashes(small: Any) -> None:
