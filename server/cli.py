@@ -5,8 +5,6 @@ below a noun (``device.quarantine``); its object is a function, or a ``typer.Typ
 Only what the command line names is loaded: a command starts no slower for the others.
 """
 
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typer.core import TyperGroup
 
 from schemas.base import ConfigError
 from schemas.plugins import entry_points
+from server import garbage
 from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
 
 GROUP: Final = "flwr_edge.fleet_command"
@@ -60,8 +59,7 @@ def build() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-fleet`` and exit."""
-    gc.set_threshold(50_000, 20, 50)  # what is imported stays: to look for garbage in it takes long
-    atexit.register(gc.freeze)  # … and once more at the interpreter's end
+    garbage.seldom()
     words = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(guarded(lambda: _run(words)))
 

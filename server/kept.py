@@ -1,14 +1,20 @@
 """Networks that the server trained, kept on disk under a digest of all that they came from."""
 
+import fcntl
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from server.graphs import code_digest, write_whole
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def kept_at(cache: Path | None, kind: str, made_from: str) -> Path | None:
@@ -29,14 +35,65 @@ def kept_at(cache: Path | None, kind: str, made_from: str) -> Path | None:
     return cache / f"{kind}-{digest}.safetensors"
 
 
-def load_kept(path: Path | None, networks: Mapping[str, nn.Module]) -> bool:
-    """Read what ``keep`` wrote into networks of the same layout.
+def kept(
+    path: Path | None, new: Mapping[str, Network], train: Callable[[], Mapping[str, Network]]
+) -> Mapping[str, Network]:
+    """Return networks as they were kept, or trained and kept from now on.
 
-    Returns
-    -------
-    Whether there was one that could be read; else the networks are as they were.
+    Of several processes that want the same, one trains; the others wait and read.
+
+    Parameters
+    ----------
+    path : Path or None
+        See ``kept_at``.
+    new : Mapping[str, nn.Module]
+        By name, of the layout that is asked for; what was kept is read into them.
+    train : callable
+        Returns such networks; they may be ``new``.
+
+    Raises
+    ------
+    OSError
+        Where the disk is full or the folder cannot be written; see ``write_whole``.
     """
-    if path is None or not path.is_file():
+    if path is None:
+        return train()
+    if _load(path, new):
+        return new
+    with _alone(path):
+        if _load(path, new):
+            return new
+        trained = train()
+        write_whole(path, save(_tensors(trained)))
+        return trained
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Have no other process do the same meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_suffix(".lock")
+    while True:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_open(lock, file.fileno()):  # else who held it before has removed it
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+
+
+def _is_open(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _load(path: Path, networks: Mapping[str, nn.Module]) -> bool:
+    """Read what was kept, if it can be read and is of this layout; else nothing is changed."""
+    if not path.is_file():
         return False
     try:
         tensors = load_file(path)
@@ -49,12 +106,6 @@ def load_kept(path: Path | None, networks: Mapping[str, nn.Module]) -> bool:
         own = (key for key in tensors if key.startswith(f"{name}/"))
         network.load_state_dict({key.removeprefix(f"{name}/"): tensors[key] for key in own})
     return True
-
-
-def keep(path: Path | None, networks: Mapping[str, nn.Module]) -> None:
-    """Write networks; see ``write_whole``."""
-    if path is not None:
-        write_whole(path, save(_tensors(networks)))
 
 
 def _tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

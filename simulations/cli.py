@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, TextIO, cast
 import typer
 from rich.console import Console
 
+from server import garbage
 from simulations import bench_commands, memory_commands, model_commands
 from simulations.exits import BAD_INPUT, DONE, INTERRUPTED, explained
 from simulations.options import File, Format, Formats, Sets
@@ -38,6 +39,13 @@ def run(
     resume: Annotated[  # noqa: FBT002 — a flag of the command line
         bool, typer.Option("--resume", help="Go on with the interrupted run of this file.")
     ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Strategies to run at once, in processes of their own; the numbers are the same.",
+        ),
+    ] = 1,
     format_: Formats = Format.table,
 ) -> None:
     """Run a simulation: its strategy and its baselines, on the same devices.
@@ -57,7 +65,7 @@ def run(
     else:
         folder = RunFolder.create(loaded.config.name, out)
     with Progress(Console(stderr=True)) as progress:
-        finished = runs.run(loaded, folder, progress)
+        finished = runs.run(loaded, folder, progress, jobs)
     if format_ is Format.json:
         print(finished.summary.model_dump_json(indent=2))  # noqa: T201
     else:
@@ -259,6 +267,7 @@ def main() -> None:
         if code == INTERRUPTED:  # … and what typer does
             raise KeyboardInterrupt
 
+    garbage.seldom()
     output = Output(sys.stdout)
     with redirect_stdout(cast("TextIO", output)):
         code = guarded(command)

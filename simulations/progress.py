@@ -81,7 +81,7 @@ class Progress:
         if self._task is not None:
             self.bar.update(self._task, completed=record.round, status=status)  # type: ignore[arg-type]
         quiet = time.monotonic() - self._said < self.every
-        if not self.console.is_terminal and not quiet:
+        if self._rounds and not self.console.is_terminal and not quiet:
             self._said = time.monotonic()
             self.note(f"{self._name}: round {record.round}/{self._rounds}  {status}")
 

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,11 @@ from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome, macro_f1
 from server.rounds import RoundsError, Watch, outcome_of, progress_of
 from server.strategies.installed import strategies
+from simulations.ahead import Ahead
 from simulations.config import Loaded
 from simulations.engine.local_grid import LocalGrid
 from simulations.engine.rehearsal import rehearse
+from simulations.jobs import share_of
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.report.folder import RunFolder
@@ -40,7 +44,7 @@ class Finished:
     summary: Summary
 
 
-def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
+def run(loaded: Loaded, folder: RunFolder, progress: Progress, jobs: int = 1) -> Finished:
     """Run all strategies of a file, from the start or from what the folder holds.
 
     Parameters
@@ -49,6 +53,8 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
     folder : RunFolder
         New, or of an interrupted run of the same file.
     progress : Progress
+    jobs : int
+        Strategies at once. What one comes to does not depend on what runs beside it.
 
     Raises
     ------
@@ -63,9 +69,12 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
         with open_world(loaded, folder.path / ".windows", progress.note) as world:
             if not new:
                 _check_resumed(loaded, world, folder, progress)
+            left = _left(loaded, world, folder, progress)
             timeout = config.cohort.timeout_seconds
-            with LocalGrid(APP, world.nodes, workers_of(config), timeout) as grid:
-                return run_on(grid, world, loaded, folder, progress)
+            with Ahead(folder.path, left, jobs, progress) as ahead:
+                workers = workers_of(config, share_of(ahead.jobs))
+                with LocalGrid(APP, world.nodes, workers, timeout) as grid:
+                    return run_on(grid, world, loaded, folder, progress, ahead.claim)
     except Exception:
         if new:
             withdraw(folder)
@@ -73,7 +82,12 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress) -> Finished:
 
 
 def run_on(
-    grid: Grid, world: World, loaded: Loaded, folder: RunFolder, progress: Progress
+    grid: Grid,
+    world: World,
+    loaded: Loaded,
+    folder: RunFolder,
+    progress: Progress,
+    claim: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Finished:
     """Run all strategies of a file on any engine's grid, and write the report.
 
@@ -86,19 +100,21 @@ def run_on(
     world : World
     loaded, folder, progress
         See ``run``.
+    claim : callable
+        Of a strategy's name: held while it runs.
     """
     config, recordings = loaded.config, world.recordings
     outcomes, notes = [], [*recordings.notes]
-    for name in (config.strategy, *config.baselines):
-        one = StrategyRun(name, loaded, world, folder.path / "checkpoint", progress)
+    for one in _all(loaded, world, folder, progress):
         try:
-            outcomes.append(one.run(grid))
+            with claim(one.name):
+                outcomes.append(one.run(grid))
         except RoundsError as error:
             if not outcomes:
                 raise
             progress.note(str(error))
             notes.append(str(error))
-            outcomes.append(Outcome(name))
+            outcomes.append(Outcome(one.name))
     kind = config.data.kind
     names = world.persons | world.unseen
     lives = {names[node]: life for node, life in world.federation.lives.items()}
@@ -107,10 +123,35 @@ def run_on(
     return Finished(folder, summary)
 
 
+def names_of(config: Simulation) -> tuple[str, ...]:
+    """All strategies of a file, its own first."""
+    return (config.strategy, *config.baselines)
+
+
+def _all(
+    loaded: Loaded, world: World, folder: RunFolder, progress: Progress
+) -> list["StrategyRun"]:
+    checkpoints = folder.path / "checkpoint"
+    return [
+        StrategyRun(name, loaded, world, checkpoints, progress) for name in names_of(loaded.config)
+    ]
+
+
+def _left(loaded: Loaded, world: World, folder: RunFolder, progress: Progress) -> list[str]:
+    """Strategies without a result yet."""
+    left = []
+    for one in _all(loaded, world, folder, progress):
+        if one.finished() is None:
+            left.append(one.name)
+        else:
+            progress.note(f"{one.name}: finished before")
+    return left
+
+
 def _check_resumed(loaded: Loaded, world: World, folder: RunFolder, progress: Progress) -> None:
     """Refuse another run's folder before anything in it is changed."""
-    for name in (loaded.config.strategy, *loaded.config.baselines):
-        StrategyRun(name, loaded, world, folder.path / "checkpoint", progress).check()
+    for one in _all(loaded, world, folder, progress):
+        one.check()
     for half in folder.path.rglob(".*.part"):
         if half.is_file():
             half.unlink()  # of a process that was killed while it wrote
@@ -156,7 +197,7 @@ class StrategyRun:
         ------
         CheckpointError
         """
-        if self._finished() is None:
+        if self.finished() is None:
             self._checkpoint()
 
     def remove(self) -> None:
@@ -165,9 +206,8 @@ class StrategyRun:
 
     def run(self, grid: Grid) -> Outcome:
         """Run it, from its checkpoint if there is one, or return what it came to before."""
-        done = self._finished()
+        done = self.finished()
         if done is not None:
-            self.progress.note(f"{self.name}: finished before")
             return done
         make_folder(self.folder)
         cls = strategies()[self.name]
@@ -197,7 +237,14 @@ class StrategyRun:
         fields = {"identity": self.identity, "outcome": progress_of(outcome)}
         atomic_write(self._path("json"), json.dumps(fields).encode())
 
-    def _finished(self) -> Outcome | None:
+    def finished(self) -> Outcome | None:
+        """What it came to, if it is through.
+
+        Raises
+        ------
+        CheckpointError
+            Where that is another's or cannot be read.
+        """
         path = self._path("json")
         if not path.exists():
             return None

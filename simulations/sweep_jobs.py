@@ -1,28 +1,21 @@
 """Several groups of a sweep's cells at once, each in a process of its own.
 
-A server's part of a run takes one core, so that several runs fill a machine where one does not.
 What a cell comes to does not depend on what runs beside it.
 """
 
-import json
-import os
 import selectors
-import signal
-import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from simulations.data.base import DataError
-from simulations.engine.fork_server import command
 from simulations.exits import BAD_INPUT
+from simulations.jobs import Job, how_it_ended, interrupt, share_of
 from simulations.progress import Progress, clock
 from simulations.report.files import RunError
 from simulations.sweep_cells import LoadedSweep, Task, done
-
-_GRACE: Final = 20.0  # seconds in which an interrupted job ends its round and cleans up
 
 
 def run_jobs(
@@ -50,11 +43,14 @@ def run_jobs(
                     job = _Job(waiting.popleft(), loaded, folder, jobs)
                     running.register(job.output, selectors.EVENT_READ, job)
                 for key, _ in running.select():
-                    if not key.data.read(tally):
+                    events = key.data.read()
+                    if events is None:
                         running.unregister(key.fileobj)
                         yield key.data.result()
+                    for event in events or ():
+                        tally.hear(event)
         finally:
-            _interrupt([key.data for key in running.get_map().values()])
+            interrupt(key.data for key in running.get_map().values())
 
 
 class _Tally:
@@ -74,67 +70,31 @@ class _Tally:
             self._progress.note(f"{event['done']}: done; {far}")
 
 
-class _Job:
+class _Job(Job):
     """A process that runs one group."""
 
     def __init__(self, group: list[Task], loaded: LoadedSweep, folder: Path, jobs: int) -> None:
-        self._group, self._folder, self._rest = group, folder, b""
-        self._last: dict[str, Any] = {}
+        self._group, self._folder = group, folder
         request = {
             "file": str(loaded.path),
             "folder": str(folder),
             "cells": [task.key for task in group],
-            "workers": max(1, len(os.sched_getaffinity(0)) // jobs),
+            "workers": share_of(jobs),
         }
-        self._process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
-            [*command("simulations.sweep_job"), json.dumps(request)],
-            stdin=subprocess.PIPE,  # it ends where this does
-            stdout=subprocess.PIPE,
-            process_group=0,  # Ctrl-C is this process's to handle
-        )
-        assert self._process.stdout is not None
-        self.output = self._process.stdout
-
-    def read(self, tally: _Tally) -> bool:
-        """Read what it said; False where it will say no more."""
-        said = os.read(self.output.fileno(), 1 << 16)
-        *lines, self._rest = (self._rest + said).split(b"\n")
-        for line in lines:
-            self._last = json.loads(line)
-            tally.hear(self._last)
-        return bool(said)
+        super().__init__("simulations.sweep_job", request)
 
     def result(self) -> list[str]:
         """What is wrong with the cells without a result."""
         code = self.end()
-        if "failed" in self._last:
-            failed: list[str] = self._last["failed"]
+        if "failed" in self.last:
+            failed: list[str] = self.last["failed"]
             return failed
-        if "error" in self._last:
-            bad = self._last["code"] == BAD_INPUT
-            raise (DataError if bad else RunError)(self._last["error"])
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if "error" in self.last:
+            bad = self.last["code"] == BAD_INPUT
+            raise (DataError if bad else RunError)(self.last["error"])
         left = [task for task in self._group if done(self._folder, task) is None]
+        how = how_it_ended(code)
         return [f"{task.title}: the process that ran it {how}" for task in left]
-
-    def interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-
-    def end(self) -> int:
-        """Wait for it; it is killed where that takes too long."""
-        with self._process:
-            try:
-                return self._process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                return self._process.wait()
-
-
-def _interrupt(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.interrupt()
-    for job in jobs:
-        job.end()
 
 
 def _by_turns(groups: Sequence[list[Task]]) -> list[list[Task]]:

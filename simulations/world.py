@@ -18,7 +18,7 @@ from schemas.base import ConfigError
 from schemas.simulation import Simulation
 from server.federation import Federation
 from server.graphs import GraphBook, default_cache
-from server.kept import keep, kept_at, load_kept
+from server.kept import kept, kept_at
 from simulations.config import Loaded
 from simulations.data.base import DataError, Recordings
 from simulations.data.checks import checked
@@ -193,22 +193,19 @@ class SourceModel:
             Where the disk is full.
         """
         if self._network is None:
-            network, path = self._new(), self._path()
-            if not load_kept(path, {"source": network}):
-                network = self._trained()
-                keep(path, {"source": network})
-            self._network = network.eval()
+            found = kept(self._path(), {"source": self._new()}, self._trained)
+            self._network = found["source"].eval()
         return self._network
 
     def _new(self) -> Classifier:
         return new_classifier(self.sources, self.config.model, self.config.seed)
 
-    def _trained(self) -> Classifier:
+    def _trained(self) -> dict[str, Classifier]:
         config = self.config
         self.tell(f"training on {len(self.sources)} source persons: {config.source.steps} steps")
         network = train_source(self.sources, config.model, config.source, config.seed)
         _check_finite(network)
-        return network
+        return {"source": network}
 
     def _path(self) -> Path | None:
         config = self.config

@@ -7,7 +7,7 @@ from hypernet.networks.classifier import Classifier
 from hypernet.parameters import vector_of
 from hypernet.reconstruction import new_autoencoder, train_autoencoder
 from server.federation import Federation
-from server.kept import keep, kept_at, load_kept
+from server.kept import kept, kept_at
 
 
 def trained_autoencoder(
@@ -28,10 +28,12 @@ def trained_autoencoder(
     text = f"{config.seed} {config.model.width} {config.model.latent} {config.source!r} {steps} "
     text += f"{sources.digest} {told and hashlib.sha256(told).hexdigest()}"
     path = kept_at(federation.graphs.cache, "autoencoder", text)
-    network = new_autoencoder(sources, config.model, config.seed)
-    if not load_kept(path, {"autoencoder": network}):
-        network = train_autoencoder(
+    new = {"autoencoder": new_autoencoder(sources, config.model, config.seed)}
+
+    def train() -> dict[str, Autoencoder]:
+        trained = train_autoencoder(
             sources, config.model, config.source, config.seed, steps, encoder
         )
-        keep(path, {"autoencoder": network})
-    return network.eval()
+        return {"autoencoder": trained}
+
+    return kept(path, new, train)["autoencoder"].eval()

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypernet.adapters import adapter_class
 from hypernet.condition import BY_CLASS, CONDITIONERS, Conditioner, ConditionKind
@@ -24,7 +24,7 @@ from hypernet.parameters import ParameterSpec, load_vector, vector_of
 from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
 from server.federation import Federation
-from server.kept import keep, kept_at, load_kept
+from server.kept import kept, kept_at
 
 FAR = Turning(flip=0.7, rotate=0.8, degrees=90.0, stretch=0.3, warp=0.2, noise=0.1)
 """Virtual persons of virtual persons: worn as no backbone saw it in training."""
@@ -175,10 +175,13 @@ def trained_memory(
             conditions=conditions,
         )
         path = _path(federation, settings, course, backbone_version=network.version)
-        networks = {"memory": memory, "conditioner": conditioner}
-        if not load_kept(path, networks):
+        networks: dict[str, nn.Module] = {"memory": memory, "conditioner": conditioner}
+
+        def train() -> dict[str, nn.Module]:
             train_memory(memory, _episodes(federation, settings, network), conditioner, course)
-            keep(path, networks)
+            return networks
+
+        kept(path, networks, train)
     network = _network(federation, settings, conditioner)
     if not settings.prototypes:
         return network, memory

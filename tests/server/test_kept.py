@@ -1,11 +1,15 @@
-"""Networks on disk: whole, of the layout that is asked for, or not there."""
+"""Networks on disk: whole, of the layout that is asked for; trained by one process."""
+
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from server.kept import keep, kept_at, load_kept
+from server.kept import kept, kept_at
 
 
 def pair(seed):
@@ -21,25 +25,31 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(values(one), values(other), strict=True))
 
 
+def never():
+    raise AssertionError("trained once more")
+
+
 @pytest.fixture
 def path(tmp_path):
     return kept_at(tmp_path / "cache", "pair", "seed 1")
 
 
 def test_what_is_kept_comes_back(path):
-    first, other = pair(1), pair(2)
-    assert not load_kept(path, other)
-    keep(path, first)
-    assert not same(first, other)
-    assert load_kept(path, other)
-    assert same(first, other)
+    assert same(kept(path, pair(2), lambda: pair(1)), pair(1))
+    assert same(kept(path, pair(3), never), pair(1))
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_without_a_folder_nothing_is_kept():
     assert kept_at(None, "pair", "seed 1") is None
-    keep(None, pair(1))
-    assert not load_kept(None, pair(1))
+    assert same(kept(None, pair(2), lambda: pair(1)), pair(1))
+
+
+def test_a_training_that_fails_leaves_nothing(path):
+    with pytest.raises(AssertionError, match="once more"):
+        kept(path, pair(2), never)
+    assert not list(path.parent.iterdir())
+    assert same(kept(path, pair(2), lambda: pair(1)), pair(1))
 
 
 @pytest.mark.parametrize(
@@ -52,13 +62,51 @@ def test_without_a_folder_nothing_is_kept():
     ],
     ids=["lacks one", "shape", "dtype", "one more"],
 )
-def test_another_layout_is_removed_and_changes_nothing(path, change):
-    """Not even the first of two, whose own part is right."""
-    networks = pair(1)
+def test_another_layout_changes_nothing_and_is_trained_anew(path, change):
+    """Not even the first of two is read, whose own part is right."""
     path.parent.mkdir()
     tensors = {f"{n}/{k}": t for n, m in pair(2).items() for k, t in m.state_dict().items()}
     change(tensors)
     save_file(tensors, path)
-    assert not load_kept(path, networks)
-    assert same(networks, pair(1))
-    assert not path.exists()
+    new = pair(1)
+    assert same(kept(path, new, lambda: pair(3)), pair(3))
+    assert same(new, pair(1))
+    assert same(kept(path, pair(4), never), pair(3))
+
+
+def test_of_many_that_want_it_one_trains(path):
+    """Threads stand for processes: each opens the lock for itself."""
+    trained, found = [], []
+    together = threading.Barrier(4)
+    networks = [pair(seed) for seed in range(4)]
+
+    def train():
+        trained.append(pair(9))
+        return trained[-1]
+
+    def want(new):
+        together.wait()
+        found.append(kept(path, new, train))
+
+    threads = [threading.Thread(target=want, args=(new,)) for new in networks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == 1
+    assert len(found) == 4
+    assert all(same(each, trained[0]) for each in found)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_who_was_killed_while_it_trained_keeps_nobody_from_it(path):
+    script = f"""
+import os, pathlib
+from server.kept import kept
+from torch import nn
+kept(pathlib.Path({str(path)!r}), {{"one": nn.Linear(2, 3)}}, lambda: os.kill(os.getpid(), 9))
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert path.with_suffix(".lock").exists()
+    assert same(kept(path, pair(2), lambda: pair(1)), pair(1))
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -178,3 +178,17 @@ def sim(
         return int(ended.value.code or 0), said.out, said.err.splitlines()
 
     return call
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Install a strategy of somebody else, as an entry point names it."""
+
+    def install(name: str, place: str) -> None:
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[flwr_edge.strategy]\n{name} = {place}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install

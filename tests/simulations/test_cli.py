@@ -185,20 +185,6 @@ def test_schema_and_strategies_are_for_programs_too(sim):
     assert "mu = 0.1" in out
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Install a strategy of somebody else, as an entry point names it."""
-
-    def install(name, place):
-        info = tmp_path / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[flwr_edge.strategy]\n{name} = {place}\n")
-        monkeypatch.syspath_prepend(tmp_path)
-
-    return install
-
-
 WIDE = """
 import numpy as np
 from flwr.app import Array, ArrayRecord

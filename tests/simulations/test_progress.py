@@ -90,7 +90,8 @@ def test_lines_come_now_and_then_and_the_end_always(clock):
 def test_no_rounds_at_all(progress):
     progress.begin("source", 0)
     progress.round(RoundRecord(0, 0, float("nan"), 0, 0, 0, 0.0, 0.75))
-    assert "macro-F1 0.750" in said(progress)[-1]
+    progress.end(Outcome("source", wall_seconds=3))
+    assert said(progress) == ["source: macro-F1 0.750 after 0 rounds, 3 s"]
 
 
 def test_on_a_terminal_a_bar_and_no_lines(clock):

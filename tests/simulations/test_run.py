@@ -132,12 +132,11 @@ def test_a_checkpoint_holds_what_devices_keep(stage, go, tmp_path, monkeypatch):
     assert result(go(on, "ditto", "broken", loaded)) != result(whole)
 
 
-def test_a_finished_strategy_is_not_run_again(stage, go, quiet):
+def test_a_finished_strategy_is_not_run_again(stage, go):
     on = stage()
     first = go(on, "fedavg")
-    again = go(on, "fedavg")
+    again = go(on._replace(grid=None), "fedavg")
     assert result(again) == result(first)
-    assert "fedavg: finished before" in quiet.console.file.getvalue()
 
 
 def test_strategies_of_a_run_do_not_see_what_others_left_on_the_devices(stage, go):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations import sweep_jobs
+from simulations import jobs, sweep_jobs
 from simulations.data.base import DataError
 from simulations.exits import INTERRUPTED
 from simulations.report.files import RunError
@@ -187,9 +187,9 @@ def test_a_job_that_ends_costs_its_own_cells_alone(
     sweep_file, told, tmp_path, monkeypatch, program, how
 ):
     """Those of the first seed: the program spares the other."""
-    python, flag, boot, path = sweep_jobs.command("simulations.sweep_job")
+    python, flag, boot, path = jobs.command("simulations.sweep_job")
     boot = f"import json, sys\nif 's0-' in sys.argv[-1]: {program}\n{boot}"
-    monkeypatch.setattr(sweep_jobs, "command", lambda _: [python, flag, boot, path])
+    monkeypatch.setattr(jobs, "command", lambda _: [python, flag, boot, path])
     with pytest.raises(RunError) as caught:
         run_sweep(load_sweep(sweep_file), tmp_path / "out", told.progress, jobs=2)
     *lines, last = str(caught.value).splitlines()
