@@ -52,14 +52,17 @@ def run(
 
     Example: flwr-sim run simulations/wearables.toml --set data.label_fraction=0.2
     """
+    from schemas.toml_file import read_with
+
+    table = read_with(file, set_ or ())  # torch takes seconds: a misspelt name is told before it
     from simulations import run as runs
-    from simulations.config import load
+    from simulations.config import check
     from simulations.progress import Progress
     from simulations.report.compare import days_table, method_table
     from simulations.report.files import RunError
     from simulations.report.folder import RunFolder
 
-    loaded = load(file, set_ or ())
+    loaded = check(file, table)
     if resume:
         folder = RunFolder.open(out) if out else runs.resumable(loaded)
     else:
@@ -179,6 +182,10 @@ def sweep(
 
     Example: flwr-sim sweep simulations/wisdm-sweep.toml --jobs 8
     """
+    from schemas.toml_file import read_toml
+
+    if not file.is_fifo():  # which can be read once
+        read_toml(file)  # as in ``run``
     from simulations.progress import Progress
     from simulations.sweep import run_sweep
     from simulations.sweep_cells import load_sweep

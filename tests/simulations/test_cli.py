@@ -511,8 +511,19 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(
     assert not [p for p in out.rglob("*") if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sweep", "--help"], ["list"], ["compare", "x"]])
-def test_who_asks_for_help_or_lists_runs_does_not_wait_for_torch(tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["sweep", "--help"], 0),
+        (["list"], 1),
+        (["compare", "x"], 1),
+        (["run", "x"], 2),
+        (["sweep", "x"], 2),
+        (["run", "x", "--set", "y"], 2),
+    ],
+)
+def test_who_asks_for_help_or_misspells_a_name_does_not_wait_for_torch(tmp_path, words, code):
     script = (
         "import atexit, sys;"
         "atexit.register(lambda: print('loaded', {'torch', 'flwr'} & set(sys.modules)));"
@@ -520,7 +531,7 @@ def test_who_asks_for_help_or_lists_runs_does_not_wait_for_torch(tmp_path, words
     )
     command = [sys.executable, "-c", script, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == ("--help" not in words), done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stdout.endswith("loaded set()\n")
 
 
