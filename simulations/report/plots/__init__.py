@@ -38,7 +38,7 @@ def draw(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Plot]:
             title, confusion.CAPTION, lambda: confusion.figure(outcomes[0], summary.classes)
         ),
     }
-    if any(outcome.rounds for outcome in outcomes):
+    if any(map(curves.has_rounds, outcomes)):
         curve = _plot(curves.TITLE, curves.CAPTION, lambda: curves.figure(outcomes))
         plots = {"curves": curve, **plots}
     if summary.lives:

@@ -42,6 +42,11 @@ def figure(outcomes: Sequence[Outcome]) -> Figure:
     return made
 
 
+def has_rounds(outcome: Outcome) -> bool:
+    """Whether there was any; round 0 is an evaluation of what no round made."""
+    return any(record.round for record in outcome.rounds)
+
+
 def points(outcome: Outcome) -> Points:
     """Return the evaluated rounds and their macro-F1; the last point is the result."""
     scored = {r.round: r.macro_f1 for r in outcome.rounds if r.macro_f1 is not None}
@@ -51,7 +56,7 @@ def points(outcome: Outcome) -> Points:
 
 
 def _draw(above: Axes, below: Axes, outcome: Outcome, look: style.Look) -> None:
-    if not outcome.rounds:
+    if not has_rounds(outcome):
         above.axhline(result(outcome), color=look.color, ls=(0, (1, 2)), lw=1.1, zorder=1)
         return
     line: dict[str, Any] = {"color": look.color, "ls": look.dash, "lw": look.width}

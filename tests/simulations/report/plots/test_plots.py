@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from server.outcome import Outcome
+from server.outcome import Outcome, RoundRecord
 from simulations.report.plots import confusion, cost, curves, draw, persons, style
 
 
@@ -66,6 +66,20 @@ def test_the_last_point_of_a_curve_is_the_result(small: Any) -> None:
     rounds, scores = curves.points(small.outcomes[0])
     assert rounds == [5, 10, 15, 20]
     assert scores[-1] == small.summary.macro_f1.mean
+
+
+def test_a_strategy_without_rounds_is_a_dotted_line(make: Callable[..., Any]) -> None:
+    made = make(persons=2, strategies=2, rounds=3)
+    evaluated = RoundRecord(0, 0, float("nan"), 0, 0, 0, 0.0, macro_f1=0.75)
+    made.outcomes[1].rounds = [evaluated]
+    with style.applied():
+        above, below = curves.figure(made.outcomes).axes
+    score = curves.result(made.outcomes[1])
+    (line,) = [line for line in above.lines if list(line.get_ydata()) == [score, score]]
+    assert line.get_linestyle() == "--"  # dots are dashes of length 1
+    assert len(below.lines) == 1
+    made.outcomes[0].rounds = [evaluated]
+    assert "curves" not in draw(made.summary, made.outcomes)
 
 
 def test_a_round_that_everybody_failed_is_a_gap(make: Callable[..., Any]) -> None:
