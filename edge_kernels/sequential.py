@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.files import load
-from edge_kernels.quantize.graph import Graph, reads
+from edge_kernels.quantize.graph import Graph, know_domain, reads
 from edge_kernels.sequential_program import Program, Unfused
 
 if TYPE_CHECKING:
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 
 DOMAIN = "flwr.edge"
 _MOST_FOLDED = 1 << 22  # elements of a constant that is computed ahead
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+_RANDOM = (
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -145,11 +153,9 @@ def fuse(model: Model, *, report: Fusion | None = None) -> ModelProto:
     fused = narrowed(fold(load(model)))
     report = Fusion() if report is None else report
     left: dict[str, str] = {}
-    number = 0
     while (chain := _longest(fused, left)) is not None:
         report.fused.append((len(chain.nodes), len(chain.program.instructions)))
-        _replace(fused, chain, f"sequential_{number}")
-        number += 1
+        _replace(fused, chain, _free(fused))
         left = {}
     report.left = {
         node.name or node.output[0]: left.get(node.output[0], "it is in no chain")
@@ -168,15 +174,25 @@ class _Chain:
 
 
 def _longest(model: ModelProto, left: dict[str, str]) -> _Chain | None:
-    """The chain that replaces most nodes, of those with a layer and more than one node."""
+    """The chain that replaces most nodes, of those with a layer, more nodes and a reader."""
     graph = Graph(model.graph)
     best: _Chain | None = None
     for source, batch, shape in _sources(model):
         chain = _grow(graph, source, batch, shape, left)
         useful = chain.program.layers > 0 and len(chain.nodes) > 1
-        if useful and (best is None or len(chain.nodes) > len(best.nodes)):
+        longer = best is None or len(chain.nodes) > len(best.nodes)
+        if useful and longer and _results(model, chain):
             best = chain
     return best
+
+
+def _results(model: ModelProto, chain: _Chain) -> list[str]:
+    """Tensors of a chain that the graph returns, or a node outside it reads."""
+    graph, inside = model.graph, set(chain.nodes)
+    outside = {value.name for value in graph.output}.union(
+        *(reads(node) for at, node in enumerate(graph.node) if at not in inside)
+    )
+    return [out for at in chain.nodes for out in graph.node[at].output if out in outside]
 
 
 def _sources(model: ModelProto) -> Iterator[tuple[str, int, tuple[int, ...]]]:
@@ -221,11 +237,7 @@ def _replace(model: ModelProto, chain: _Chain, name: str) -> None:
     from onnx import helper, numpy_helper
 
     graph, program = model.graph, chain.program
-    inside = set(chain.nodes)
-    outside = {value.name for value in graph.output}.union(
-        *(reads(node) for at, node in enumerate(graph.node) if at not in inside)
-    )
-    made = [out for at in chain.nodes for out in graph.node[at].output if out in outside]
+    inside, made = set(chain.nodes), _results(model, chain)
     inputs = [program.source]
     for at, constant in enumerate(program.constants):
         if isinstance(constant, str):
@@ -252,14 +264,22 @@ def _replace(model: ModelProto, chain: _Chain, name: str) -> None:
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    if all(each.domain != DOMAIN for each in model.opset_import):
-        model.opset_import.add(domain=DOMAIN, version=1)
+    know_domain(model, DOMAIN)
     _drop_unread(model)
+
+
+def _free(model: ModelProto) -> str:
+    """A name that no node has, and no tensor begins with: a model may be fused twice."""
+    graph = model.graph
+    taken = {each.name.split(".")[0] for each in (*graph.node, *graph.initializer)}
+    taken |= {name.split(".")[0] for node in graph.node for name in (*node.input, *node.output)}
+    return next(name for n in count() if (name := f"sequential_{n}") not in taken)
 
 
 def _drop_unread(model: ModelProto) -> None:
     graph = model.graph
-    needed = {value.name for value in graph.output}.union(*(reads(node) for node in graph.node))
+    needed = {value.name for value in (*graph.output, *graph.input)}  # an input may have a default
+    needed.update(*(reads(node) for node in graph.node))
     made = {name for node in graph.node for name in node.output}
     for held, wanted in ((graph.initializer, needed), (graph.value_info, made)):
         for at in reversed(range(len(held))):

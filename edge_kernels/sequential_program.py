@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels import layout
-from edge_kernels.quantize.graph import attributes
+from edge_kernels.quantize.graph import attributes, drops
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -413,6 +413,8 @@ def _transpose(program: Program, node: NodeProto, given: Given) -> None:
 
 def _identity(program: Program, node: NodeProto, given: Given) -> None:
     del given
+    if node.op_type == "Dropout" and drops(program.constant, node):
+        raise Unfused("its training_mode may be set: it drops at random")
     program.values[node.output[0]] = program.value(node.input[0])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -57,18 +56,7 @@ def load(model: Model) -> ModelProto:
     held = model_of(model)
     from onnx import inliner
 
-    decode_error: type[Exception] = import_module("google.protobuf.message").DecodeError
-    copy: ModelProto
-    try:
-        if isinstance(held, bytes):
-            copy = onnx.load_model_from_string(held)
-        elif isinstance(held, Path):
-            copy = onnx.load(held)
-        else:
-            copy = onnx.ModelProto()
-            copy.CopyFrom(held)
-    except decode_error as error:
-        raise ValueError(f"not an ONNX model: {error}") from error
+    copy = _read(held, onnx)
     _check(copy, onnx)
     if copy.functions:
         copy = inliner.inline_local_functions(copy)
@@ -82,8 +70,10 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError
-        If it is too large for one file.
+        If it is too large for one file, or the path is a folder's.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{Path(path)} is a folder; the path of a file is needed")
     held = sum(len(each.raw_data) for each in model.graph.initializer)
     if held > _LARGEST:
         raise ValueError(
@@ -101,6 +91,24 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _read(held: ModelProto | bytes | Path, onnx: ModuleType) -> ModelProto:
+    copy: ModelProto = onnx.ModelProto()
+    try:
+        if isinstance(held, bytes):
+            copy = onnx.load_model_from_string(held)
+        elif isinstance(held, Path):
+            copy = onnx.load(held)
+        else:
+            copy.CopyFrom(held)
+    except onnx.checker.ValidationError as error:  # of the files that weights lie in
+        raise FileNotFoundError(str(error)) from error
+    except OSError:
+        raise
+    except Exception as error:  # the readers of protobuf, JSON and text have no common class
+        raise ValueError(f"not an ONNX model: {error}") from error
+    return copy
 
 
 def _check(model: ModelProto, onnx: ModuleType) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +61,8 @@ class Graph:
 
         self.nodes = list(graph.node)
         self._tensors = {each.name: each for each in graph.initializer}
-        for value in graph.input:
-            self._tensors.pop(value.name, None)
+        # An input's initializer is a default: callers may give something else.
+        self.defaults = {v.name for v in graph.input if self._tensors.pop(v.name, None) is not None}
         self._array = numpy_helper.to_array
         self._makers = {name: node for node in self.nodes for name in node.output}
         self._places = {name: at for at, node in enumerate(self.nodes) for name in node.output}
@@ -136,6 +136,12 @@ def needed(nodes: Iterable[NodeProto], *outputs: str) -> set[str]:
     return wanted
 
 
+def know_domain(model: ModelProto, domain: str) -> None:
+    """Have a model import version 1 of a domain, once."""
+    if all(each.domain != domain for each in model.opset_import):
+        model.opset_import.add(domain=domain, version=1)
+
+
 def sizes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes by name as far as they are known, 0 where an axis is not."""
     return {
@@ -149,6 +155,14 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def drops(constant: Callable[[str], NDArray[Any] | None], node: NodeProto) -> bool:
+    """Whether a Dropout may drop anything, in a graph whose constants are looked up so."""
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    training = constant(node.input[2])
+    return training is None or bool(training.any())
 
 
 def candidate(node: NodeProto) -> bool:
@@ -165,11 +179,15 @@ def read_layer(graph: Graph, at: int) -> Layer:
         If the kernels have no operator for it.
     """
     node = graph.nodes[at]
+    if len(node.input) < 2:
+        raise Unserved("it has no weights")
     layer = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}[node.op_type](graph, node)
     layer.nodes.append(at)
     _fold(graph, layer)
     if not np.isfinite(layer.weights).all():
         raise Unserved("its weights hold NaN or infinity")
+    if layer.bias is not None and not np.isfinite(layer.bias).all():
+        raise Unserved("its bias holds NaN or infinity")
     return layer
 
 
@@ -184,6 +202,8 @@ def _constant(attribute: AttributeProto, to_array: Any) -> NDArray[Any] | None:
 
 def _weights(graph: Graph, name: str, rank: int) -> Floats:
     weights = graph.constant(name)
+    if name in graph.defaults:
+        raise Unserved(f"its weights {name!r} are an input of the model, too")
     if weights is None:
         raise Unserved("its weights are computed at run time")
     if weights.dtype != np.float32:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_kernels.given import whole
 from edge_kernels.integer.check import check
 from edge_kernels.integer.net import IntNet, Levels, Product, Step, Table, table_of
 from edge_kernels.quantize.calibrate import (
@@ -65,7 +66,7 @@ def layer_bits(net: FloatNet, bits: int, ends: int = 8) -> dict[int, int]:
     finer = {products[0], products[-1]}
     if len(products) > 2 and sizes[products[-2]] <= _SMALL * sum(sizes.values()):
         finer.add(products[-2])
-    double = max(bits, min(2 * bits, ends))
+    double = max(bits, min(2 * bits, whole("ends", ends)))
     return {at: double if at in finer else bits for at in products}
 
 

@@ -18,6 +18,7 @@ from edge_kernels.quantize.graph import (
     Layer,
     Unserved,
     candidate,
+    know_domain,
     read_layer,
     reads,
     subgraphs,
@@ -84,7 +85,7 @@ def lower(
         nodes.extend(replaced.get(at, [] if at in gone else [node]))
     _put(model, graph, nodes, writer.tensors)
     if writer.used and not fake:
-        model.opset_import.add(domain=DOMAIN, version=1)
+        know_domain(model, DOMAIN)
     if report is not None:
         lines.update({layer.nodes[0]: writer.lines[id(layer)] for layer in found})
         report.lines = [lines[at] for at in sorted(lines)] + list(_inside(graph))
@@ -173,6 +174,10 @@ class _Writer:
         self._taken = {name for node in graph.node for name in (*node.output, *node.input)}
         self._taken |= {each.name for each in (*graph.initializer, *graph.input, *graph.output)}
         self._known: dict[bytes, str] = {}
+        # A product without a name is called as its output, which may be another node's name.
+        names = [node.name for node in graph.node]
+        self._unnamed = {at for at, name in enumerate(names) if not name}
+        self._called = set(names)
 
     def nodes(self, layers: list[Layer]) -> list[NodeProto]:
         """Return what replaces layers of one input."""
@@ -208,7 +213,7 @@ class _Writer:
                 "LutConv1d",
                 inputs,
                 [first.output],
-                name=first.name,
+                name=self._node_name(first),
                 domain=DOMAIN,
                 **given,
                 **first.conv,
@@ -219,7 +224,7 @@ class _Writer:
             "LutMatMul",
             inputs,
             [layer.output for layer in layers],
-            name=first.name,
+            name=self._node_name(first),
             domain=DOMAIN,
             k=shape.inputs,
             fast=int(self._fast),
@@ -235,7 +240,8 @@ class _Writer:
             yield self._float_conv(layer, weights, names[0])
         else:
             tensor = self._tensor(f"{layer.name}.weights", np.ascontiguousarray(weights.T))
-            yield helper.make_node("MatMul", [layer.source, tensor], names[:1], name=layer.name)
+            called = self._node_name(layer)
+            yield helper.make_node("MatMul", [layer.source, tensor], names[:1], name=called)
         if layer.bias is not None:
             column = layer.bias[:, None] if layer.conv else layer.bias
             bias = self._tensor(f"{layer.name}.bias", column)
@@ -253,11 +259,16 @@ class _Writer:
             "Conv",
             [layer.source, tensor],
             [output],
-            name=layer.name,
+            name=self._node_name(layer),
             strides=[conv["stride"]],
             dilations=[conv["dilation"]],
             pads=conv["pads"],
         )
+
+    def _node_name(self, layer: Layer) -> str:
+        """A name that no other node has; ONNX Runtime refuses models where one does."""
+        clashes = layer.nodes[0] in self._unnamed and layer.name in self._called
+        return "" if clashes else layer.name
 
     def _tensor(self, name: str, value: NDArray[Any]) -> str:
         """Add a constant; the same bytes are added once (tied weights)."""
@@ -284,8 +295,9 @@ def _bias(layer: Layer) -> NDArray[np.float32]:
 
 def _line(layer: Layer, exact: NDArray[np.float32], shape: Shape) -> Line:
     rows, inputs = layer.weights.shape
-    norm = float(np.linalg.norm(layer.weights))
-    error = float(np.linalg.norm(layer.weights - exact)) / norm if norm else 0.0
+    unit = float(np.abs(layer.weights).max()) or 1.0  # squares of float32 have their ends
+    norm = float(np.linalg.norm(layer.weights / unit))
+    error = float(np.linalg.norm((layer.weights - exact) / unit)) / norm if norm else 0.0
     op = "LutConv1d" if layer.conv else "LutMatMul"
     after = round(shape.size * rows / shape.rows)
     return Line(layer.name, layer.op, (rows, inputs), op, "", error, layer.weights.nbytes, after)
@@ -298,7 +310,7 @@ def _put(
     body = model.graph
     carriers = {id(node) for node in graph.nodes if graph.is_constant(node)}
     while True:
-        needed = Counter(value.name for value in body.output)
+        needed = Counter([*(value.name for value in body.output), *graph.defaults])
         for node in nodes:
             needed.update(reads(node))
         kept = [n for n in nodes if id(n) not in carriers or any(needed[o] for o in n.output)]

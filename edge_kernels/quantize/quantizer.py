@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ from edge_kernels.quantize.calibrate import ranges
 from edge_kernels.quantize.calibration import checked_inputs, inputs
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.graph import know_domain
 from edge_kernels.quantize.integer_rounding import carried
 from edge_kernels.quantize.reader import Split, read
 
@@ -209,7 +211,8 @@ def to_qdq(quantized: Quantized) -> ModelProto:
     """
     model = copy.deepcopy(quantized.split.prologue)
     source, result = quantized.split.source, quantized.split.result
-    parts = qdq.nodes(quantized.net, source, result, opset=_raised(model, quantized))
+    opset, prefix = _raised(model, quantized), _prefix(quantized, "int")
+    parts = qdq.nodes(quantized.net, source, result, opset=opset, prefix=prefix)
     return _ending(model, quantized, [parts])
 
 
@@ -218,16 +221,16 @@ def to_edge(quantized: Quantized) -> ModelProto:
     from edge_kernels.integer import edge
 
     model = copy.deepcopy(quantized.split.prologue)
-    net, prefix = quantized.net, "int."
+    net, prefix = quantized.net, _prefix(quantized, "int")
     opset = _raised(model, quantized)
     before, after = f"{prefix}x", f"{prefix}y"
     node, tensors = edge.node(net, before, after)
     parts = [
-        qdq.quantized_input(net, quantized.split.source, before, opset=opset),
+        qdq.quantized_input(net, quantized.split.source, before, opset=opset, prefix=prefix),
         ([node], list(tensors)),
-        qdq.dequantized_output(net, after, quantized.split.result, opset=opset),
+        qdq.dequantized_output(net, after, quantized.split.result, opset=opset, prefix=prefix),
     ]
-    model.opset_import.add(domain=DOMAIN, version=1)
+    know_domain(model, DOMAIN)
     return _ending(model, quantized, parts)
 
 
@@ -246,13 +249,26 @@ def to_lookup(quantized: Quantized) -> ModelProto:
 
     model = copy.deepcopy(quantized.split.prologue)
     net, source = quantized.net, quantized.split.source
-    parts = lookup.nodes(net, source, quantized.split.result, opset=_opset(model))
+    prefix = _prefix(quantized, "lut")
+    parts = lookup.nodes(net, source, quantized.split.result, opset=_opset(model), prefix=prefix)
     shape = _sizes(net.shapes[0])
     if all(value.name != source for value in model.graph.input):
         known = helper.make_tensor_value_info(source, TensorProto.FLOAT, shape)
         model.graph.value_info.append(known)
-    model.opset_import.add(domain=DOMAIN, version=1)
+    know_domain(model, DOMAIN)
     return fuse(_ending(model, quantized, [parts]))
+
+
+def _prefix(quantized: Quantized, word: str) -> str:
+    """A prefix that no name of the float parts has: they may hold what an export once wrote."""
+    split = quantized.split
+    graph, (nodes, tensors) = split.prologue.graph, split.epilogue
+    all_nodes = [*graph.node, *nodes]
+    named = [*all_nodes, *graph.input, *graph.initializer, *tensors]
+    taken = {each.name for each in named} | {split.source, split.result, quantized.output}
+    taken.update(name for node in all_nodes for name in (*node.input, *node.output))
+    words = (word if n == 1 else f"{word}{n}" for n in count(1))
+    return next(f"{w}." for w in words if not any(name.startswith(f"{w}.") for name in taken))
 
 
 def _sizes(shape: Shape) -> list[str | int | None]:

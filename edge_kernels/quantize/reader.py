@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,16 @@ from edge_kernels.integer.net import FREE, Norm, Product, Shape
 from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
-from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads, sizes
+from edge_kernels.quantize.graph import (
+    Graph,
+    Unserved,
+    candidate,
+    drops,
+    needed,
+    read_layer,
+    reads,
+    sizes,
+)
 from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.walk import called, walk
@@ -57,6 +67,8 @@ class Split:
 def read(model: ModelProto) -> Split:
     """Split a model at its first layer, and read what follows as a network of steps.
 
+    It warns of layers of constant weights before that one, which stay in float, and why.
+
     Parameters
     ----------
     model : ModelProto
@@ -75,9 +87,10 @@ def read(model: ModelProto) -> Split:
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)
+    _check_random(graph)
     result, tail = _epilogue(graph, outputs[0])
     forms = find(model, graph, frozenset(tail))
-    source, shape = _source(model, graph, forms)
+    source, shape = _source(model, graph, forms, result)
     batch = (sizes(model).get(source) or (0,))[0]
     walked = walk(graph, forms, (source, shape), result, batch)
     net = parted(widened(simplified(walked)))
@@ -104,6 +117,15 @@ def _check_ends(inputs: list[str], outputs: list[str]) -> None:
             f"the model reads {inputs} and returns {outputs}; a network of one input and one "
             f"output can be quantized: {'; '.join(advice)}"
         )
+
+
+def _check_random(graph: Graph) -> None:
+    for node in graph.nodes:
+        if node.op_type == "Dropout" and drops(graph.constant, node):
+            raise ValueError(
+                f"{called(node)} drops at random: its training_mode may be set; export the model "
+                "in eval mode"
+            )
 
 
 def _epilogue(graph: Graph, output: str) -> tuple[str, list[int]]:
@@ -138,28 +160,47 @@ def _held(model: ModelProto, nodes: list[int]) -> tuple[list[NodeProto], list[Te
     return [*constants, *made], tensors
 
 
-def _source(model: ModelProto, graph: Graph, forms: Forms) -> tuple[str, Shape]:
+def _source(model: ModelProto, graph: Graph, forms: Forms, result: str) -> tuple[str, Shape]:
     """What the first layer reads, or the norm before it, and its shape without the batch."""
+    wanted = needed(graph.nodes, result)
     shapes = {name: shape[1:] for name, shape in sizes(model).items()}
     why = "it has no Conv, Gemm or MatMul with constant weights"
+    left: dict[int, str] = {}
     for at, node in enumerate(graph.nodes):
-        if not candidate(node):
+        if not candidate(node) or not wanted.intersection(node.output):
             continue
         try:
             source = read_layer(graph, at).source
         except Unserved as error:
-            why = f"{called(node)}: {error}"
+            left[at] = why = f"{called(node)}: {error}"
             continue
         shape = shapes.get(source, ())
         if forms.observed is not None:
             source, shape = _origin(graph, forms, source)
         if len(shape) in (1, 2) and min(shape[1:] if shape[0] == FREE else shape) > 0:
+            _warn_of_floats(graph, left, source)
             return source, shape
-        why = (
+        left[at] = why = (
             f"{called(node)} reads {source!r}, whose shape but for the batch is unknown or not "
             "(channels, time) or (inputs,): export with fixed sizes"
         )
     raise ValueError(f"no layer of the model can run in integers: {why}")
+
+
+def _warn_of_floats(graph: Graph, left: dict[int, str], source: str) -> None:
+    """Say which layers of constant weights become part of the float prologue, and why."""
+    before = needed(graph.nodes, source)
+    nodes = {at: graph.nodes[at] for at in left}
+    whys = [
+        left[at]
+        for at, node in nodes.items()
+        if node.output[0] in before and graph.constant(node.input[1]) is not None
+    ]
+    if whys:
+        warnings.warn(
+            f"layers before {source!r}, where the integers begin, stay in float: {'; '.join(whys)}",
+            stacklevel=5,
+        )
 
 
 def _origin(graph: Graph, forms: Forms, source: str) -> tuple[str, Shape]:

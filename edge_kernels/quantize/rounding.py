@@ -112,16 +112,24 @@ def _chunks(rows: int, width: int) -> list[slice]:
 
 
 def _search(weights: Floats, counts: NDArray[np.intp], shape: Shape) -> tuple[Floats, Floats]:
-    """Scales and zero points of (rows, groups, span) weights, before they are rounded."""
+    """Scales and zero points of (rows, groups, span) weights, before they are rounded.
+
+    They are searched for in each row's own power of two, which changes no bit of them: so that
+    squares of weights as large as 1e20, or as small, stay float32.
+    """
+    exponents = np.frexp(np.abs(weights).max(axis=(1, 2)))[1][:, None]
+    weights = np.ldexp(weights, -exponents[..., None])
+    zeros: Floats | None = None
     if shape.values == "zero_points":
-        return _affine(weights, counts, shape.bits)
-    if shape.values == "ternary":
+        scales, zeros = _affine(weights, counts, shape.bits)
+    elif shape.values == "ternary":
         scales = _ternary(weights)
     elif shape.bits == 1:
         scales = np.abs(weights).sum(axis=2) / counts
     else:
         scales = _symmetric(weights, shape.bits)
-    return scales.astype(np.float32), np.zeros_like(scales)
+    scales = np.ldexp(scales.astype(np.float32), exponents)
+    return scales, np.zeros_like(scales) if zeros is None else zeros
 
 
 def _nearest(weights: Floats, scales: Floats, zeros: Floats, shape: Shape) -> Floats:

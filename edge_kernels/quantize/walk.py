@@ -88,11 +88,22 @@ def walk(
             ) from why
         number = len(program.instructions)
         program.made_by.setdefault(number, node.name or node.output[0])
+    _check_result(program, output)
+    return _decode(program, output)
+
+
+def _check_result(program: _Walked, output: str) -> None:
     if output not in program.values:
         raise ValueError(
-            f"the output {output!r} does not depend on {source[0]!r}, which the first layer reads"
+            f"the output {output!r} does not depend on {program.source!r}, which the first layer "
+            "reads"
         )
-    return _decode(program, output)
+    seen, shape = program.forms.observed, program.values[output].shape
+    if seen is not None and len(seen.concrete(output)) != len(shape) + 1:
+        raise ValueError(
+            f"the network's result {output!r} has samples and positions on one axis; reshape it to "
+            "(batch, positions, channels) in the model"
+        )
 
 
 def _beyond(graph: Graph, forms: Forms, at: int) -> str:
@@ -180,6 +191,8 @@ class _Walked(Program):
         if node.op_type not in _VIEWS or seen is None or x is None or len(x.shape) != 2:
             return False
         before, after = seen.concrete(node.input[0]), seen.concrete(node.output[0])
+        if x.shape[0] == 1 and len(after) == 2:
+            return False  # one position: its axis goes, and no two become one
         rows = int(np.prod(before[:-1]))
         whole = (seen.batch(0), rows // seen.batch(0), x.shape[1])
         return before[-1] == x.shape[1] and after in (whole, (rows, x.shape[1]))

@@ -507,3 +507,68 @@ def test_factors_of_one_number_take_memory_each():
     model = repeated([8, 0, 0, 0, 0, 0], 40, size, one=np.ones(1, np.float32))
     with pytest.raises(Exception, match=r"'wearable': program, instruction \d+: .* than 512 MB"):
         session(model.SerializeToString())
+
+
+def test_a_model_is_fused_twice():
+    rng = np.random.default_rng(0)
+    net = Net(0)
+    x = net.add("Relu", net.add("MatMul", "x", net.floats(64, 32)))
+    x = net.add("Sin", net.add("Mul", x, net.floats(32)))
+    x = net.add("Relu", net.add("MatMul", x, net.floats(32, 32)))
+    net.add("Mul", x, net.floats(32))
+    y = net.nodes[-1].output[0]
+    model = model_of(net.nodes, net.constants, {"x": ["batch", 64]}, [y])
+    middle = net.nodes[3].output[0]
+    known = helper.make_tensor_value_info(middle, TensorProto.FLOAT, ["batch", 32])
+    model.graph.value_info.append(known)
+    once = fuse(rtn(model, bits=4, gain=0, skip=[net.nodes[4].output[0]]))
+    twice = fuse(rtn(once, bits=4, gain=0))
+    found = [(node.op_type, node.name) for node in twice.graph.node]
+    assert found == [
+        ("LutSequential", "sequential_0"),
+        ("Sin", ""),
+        ("LutSequential", "sequential_1"),
+    ]
+    windows = rng.standard_normal((7, 64), dtype=np.float32)
+    whole = rtn(model, bits=4, gain=0)
+    (right,), (got,) = (session(each).run(None, {"x": windows}) for each in (whole, twice))
+    np.testing.assert_array_equal(got, right)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_dropout_that_drops_stays(training):
+    net = Net(0)
+    x = net.add("MatMul", "x", net.floats(64, 32))
+    net.constants |= {"ratio": np.array(0.5, np.float32), "training": np.array(training)}
+    x = net.add("Dropout", x, "ratio", "training")
+    y = net.add("MatMul", x, net.floats(32, 8))
+    model = model_of(net.nodes, net.constants, {"x": ["batch", 64]}, [y])
+    report = Fusion()
+    low = fuse(rtn(model, bits=4, gain=0), report=report)
+    assert ("Dropout" in [node.op_type for node in low.graph.node]) == training
+    assert any("drops at random" in why for why in report.left.values()) == training
+
+
+def test_an_input_that_nobody_reads_keeps_its_default_when_fused():
+    net = Net(0)
+    x = net.add("Relu", net.add("MatMul", "x", net.floats(64, 32)))
+    y = net.add("MatMul", x, net.floats(32, 8))
+    net.constants["spare"] = np.ones(3, np.float32)
+    model = model_of(net.nodes, net.constants, {"x": ["batch", 64], "spare": [3]}, [y])
+    low = fuse(rtn(model, bits=4, gain=0))
+    assert [node.op_type for node in low.graph.node] == ["LutSequential"]
+    session(low).run(None, {"x": np.zeros((2, 64), np.float32)})
+
+
+def test_a_chain_that_nobody_reads_stays():
+    net = Net(0)
+    x = net.add("Sin", "x")
+    net.add("Relu", net.add("Relu", net.add("Relu", net.add("MatMul", x, net.floats(64, 32)))))
+    y = net.add("MatMul", "x", net.floats(64, 8))
+    model = model_of(net.nodes, net.constants, {"x": ["batch", 64]}, [y])
+    model.graph.value_info.append(
+        helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", 64])
+    )
+    low = fuse(rtn(model, bits=4, gain=0))
+    assert "LutSequential" not in [node.op_type for node in low.graph.node]
+    session(low).run(None, {"x": np.zeros((2, 64), np.float32)})

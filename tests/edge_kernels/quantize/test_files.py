@@ -48,6 +48,28 @@ def test_junk_is_refused(junk, tmp_path):
             rtn(model, bits=4)
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.textproto", "model.onnxtxt"])
+def test_junk_is_refused_in_every_form_that_a_name_calls_for(name, tmp_path):
+    path = tmp_path / name
+    for junk in (b"junk {", b"\xff" * 99):
+        path.write_bytes(junk)
+        with pytest.raises(ValueError, match="not an ONNX model"):
+            rtn(path, bits=4)
+
+
+def test_missing_external_data(mlp, tmp_path):
+    path = tmp_path / "mlp.onnx"
+    onnx.save(load(mlp), path, save_as_external_data=True, location="weights", size_threshold=0)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(FileNotFoundError, match=r"name: w1\).*weights"):
+        rtn(path, bits=4)
+
+
+def test_a_folder_is_no_path_of_a_model(mlp, tmp_path):
+    with pytest.raises(ValueError, match="is a folder; the path of a file"):
+        save(mlp, tmp_path)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.onnx"):
         rtn(tmp_path / "nothing.onnx", bits=4)

@@ -50,6 +50,48 @@ def test_what_is_not_served_stays_and_says_why(product, nets, options, why):
     assert why in line.why
 
 
+def test_a_bias_that_is_not_finite_stays(product, nets):
+    bias = np.full(96, np.inf, np.float32)
+    line = only_line(product("Gemm", weights=nets.normal(128, 96), more=["b"], b=bias))
+    assert line.why == "its bias holds NaN or infinity"
+
+
+def test_a_product_without_weights_stays():
+    node = helper.make_node("MatMul", ["x"], ["y"])
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 64]) for n in "xy"]
+    graph = helper.make_graph([node], "test", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    assert only_line(model).why == "it has no weights"
+
+
+def test_a_product_without_a_name_takes_no_other_nodes(nets):
+    nodes = [("MatMul", ["x", "w"], ["h"], {}), ("Sin", ["h"], ["y"], {})]
+    model = nets.build(nodes, {"w": nets.normal(64, 64)}, [("x", 2)], [("y", 2)])
+    model.graph.node[0].name, model.graph.node[1].name = "", "h"
+    x = nets.normal(5, 64)
+    for fake in (False, True):
+        low = rtn(model, bits=4, gain=0, fake=fake)
+        assert [node.name for node in low.graph.node] == ["", "h"]
+        nets.run(low, x=x)  # ONNX Runtime refuses two nodes of one name
+
+
+def test_an_input_that_nobody_reads_keeps_its_default(product, nets):
+    model = product(spare=np.ones(3, np.float32))
+    model.graph.input.append(helper.make_tensor_value_info("spare", TensorProto.FLOAT, [3]))
+    low = rtn(model, bits=4)
+    assert ops(low) == ["LutMatMul"]
+    nets.run(low, x=nets.normal(5, 128))
+
+
+def test_a_model_that_is_rounded_twice_imports_the_domain_once(mlp, nets):
+    once = rtn(mlp, bits=4, skip=["node2"])
+    twice = rtn(once, bits=4)
+    assert [each.domain for each in twice.opset_import] == ["", "flwr.edge"]
+    x = nets.normal(5, 128)
+    (found,), (right,) = (nets.run(model, x=x) for model in (twice, rtn(mlp, bits=4)))
+    np.testing.assert_array_equal(found, right)
+
+
 def test_weights_that_are_not_finite_stay(product, nets):
     weights = nets.normal(128, 96)
     weights[3, 4] = np.nan
@@ -79,7 +121,7 @@ def test_a_constant_on_the_left_stays(nets):
 def test_weights_that_an_input_may_override_stay(product):
     model = product()
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [128, 96]))
-    assert only_line(model).why == "its weights are computed at run time"
+    assert only_line(model).why == "its weights 'w' are an input of the model, too"
 
 
 def test_before_ir_4_initializers_were_inputs_too(product):

@@ -237,3 +237,54 @@ def test_a_plain_session_refuses_the_edge_graph(quantized):
         onnxruntime.InferenceSession(
             to_edge(quantized).SerializeToString(), providers=["CPUExecutionProvider"]
         )
+
+
+@pytest.mark.parametrize(
+    ("export", "bits", "names"),
+    [
+        (to_edge, 8, ("int.x", "int.input.scale")),
+        (to_edge, 8, ("int.quantizelinear0", "int.y.0")),
+        (to_qdq, 8, ("int.quantizelinear0", "int.step0.bias")),
+        (to_lookup, 4, ("lut.lutconv1d0", "lut.step0.bias")),
+    ],
+)
+def test_names_of_the_float_part_may_be_those_of_an_export(export, bits, names):
+    between, term = names
+    nodes = [
+        ("Sub", ["x", term], [between], {}),
+        ("Conv", [between, "w"], ["h"], {}),
+        ("Softmax", ["h"], ["y"], {"axis": 1}),
+    ]
+    model = build(nodes, {"w": normal(4, 5, 3), term: normal(5, 1)}, (5, 12), "y")
+    x = normal(64, 5, 12)
+    made = quantize(model, x, quantizer="rtn", bits=bits, settings={"ends": bits})
+    found, right = edge_output(export(made), x), run(model, x)
+    assert np.linalg.norm(found - right) < 0.02 * (8 / bits) ** 4 * np.linalg.norm(right)
+
+
+def test_what_follows_a_quantized_part_is_quantized():
+    x = normal(64, 5, 12)
+    nodes = [("Conv", ["x", "w"], ["h"], {}), ("Relu", ["h"], ["y"], {})]
+    model = to_qdq(quantize(build(nodes, {"w": normal(4, 5, 3)}, (5, 12), "y"), x, quantizer="rtn"))
+    after = build(
+        [("Flatten", ["y"], ["f"], {}), ("Gemm", ["f", "v"], ["z"], {})],
+        {"v": normal(40, 3)},
+        (5, 12),
+        "z",
+    )
+    for node in after.graph.node:
+        node.name = f"after.{node.name}"
+    for held in ("node", "initializer"):
+        getattr(model.graph, held).extend(getattr(after.graph, held))
+    model.graph.output[0].CopyFrom(after.graph.output[0])
+    right = run(model, x)
+    made = quantize(model, x, quantizer="rtn")
+    for export in (to_edge, to_qdq):
+        found = edge_output(export(made), x)
+        assert np.linalg.norm(found - right) < 0.02 * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("ends", [2.5, "4", None])
+def test_ends_that_are_no_whole_number_are_refused(ends):
+    with pytest.raises(ValueError, match=r"ends is .*; a whole number is needed"):
+        quantize(classifier(), windows(64, 5)[0], quantizer="rtn", bits=2, settings={"ends": ends})

@@ -191,3 +191,66 @@ def test_an_unknown_length_is_refused():
     model = build(nodes, {"w": normal(4, 5, 3)}, (5, "time"), "y")
     with pytest.raises(ValueError, match=r"'x', whose shape.*export with fixed sizes"):
         read(model)
+
+
+@pytest.mark.parametrize("group", [5, 1])
+def test_layers_that_stay_in_float_before_the_first_are_told(group, recwarn):
+    weights = normal(5, 5 // group, 3)
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"group": group}),
+        ("Flatten", ["c"], ["f"], {}),
+        ("Gemm", ["f", "v"], ["y"], {}),
+    ]
+    split = read(build(nodes, {"w": weights, "v": normal(50, 4)}, (5, 12), "y"))
+    assert (len(split.prologue.graph.node) > 0) == (group > 1)
+    told = [str(each.message) for each in recwarn.list if "stay in float" in str(each.message)]
+    assert told == [
+        "layers before 'f', where the integers begin, stay in float: node 'node0' (Conv): a "
+        "grouped convolution, 5 groups"
+    ] * (group > 1)
+
+
+def test_a_dropout_that_drops_is_refused():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {}),
+        ("Dropout", ["c", "ratio", "training"], ["y"], {}),
+    ]
+    constants = {"w": normal(4, 5, 3), "ratio": np.float32(0.5)}
+    read(build(nodes, constants | {"training": np.array(False)}, (5, 12), "y"))
+    with pytest.raises(ValueError, match=r"'node1' \(Dropout\) drops at random: .* eval mode"):
+        read(build(nodes, constants | {"training": np.array(True)}, (5, 12), "y"))
+
+
+def test_a_layer_that_the_output_does_not_need_is_no_first_one():
+    nodes = [
+        ("Abs", ["x"], ["a"], {}),
+        ("Conv", ["a", "w"], ["unread"], {}),
+        ("Conv", ["x", "w"], ["y"], {}),
+    ]
+    split = read(build(nodes, {"w": normal(4, 5, 3)}, (5, 12), "y"))
+    assert (split.source, kinds(split.net)) == ("x", ["Product"])
+
+
+def test_one_channel_with_a_function_is_flattened():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {}),
+        ("Tanh", ["c"], ["t"], {}),
+        ("Flatten", ["t"], ["f"], {}),
+        ("Gemm", ["f", "v"], ["y"], {}),
+    ]
+    model = build(nodes, {"w": normal(1, 5, 3), "v": normal(10, 4)}, (5, 12), "y")
+    split, x = read(model), normal(6, 5, 12)
+    found, right = evaluate(split.net, inputs(split, x)), run(model, x)
+    assert found.shape == right.shape == (6, 4)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_result_with_samples_and_positions_on_one_axis_is_refused():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {}),
+        ("Tanh", ["c"], ["t"], {}),
+        ("Reshape", ["t", "shape"], ["y"], {}),
+    ]
+    constants = {"w": normal(3, 5, 3), "shape": np.array([-1, 10])}
+    with pytest.raises(ValueError, match="'y' has samples and positions on one axis"):
+        read(build(nodes, constants, (5, 12), "y"))

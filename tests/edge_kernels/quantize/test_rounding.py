@@ -28,6 +28,17 @@ def cases(draw, kinds=tuple(KINDS)):
     return shape, (weights * 2.0 ** draw(st.integers(-30, 30))).astype(np.float32)
 
 
+@pytest.mark.parametrize(("bits", "values"), KINDS)
+@pytest.mark.parametrize("group", [0, 64])
+def test_the_size_of_weights_changes_nothing(bits, values, group):
+    weights = np.random.default_rng(0).standard_normal((5, 100)).astype(np.float32)
+    right = round_to_nearest(weights, Shape(5, 100, bits, group, values))
+    for exponent in (-90, 100):  # whose squares no float32 holds
+        found = round_to_nearest(np.ldexp(weights, exponent), right.shape)
+        np.testing.assert_array_equal(found.codes, right.codes)
+        np.testing.assert_array_equal(found.scales, np.ldexp(right.scales, exponent))
+
+
 def error(weights, rounded):
     return float(np.linalg.norm(dequantize(rounded.packed()) - weights))
 

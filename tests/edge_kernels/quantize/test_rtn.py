@@ -46,6 +46,13 @@ def test_an_mlp(mlp, nets):
     assert nets.difference(nets.run(model, x=x)[0], nets.run_float(mlp, x=x)[0]) < 0.15
 
 
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_the_report_of_weights_of_any_size(product, nets, size):
+    report = Report()
+    rtn(product(weights=nets.normal(128, 96) * np.float32(size)), bits=4, report=report)
+    assert 0.08 < report.lines[0].error < 0.1
+
+
 def test_the_report(mlp):
     report = Report()
     model = rtn(mlp, bits=2, report=report)
