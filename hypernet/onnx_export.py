@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from hypernet.decompositions import TABLE, Table
 from hypernet.networks.inputs import InputSpec
-from hypernet.onnx_registry import lacking, made_once
+from hypernet.onnx_registry import as_it_is, lacking, made_once
 from hypernet.parameters import ParameterSpec, frozen_buffers
 from hypernet.translations import leave_out_what_is_there_twice, name_windows, translations
 
@@ -88,7 +88,7 @@ def with_table(table: Table, translated: Callable[[Table], onnx.ModelProto]) -> 
 def translate(exported: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """To ONNX as it is, since make_fx decomposed it: once more is half of an export's time."""
     exported.run_decompositions = lambda *_, **__: exported
-    with made_once():
+    with made_once(), as_it_is():
         program = torch.onnx.export(
             exported,
             dynamo=True,

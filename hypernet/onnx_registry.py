@@ -1,7 +1,7 @@
 """The exporter's table of operators: made once a process (else for each graph), and what it lacks.
 
-The one private touch of torch's exporter. Where a release names the table otherwise nothing is
-touched, and an export takes a quarter longer.
+The one private touch of torch's exporter. Where a release names these otherwise nothing is touched,
+and an export takes a quarter longer.
 """
 
 import functools
@@ -29,6 +29,23 @@ def made_once() -> Iterator[None]:
         yield
     finally:
         ONNXRegistry.from_torchlib = make  # type: ignore[method-assign]
+
+
+@contextmanager
+def as_it_is() -> Iterator[None]:
+    """Within it, an exporter decomposes nothing, nor makes a table for it: a tenth of its time."""
+    try:
+        from torch.onnx._internal.exporter import _fx_passes
+
+        decompose = _fx_passes.decompose_with_registry
+    except (ImportError, AttributeError):
+        yield
+        return
+    _fx_passes.decompose_with_registry = lambda exported, _: exported  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _fx_passes.decompose_with_registry = decompose
 
 
 def lacking(opset_version: int) -> Table:

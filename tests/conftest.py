@@ -1,6 +1,7 @@
 """Exported graphs that several rooms' tests run: each is made once a session, for all workers."""
 
 import functools
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from server import garbage
 from tests.once import once
 
 # A shell's background job ignores SIGINT, and so does all that it starts: tests would wait forever
 # for what they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Imported modules and collected tests stay: to look for garbage in them again and again takes a
+# tenth of a worker's time. What tests leave is looked for as our commands do it.
+garbage.seldom()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+
 
 Graph = Callable[..., bytes]
 Windows = Callable[..., NDArray[np.float32]]

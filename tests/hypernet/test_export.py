@@ -432,3 +432,16 @@ def test_the_exporter_s_table_is_made_once_and_put_back():
     with made_once():
         assert ONNXRegistry.from_torchlib() is ONNXRegistry.from_torchlib()
     assert ONNXRegistry.from_torchlib == make
+
+
+def test_the_exporter_decomposes_nothing_and_is_put_back(spec, monkeypatch):
+    """It would make a table for each graph of what is not decomposed once more anyway."""
+    from torch.onnx._internal.exporter import _decomp, _fx_passes
+
+    def refused(_):
+        raise AssertionError("a table was made")
+
+    decompose = _fx_passes.decompose_with_registry
+    monkeypatch.setattr(_decomp, "create_onnx_friendly_decomposition_table", refused)
+    assert statistics_graph(spec)
+    assert _fx_passes.decompose_with_registry is decompose

@@ -113,7 +113,24 @@ def pilot(made, migrated, tmp_path):
         pilot.end()
 
 
-def test_two_rounds_and_who_is_left_out(pilot):
+@pytest.fixture
+def here(pilot, monkeypatch, capsys):
+    """Run a training in this process: to start another takes longer than all that is looked at."""
+    monkeypatch.setenv("FLWR_FLEET", str(pilot.place.folder.root))
+    before = [(each, signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", str(pilot.file), "--out", str(pilot.out), *words])
+        return (ended.value.code, *capsys.readouterr())
+
+    yield run
+    for each, handler in before:
+        signal.signal(each, handler)
+
+
+def test_two_rounds_and_who_is_left_out(pilot, here):
     for name in ("a", "b"):
         pilot.device(name)
     for name in ("lost", "odd"):
@@ -122,7 +139,7 @@ def test_two_rounds_and_who_is_left_out(pilot):
     with pilot.place.keeper.registry.write("operator:tests") as write:
         quarantine.by_hand(write, ["odd"], "", 0)
 
-    code, out, said = pilot.train("--dry-run", "--format", "json")
+    code, out, said = here("--dry-run", "--format", "json")
     assert code == 0, said
     assert [(row["device"], row["why"]) for row in json.loads(out)] == [
         ("a", "accepted"),
@@ -145,11 +162,11 @@ def test_two_rounds_and_who_is_left_out(pilot):
     begun, ended = pilot.trainings()
     assert begun[0]["left_out"] == summary["left_out"]
     assert [one["how"] for one in ended] == ["finished"]
-    assert "it is finished" in pilot.train("--resume")[2]
-    assert "is not empty" in pilot.train()[2]
+    assert "it is finished" in here("--resume")[2]
+    assert "is not empty" in here()[2]
 
 
-def test_a_training_that_is_killed_or_interrupted_goes_on(pilot):
+def test_a_training_that_is_killed_or_interrupted_goes_on(pilot, here):
     for name in ("a", "b"):
         pilot.device(name)
     many = ("--set", "rounds=60", "--set", "evaluate_every=100")
@@ -166,7 +183,7 @@ def test_a_training_that_is_killed_or_interrupted_goes_on(pilot):
     assert process.returncode == 130, said
     assert "go on with --resume" in said
     assert pilot.lines()[: len(seen)] == seen
-    assert "another configuration" in pilot.train("--resume", "--set", "seed=7")[2]
+    assert "another configuration" in here("--resume", "--set", "seed=7")[2]
 
     pilot.daemons["b"].terminate()
     pilot.daemons["b"].wait(10)
@@ -182,16 +199,7 @@ def test_a_training_that_is_killed_or_interrupted_goes_on(pilot):
     assert [one["after"] > 0 for one in begun] == [False, True, True]
 
 
-def test_what_is_wrong_is_one_clear_line(pilot, monkeypatch, capsys):
-    monkeypatch.setenv("FLWR_FLEET", str(pilot.place.folder.root))
-
-    def here(*words):
-        """In this process: to start another takes longer than all that is looked at here."""
-        capsys.readouterr()
-        command = ["train", str(pilot.file), "--out", str(pilot.out), *words]
-        code = cli.guarded(lambda: cli.build()(command))
-        return (code, *capsys.readouterr())
-
+def test_what_is_wrong_is_one_clear_line(pilot, here):
     def said(*words, code, how=here):
         found, out, line = how(*words)
         assert (found, out) == (code, ""), line
