@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_kernels.quantize.attention_forms import NoAttention, attention
 from edge_kernels.quantize.function_forms import functions
-from edge_kernels.quantize.functions import LINEAR, operation
+from edge_kernels.quantize.functions import bends, operation
 from edge_kernels.quantize.graph import Graph, Unserved
 from edge_kernels.quantize.norm_forms import norm_chain, norm_node
 from edge_kernels.quantize.observed import Form, Observed, observe
@@ -90,9 +90,7 @@ def find(model: ModelProto, graph: Graph, skip: frozenset[int]) -> Forms:
 
 
 def _nonlinear(graph: Graph) -> bool:
-    return any(
-        (op := operation(graph, node)) is not None and op.name not in LINEAR for node in graph.nodes
-    )
+    return any((op := operation(graph, node)) is not None and bends(op) for node in graph.nodes)
 
 
 _FINDERS: Final[dict[str, Callable[[Graph, Observed, int], Form | None]]] = {

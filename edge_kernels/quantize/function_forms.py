@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge_kernels.quantize.functions import LINEAR, NO_VALUES, Function, Operation, operation
+from edge_kernels.quantize.functions import NO_VALUES, Function, Operation, bends, operation
 from edge_kernels.quantize.graph import Graph
 from edge_kernels.quantize.observed import Form, Observed
 
 
 def functions(graph: Graph, observed: Observed, skip: frozenset[int] | set[int]) -> Iterator[Form]:
-    """Element-wise nodes that depend on one tensor alone, where one of them is not linear."""
+    """Element-wise nodes that depend on one tensor alone, where one of them bends it."""
     root: dict[str, str] = {}
     made: dict[str, tuple[int, Operation]] = {}
     for at, node in enumerate(graph.nodes):
@@ -30,7 +30,7 @@ def functions(graph: Graph, observed: Observed, skip: frozenset[int] | set[int])
         readers = graph.readers.get(output, [])
         ends = graph.uses[output] > len(readers) or any(each not in inside for each in readers)
         nodes, operations = _needed(made, output)
-        if ends and any(op.name not in LINEAR for op in operations):
+        if ends and any(map(bends, operations)):
             step = Function(0, NO_VALUES, source, tuple(operations))
             yield Form(output, (source,), frozenset(nodes), step)
 

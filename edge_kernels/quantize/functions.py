@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 NO_VALUES: Final[NDArray[np.uint8]] = np.zeros(0, np.uint8)
-LINEAR: Final = ("Add", "Sub", "Mul", "Div", "Neg", "Identity", "Relu", "Clip", "Cast", "Dropout")
+_LINEAR: Final = ("Add", "Sub", "Mul", "Div", "Neg", "Identity", "Relu", "Cast", "Dropout")
 _FLOATS: Final = (1, 10, 11, 16)  # onnx.TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
 
 
@@ -121,6 +121,16 @@ def operation(graph: Graph, node: NodeProto) -> Operation | None:
             inputs.append(math.nan)  # a bound that is left out
     made = Operation(node.op_type, node.output[0], tuple(inputs), tuple(given.items()))
     return made if made.reads else None
+
+
+def bends(made: Operation) -> bool:
+    """Whether a node makes its function more than what layers do themselves: scale, add, ReLU."""
+    if made.name != "Clip":
+        return made.name not in _LINEAR
+    given = dict(made.given)
+    low, high = (*made.inputs[1:], math.nan, math.nan)[:2]
+    low, high = given.get("min", low), given.get("max", high)
+    return not (math.isnan(high) and (math.isnan(low) or low == 0))
 
 
 Given = dict[str, Any]

@@ -5,8 +5,10 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from edge_kernels import session
+from edge_kernels.bench.weights import relative_rms
 from edge_kernels.integer.net import Attention, Norm, Rescale
-from edge_kernels.quantize import evaluate
+from edge_kernels.quantize import evaluate, quantize, to_edge
 from edge_kernels.quantize.functions import Function
 from edge_kernels.quantize.reader import read
 from edge_kernels.quantize.widths import wide
@@ -247,6 +249,31 @@ def cast(to) -> ModelProto:
 
 def test_a_function_may_be_computed_in_another_float():
     assert len(kinds(agree(cast(TensorProto.DOUBLE)), Function)) == 1
+
+
+def clipped(*bounds) -> ModelProto:
+    """Two layers with a Clip between them; None: a bound that is left out."""
+    b = Builder()
+    words = ["" if each is None else b.scalar(each) for each in bounds]
+    b.linear(b.add("Clip", b.linear("x", WIDTH, WIDTH, seed=1), *words), WIDTH, WIDTH, seed=2)
+    return b.model(3)
+
+
+@pytest.mark.parametrize("bounds", [(0, 0.5), (None, 0.5), (-0.5, 0.5), (-0.5,), (0.25, None)])
+def test_a_clip_is_a_function(bounds):
+    """ReLU6 and Hardtanh are such."""
+    model = clipped(*bounds)
+    assert len(kinds(agree(model), Function)) == 1
+    x = windows(64)
+    made = quantize(model, x, bits=8, quantizer="rtn")
+    y = session(to_edge(made), threads=1).run(None, {"x": x})[0]
+    exact = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    assert relative_rms(y, exact) < 0.02
+
+
+@pytest.mark.parametrize("bounds", [(0,), (0, None)])
+def test_a_clip_at_0_alone_is_the_layer_s_relu(bounds):
+    assert not kinds(agree(clipped(*bounds)), Function)
 
 
 @pytest.mark.parametrize(
