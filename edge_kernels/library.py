@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "libflwr_edge_ops.so"
 _EQUIPPED = "flwr_edge.library"  # an entry of options that have the library
+_MOST_THREADS = 1024  # a session makes them at once: a million take the machine along
 
 
 class Info(TypedDict):
@@ -90,7 +91,7 @@ def session(
     model
         An ONNX model: a ModelProto, its bytes, or its path.
     threads
-        Threads of one call, at least 1.
+        Threads of one call, 1 to 1024; they are there as soon as the session is.
     options
         More settings; they are changed: the threads, the library and `exact_int8` are added. The
         same may be given again.
@@ -98,11 +99,11 @@ def session(
     Raises
     ------
     ValueError
-        If there are fewer threads than one, or the model is none of these.
+        If there are no or too many threads, or the model is none of these.
     """
     held = model_of(model)
-    if whole("threads", threads) < 1:
-        raise ValueError(f"threads is {threads}; at least 1 is needed")
+    if not 1 <= whole("threads", threads) <= _MOST_THREADS:
+        raise ValueError(f"threads is {threads}; 1 to {_MOST_THREADS} are possible")
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     _equip(options)

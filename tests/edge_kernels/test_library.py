@@ -46,9 +46,10 @@ def test_unknown_kernels_are_refused_by_name() -> None:
     assert "FLWR_EDGE_ISA is 'sse9'; this CPU and build can run:" in run.stderr
 
 
-def test_at_least_one_thread() -> None:
-    with pytest.raises(ValueError, match="threads is 0"):
-        edge_kernels.session(b"", threads=0)
+def test_threads_are_1_to_1024() -> None:
+    for threads in (0, 1_000_000):
+        with pytest.raises(ValueError, match=f"threads is {threads}; 1 to 1024 are possible"):
+            edge_kernels.session(b"", threads=threads)
 
 
 def test_a_session_of_a_models_bytes_its_path_or_itself(matmul_model, blob, tmp_path) -> None:

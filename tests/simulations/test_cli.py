@@ -364,7 +364,7 @@ def test_ctrl_c_at_any_moment_is_130_and_one_line(sim, simulation_file, monkeypa
         raise KeyboardInterrupt
 
     if where == "command":
-        monkeypatch.setattr("simulations.config.load", interrupt)
+        monkeypatch.setattr("simulations.config.check", interrupt)
     else:
         monkeypatch.setattr(cli, "_guarded", interrupt)
     code, out, lines = sim("run", simulation_file)
