@@ -197,7 +197,7 @@ def test_a_killed_run_takes_its_processes_along(folder, tmp_path, quiet):
 _SLEEPS = """
 import time
 from simulations.job import serve
-serve(lambda request, relay: time.sleep(60), 1.0)
+serve(lambda request, relay: time.sleep(600), 1.0)
 """
 
 
