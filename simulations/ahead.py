@@ -42,8 +42,12 @@ class Ahead:
         self._remove()  # what a killed run left
         if self.jobs > 1:
             place_of(self._folder).mkdir()
-        for number in range(1, self.jobs):
-            self._running.append(_Beside(self._folder, number, self.jobs, self._progress))
+        try:
+            for number in range(1, self.jobs):
+                self._running.append(_Beside(self._folder, number, self.jobs, self._progress))
+        except BaseException:
+            self._end(early=True)
+            raise
         return self
 
     def __exit__(
@@ -52,12 +56,7 @@ class Ahead:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:  # else they have nothing left to do
-            for beside in self._running:
-                beside.interrupt()
-        for beside in self._running:
-            beside.end(GRACE if error is not None else 0)
-        self._remove()
+        self._end(early=error is not None)
 
     @contextmanager
     def claim(self, name: str) -> Iterator[None]:
@@ -72,6 +71,14 @@ class Ahead:
         self._progress.note(f"{name}: another process is at it")
         with claimed(self._folder, name, wait=True):
             yield
+
+    def _end(self, *, early: bool) -> None:
+        if early:  # else they have nothing left to do
+            for beside in self._running:
+                beside.interrupt()
+        for beside in self._running:
+            beside.end(GRACE if early else 0)
+        self._remove()
 
     def _remove(self) -> None:
         shutil.rmtree(place_of(self._folder), ignore_errors=True)

@@ -1,5 +1,6 @@
 """Several strategies of a run at once: the same numbers, and what becomes of processes that end."""
 
+import errno
 import json
 import os
 import signal
@@ -170,6 +171,23 @@ def test_an_interrupted_run_ends_all_and_can_go_on(loaded, folder, quiet, monkey
     assert not list(folder.path.glob(".jobs*"))
     runs.run(loaded, folder, quiet)
     assert results(folder.path) == alone
+
+
+def test_one_that_cannot_be_started_takes_the_others_along(folder, quiet, monkeypatch):
+    made = []
+
+    def sleeper(_):
+        if made:
+            raise OSError(errno.EAGAIN, "no more processes")
+        made.append(None)
+        return [sys.executable, "-c", _SLEEPS]
+
+    monkeypatch.setattr(processes, "command", sleeper)
+    ahead = Ahead(folder.path, NAMES, 3, quiet)
+    with pytest.raises(OSError, match="no more processes"), ahead:
+        pass
+    assert not alive(ahead._running[0]._job._process.pid)
+    assert not place_of(folder.path).exists()
 
 
 def test_a_killed_run_takes_its_processes_along(folder, tmp_path, quiet):
