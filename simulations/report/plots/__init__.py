@@ -33,7 +33,9 @@ def draw(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Plot]:
     title = confusion.TITLE.format(summary.strategy)
     plots = {
         "bytes": _plot(cost.TITLE, cost.CAPTION, lambda: cost.figure(outcomes)),
-        "persons": _plot(persons.TITLE, persons.CAPTION, lambda: persons.figure(outcomes)),
+        "persons": _plot(
+            persons.TITLE, persons.caption(outcomes), lambda: persons.figure(outcomes)
+        ),
         "confusion": _plot(
             title, confusion.CAPTION, lambda: confusion.figure(outcomes[0], summary.classes)
         ),

@@ -15,21 +15,34 @@ from simulations.report.metrics import by_person, result
 from simulations.report.plots import style
 
 TITLE = "Macro-F1 by person"
-CAPTION = "Best first. Persons never seen in training stand apart: they gave no label."
 MOST_ROWS = 60
 Scores = dict[str, dict[str, float]]
 
 
 def figure(outcomes: Sequence[Outcome]) -> Figure:
     """Draw persons as rows; where they are too many for names, each strategy's sorted scores."""
+    groups = _groups(outcomes)
+    looks = style.looks({outcome.strategy: result(outcome) for outcome in outcomes})
+    return _sorted_scores(groups, looks) if _many(groups) else _bars(groups, looks)
+
+
+def caption(outcomes: Sequence[Outcome]) -> str:
+    """Say how to read the figure."""
+    groups = _groups(outcomes)
+    order = "Each method's people, worst first." if _many(groups) else "Best first."
+    apart = " Persons never seen in training stand apart: they gave no label."
+    return order + (apart if len(groups) > 1 else "")
+
+
+def _groups(outcomes: Sequence[Outcome]) -> dict[str, Scores]:
     clients = {outcome.strategy: by_person(outcome.confusion) for outcome in outcomes}
     unseen = {outcome.strategy: by_person(outcome.unseen) for outcome in outcomes}
     groups = {"clients": clients, "never seen in training": unseen}
-    groups = {name: scores for name, scores in groups.items() if any(scores.values())}
-    looks = style.looks({outcome.strategy: result(outcome) for outcome in outcomes})
-    if sum(len(_rows(scores)) for scores in groups.values()) > MOST_ROWS:
-        return _sorted_scores(groups, looks)
-    return _bars(groups, looks)
+    return {name: scores for name, scores in groups.items() if any(scores.values())}
+
+
+def _many(groups: Mapping[str, Scores]) -> bool:
+    return sum(len(_rows(scores)) for scores in groups.values()) > MOST_ROWS
 
 
 def _rows(scores: Scores) -> list[str]:
@@ -112,21 +125,23 @@ def _dot(look: style.Look, label: str) -> Line2D:
 
 def _sorted_scores(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]) -> Figure:
     made = style.new(3.4)
-    axes = made.subplots()
-    for name, scores in next(iter(groups.values())).items():
-        if scores:
-            share = np.linspace(0, 100, len(scores))
-            look = looks[name]
-            line: dict[str, Any] = {
-                "color": look.color,
-                "ls": look.dash,
-                "lw": look.width,
-                "zorder": look.front,
-            }
-            axes.plot(share, sorted(scores.values()), label=style.shorten(name), **line)
-    axes.set_xlabel("share of the clients, worst first (%)")
-    axes.set_ylabel("macro-F1")
-    axes.set_ylim(0, 1)
-    axes.grid(visible=True, axis="y")
-    made.legend(loc="outside lower center", ncols=3)
+    panels = made.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, (group, scores) in zip(panels, groups.items(), strict=True):
+        _curves(axes, scores, looks)
+        axes.set_title(group, loc="left", fontsize=8.5, color=style.MUTED, pad=3)
+        axes.set_xlabel("share, worst first (%)")
+        axes.grid(visible=True, axis="y")
+    panels[0].set_ylabel("macro-F1")
+    panels[0].set_ylim(0, 1)
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
+
+
+def _curves(axes: Axes, scores: Scores, looks: Mapping[str, style.Look]) -> None:
+    for name, one in scores.items():
+        if one:
+            look = looks[name]
+            line: dict[str, Any] = {"color": look.color, "ls": look.dash, "lw": look.width}
+            share = np.linspace(0, 100, len(one))
+            label = style.shorten(name)
+            axes.plot(share, sorted(one.values()), label=label, zorder=look.front, **line)

@@ -81,6 +81,14 @@ def test_a_run_without_baselines_failures_or_rounds_has_a_report(
     assert parsed(page).tags.count("svg") == 3
 
 
+def test_no_speed_is_told_of_what_was_not_trained(small: Any) -> None:
+    summary = small.summary.model_copy(update={"client_updates": 0})
+    for shown, trained in ((small.summary, True), (summary, False)):
+        page = html.render("x", small.config, shown, {})
+        assert ("Client updates" in page) is trained
+        assert ("without a round of training" in page) is not trained
+
+
 @pytest.mark.parametrize("unseen", [True, False])
 def test_a_baseline_that_failed_has_as_many_cells_as_the_table(small: Any, unseen: bool) -> None:
     persons = small.summary.unseen_persons if unseen else []

@@ -57,9 +57,17 @@ def test_persons_stand_best_first_and_those_without_result_last() -> None:
 def test_many_persons_are_sorted_curves(make: Callable[..., Any]) -> None:
     made = make(persons=80, strategies=3)
     with style.applied():
-        axes = persons.figure(made.outcomes).axes[0]
-    assert axes.get_xlabel().startswith("share of the clients")
-    assert [len(line.get_xdata()) for line in axes.lines] == [80, 80, 80]
+        clients, unseen = persons.figure(made.outcomes).axes
+    assert clients.get_xlabel().startswith("share")
+    assert [len(line.get_xdata()) for line in clients.lines] == [80, 80, 80]
+    assert [len(line.get_xdata()) for line in unseen.lines] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("people", "first"), [(6, "Best first."), (80, "Each method's people,")])
+def test_the_caption_is_of_what_is_drawn(make: Callable[..., Any], people: int, first: str) -> None:
+    assert persons.caption(make(persons=people, strategies=2).outcomes).startswith(first)
+    alone = persons.caption(make(persons=people, strategies=2, unseen=0).outcomes)
+    assert "never seen" not in alone
 
 
 def test_the_last_point_of_a_curve_is_the_result(small: Any) -> None:
