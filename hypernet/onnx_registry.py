@@ -6,7 +6,8 @@ and an export takes a quarter longer.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from typing import Any
 
 from torch.export import default_decompositions
@@ -14,38 +15,41 @@ from torch.export import default_decompositions
 from hypernet.decompositions import Table
 
 
-@contextmanager
-def made_once() -> Iterator[None]:
+def made_once() -> AbstractContextManager[None]:
     """Within it, exports share one table; it must not be added to."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    return _replaced(
+        "_registration",
+        "ONNXRegistry.from_torchlib",
+        lambda make: functools.partial(_table, make),
+    )
 
-        make = ONNXRegistry.from_torchlib
-    except (ImportError, AttributeError):
-        yield
-        return
-    ONNXRegistry.from_torchlib = functools.partial(_table, make)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        ONNXRegistry.from_torchlib = make  # type: ignore[method-assign]
+
+def as_it_is() -> AbstractContextManager[None]:
+    """Within it, an exporter decomposes nothing, nor makes a table for it: a tenth of its time."""
+
+    def left(exported: Any, _: object) -> Any:
+        return exported
+
+    return _replaced("_fx_passes", "decompose_with_registry", lambda _: left)
 
 
 @contextmanager
-def as_it_is() -> Iterator[None]:
-    """Within it, an exporter decomposes nothing, nor makes a table for it: a tenth of its time."""
+def _replaced(module: str, path: str, made_of: Callable[[Any], Any]) -> Iterator[None]:
+    """Within it, what the path names in a module of the exporter is what is made of it."""
+    *parents, name = path.split(".")
     try:
-        from torch.onnx._internal.exporter import _fx_passes
-
-        decompose = _fx_passes.decompose_with_registry
+        owner: Any = import_module(f"torch.onnx._internal.exporter.{module}")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        before = getattr(owner, name)
     except (ImportError, AttributeError):
         yield
         return
-    _fx_passes.decompose_with_registry = lambda exported, _: exported  # type: ignore[assignment]
+    setattr(owner, name, made_of(before))
     try:
         yield
     finally:
-        _fx_passes.decompose_with_registry = decompose
+        setattr(owner, name, before)
 
 
 def lacking(opset_version: int) -> Table:

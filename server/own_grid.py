@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from copy import copy
-from types import TracebackType
 from typing import Self
 
 from flwr.app import Message, RecordDict
@@ -19,12 +18,7 @@ class OwnGrid(Grid):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abstractmethod

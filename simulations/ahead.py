@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from simulations.jobs import GRACE, Job, how_it_ended, share_of
@@ -50,13 +49,8 @@ class Ahead:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end(early=error is not None)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._end(early=kind is not None)
 
     @contextmanager
     def claim(self, name: str) -> Iterator[None]:

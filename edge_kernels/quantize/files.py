@@ -104,7 +104,7 @@ def _read(held: ModelProto | bytes | Path, onnx: ModuleType) -> ModelProto:
             copy.CopyFrom(held)
     except onnx.checker.ValidationError as error:  # of the files that weights lie in
         raise FileNotFoundError(str(error)) from error
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # the readers of protobuf, JSON and text have no common class
         raise ValueError(f"not an ONNX model: {error}") from error

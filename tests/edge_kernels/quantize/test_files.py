@@ -107,3 +107,12 @@ def test_a_model_too_large_for_a_file(mlp, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="an ONNX file ends at 1000"):
         save(mlp, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_no_fault_of_the_model(monkeypatch, tmp_path):
+    def fail(_):
+        raise MemoryError
+
+    monkeypatch.setattr("onnx.load", fail)
+    with pytest.raises(MemoryError):
+        load(tmp_path / "model.onnx")
