@@ -1,6 +1,8 @@
 """A real Mosquitto for tests: its own folder, a free loopback port, and nothing left of it."""
 
 import contextlib
+import functools
+import itertools
 import os
 import secrets
 import shutil
@@ -22,18 +24,34 @@ def program() -> str | None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on.
+    """A loopback port that nobody listens on, and that no other process of these tests is given.
 
-    Below those that outgoing connections are given: another test's could take one of them before
-    who asked here binds it.
+    Another test would take it else before who asked here binds it; so would a connection that goes
+    out, hence none of the ports of those.
     """
-    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
-    below = max(int(given.split()[0]), _FIRST + 1000)
-    while True:
-        port = _FIRST + secrets.randbelow(below - _FIRST)
+    for port in _own_ports():
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise RuntimeError("no port is free")
+
+
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    """One after the other, from anywhere: another run of the tests may go on beside this one."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = len(_ports()) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = _ports()[worker * count :][:count]
+    start = secrets.randbelow(count)
+    return itertools.cycle([*own[start:], *own[:start]])
+
+
+def _ports() -> range:
+    """Below the ports of outgoing connections, or above them where they begin too low."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+    low, high = map(int, given.split())
+    below, above = range(_FIRST, low), range(max(high + 1, _FIRST), 1 << 16)
+    return max(below, above, key=len) or range(_FIRST, 1 << 16)
 
 
 class Mosquitto:

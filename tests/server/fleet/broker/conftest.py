@@ -20,7 +20,7 @@ from schemas.fleet import FleetFolder
 from schemas.link import PahoLink, TlsFiles
 from server.fleet import devices, secret
 from server.fleet.authority import Authority
-from server.fleet.broker.control import make_control
+from server.fleet.broker.control import make_control, pid
 from server.fleet.broker.lists import write_lists
 from server.fleet.broker.settings import configuration
 from server.fleet.enrolment import Registrar
@@ -94,7 +94,7 @@ class Place:
         with (self.root / "broker.log").open("ab") as log:
             conf = self.folder.broker / "mosquitto.conf"
             self.process = subprocess.Popen([program(), "-c", conf], stdout=log, stderr=log)
-        wait(lambda: self.listens() or self.process.poll() is not None)
+        assert wait(lambda: self.begun() or self.process.poll() is not None), self.log()
         assert self.process.poll() is None, self.log()
 
     def stop(self):
@@ -105,9 +105,14 @@ class Place:
             self.process.wait(10)
             self.process = None
 
-    def listens(self):
+    def begun(self):
+        """Whether it is this broker that listens, on both of its ports."""
+        own = pid(self.folder.broker / "mosquitto.pid") == self.process.pid
+        return own and self.listens() and self.listens(self.config.broker.control)
+
+    def listens(self, port=None):
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.config.broker.port)) == 0
+            return probe.connect_ex(("127.0.0.1", port or self.config.broker.port)) == 0
 
     def refused(self, files, client_id):
         """Whether the broker, which listens, ends a connection before it greets."""
