@@ -34,6 +34,8 @@ struct Activation {
   // int8 in [-63, 63] times 2 step; low and high are null.
   const int8_t* fast;     // [tiles][16][16] or null
   const float* step;      // [tiles]
+  // Tables that Isa::own_tables made, or null; low and high are null then.
+  const uint8_t* own;
 };
 
 struct Gemv {
@@ -42,6 +44,12 @@ struct Gemv {
   float* acc;             // [64 (end - begin)], written
   int64_t begin, end;     // tiles of rows
 };
+
+// Bytes from the line that a dot product (4 bits) reads to the one that it prefetches. It keeps up
+// with memory, so this matters: 2 KB are best on Intel; on Zen 4 they take 1.2 times as long from
+// the last-level cache, and 1.4 to 2 times from memory, as four lines, which cost nothing against
+// none at all.
+size_t prefetch_distance();
 
 // Rows of activations times one tile of rows that is already unpacked.
 struct Gemm {
@@ -60,10 +68,9 @@ struct Gemm {
   float* acc;             // [m][64], read and written
 };
 
-// By bit width: up to so many rows of activations, gemv a row at a time is faster than gemm. Measured
-// on Zen 4 with AVX-512 VNNI, group 64: at 1024^2 and 4096^2 both are equal at 16+ and 16, 8 and 5, 3 and
-// 3, 6 and 6 rows. For what was not measured, and for the fast mode everywhere: gemm has none, so
-// that its bits would depend on the instruction set.
+// By bit width: up to so many rows of activations, gemv a row at a time is faster than gemm. For
+// what was not measured, and for the fast mode everywhere: gemm has none, so that its bits would
+// depend on the instruction set.
 using RowsByBits = std::array<int64_t, 5>;
 constexpr RowsByBits kGemvRows = {0, 12, 5, 3, 6};
 constexpr int64_t kAllRows = INT64_MAX;
@@ -74,7 +81,7 @@ struct Isa {
   // is below 2^-100 becomes zeros with scale 0. q = round-half-even(x * (127 / largest)).
   // Returns false, with the outputs unspecified, if any x is NaN or infinite.
   bool (*quantize)(const float* x, int64_t inputs, int8_t* q, float* scale, int32_t* sums);
-  // Null where gemv makes what it needs from q.
+  // Null where there are own_tables.
   void (*tables)(const int8_t* q, int64_t tiles, uint8_t* low, int8_t* high);
   // step = largest |sum| of the tile / 126; entry = round-half-even(sum * (63 / largest)).
   void (*fast_tables)(const int8_t* q, int64_t tiles, int8_t* fast, float* step);
@@ -92,6 +99,9 @@ struct Isa {
                  int32_t* value_sums);
   void (*gemm)(const Gemm& job);
   RowsByBits gemv_rows = kGemvRows;
+  // Exact tables in a form that only this gemv reads: own_bytes a tile.
+  void (*own_tables)(const int8_t* q, int64_t tiles, uint8_t* to) = nullptr;
+  size_t own_bytes = 0;
 };
 
 // Null where the CPU lacks it or the build leaves it out.

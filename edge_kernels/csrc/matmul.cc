@@ -67,7 +67,7 @@ bool prepare(const Call& call, int64_t row, Scratch& scratch, Activation* out) {
   auto* q = scratch.take<int8_t>(tiles * kTile);
   auto* scale = scratch.take<float>(tiles);
   auto* sums = scratch.take<int32_t>(tiles * 2);
-  *out = Activation{q, scale, sums, nullptr, nullptr, nullptr, nullptr};
+  *out = Activation{q, scale, sums, nullptr, nullptr, nullptr, nullptr, nullptr};
   const float* x = call.x + row * call.w.inputs;
   const bool finite = call.isa.quantize(x, call.w.inputs, q, scale, sums);
   if (!finite || call.w.bits == 4) return finite;
@@ -77,7 +77,11 @@ bool prepare(const Call& call, int64_t row, Scratch& scratch, Activation* out) {
     call.isa.fast_tables(q, tiles, fast, step);
     out->fast = fast;
     out->step = step;
-  } else if (call.isa.tables) {
+  } else if (call.isa.own_tables) {
+    auto* own = scratch.take<uint8_t>(tiles * call.isa.own_bytes);
+    call.isa.own_tables(q, tiles, own);
+    out->own = own;
+  } else {
     auto* low = scratch.take<uint8_t>(tiles * 256);
     auto* high = scratch.take<int8_t>(tiles * 256);
     call.isa.tables(q, tiles, low, high);
@@ -87,15 +91,17 @@ bool prepare(const Call& call, int64_t row, Scratch& scratch, Activation* out) {
   return true;
 }
 
-size_t gemv_bytes(const Weights& w) {
+size_t gemv_bytes(const Isa& isa, const Weights& w) {
   const size_t tiles = size_t(w.input_tiles);
-  const size_t tables = w.bits == 4 ? 0 : 2 * tiles * 256 + Scratch::padded(tiles * 4);
+  const size_t exact = tiles * (isa.own_tables ? isa.own_bytes : 2 * 256);
+  const size_t fast = tiles * 256 + Scratch::padded(tiles * 4);
+  const size_t tables = w.bits == 4 ? 0 : std::max(exact, fast);
   return tiles * kTile + Scratch::padded(tiles * 4) + Scratch::padded(tiles * 8) + tables;
 }
 
 void run_gemv(const Call& call) {
   const Weights& w = call.w;
-  Scratch scratch(size_t(call.m) * gemv_bytes(w));
+  Scratch scratch(size_t(call.m) * gemv_bytes(call.isa, w));
   Activation rows[kTableRows];
   uint8_t finite[kTableRows];
   bool all = true;
@@ -103,7 +109,7 @@ void run_gemv(const Call& call) {
 
   const int64_t bytes = int64_t(w.tile_offset(w.input_tiles));
   // Several rows share the weights while they are in the second-level cache; but a call of gemv has
-  // a cost of its own (wider tables), so it gets many tiles of rows.
+  // a cost of its own (tables that go to the first-level cache), so it gets many tiles of rows.
   const int64_t most =
       call.m == 1 ? kGemvTiles : std::clamp(kGemvShared / bytes, int64_t(4), kGemvTiles);
   spread(call.pool, w.row_tiles, ceil_div(kGemvGrain, bytes * call.m),
@@ -125,19 +131,33 @@ void run_gemv(const Call& call) {
   if (!all) run_non_finite(call, finite);
 }
 
+// Bytes from a row of activations to the next: an odd number of lines, for rows 4 KB apart would
+// lie in the same few sets of the first-level cache.
+int64_t row_bytes(int64_t tiles) { return (tiles | 1) * kTile; }
+
 // All rows of activations as gemm reads them.
 struct Quantized {
-  uint8_t* a;
+  uint8_t* a;           // row i at i * row_bytes
   float* scale;
   int32_t* sums;
   uint8_t* finite;
 };
 
+// q -> q + 128, eight at a time: `bytes` is a whole number of tiles.
+void flip_signs(uint8_t* a, int64_t bytes) {
+  for (int64_t k = 0; k < bytes; k += 8) {
+    uint64_t eight;
+    std::memcpy(&eight, a + k, 8);
+    eight ^= 0x8080808080808080;
+    std::memcpy(a + k, &eight, 8);
+  }
+}
+
 void quantize_rows(const Call& call, const Quantized& out) {
   const int64_t tiles = call.w.input_tiles, width = tiles * kTile;
   spread(call.pool, call.m, ceil_div(kQuantizeGrain, width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      uint8_t* a = out.a + i * width;
+      uint8_t* a = out.a + i * row_bytes(tiles);
       auto* q = reinterpret_cast<int8_t*>(a);
       out.finite[i] = call.isa.quantize(call.x + i * call.w.inputs, call.w.inputs, q,
                                         out.scale + i * tiles, out.sums + i * tiles * 2);
@@ -146,7 +166,7 @@ void quantize_rows(const Call& call, const Quantized& out) {
         std::fill_n(out.scale + i * tiles, tiles, 0.0f);
         std::fill_n(out.sums + i * tiles * 2, tiles * 2, 0);
       }
-      for (int64_t k = 0; k < width; ++k) a[k] ^= 0x80;
+      flip_signs(a, width);
     }
   });
 }
@@ -163,8 +183,8 @@ void run_tile(const Call& call, const Quantized& from, int64_t row_tile, int64_t
   job.row_tile = row_tile;
   job.values = values;
   job.value_sums = value_sums;
-  job.a = from.a + first * tiles * kTile;
-  job.a_stride = tiles * kTile;
+  job.a = from.a + first * row_bytes(tiles);
+  job.a_stride = row_bytes(tiles);
   job.m = last - first;
   job.scale = from.scale + first * tiles;
   job.scale_stride = tiles;
@@ -187,10 +207,11 @@ void run_tile(const Call& call, const Quantized& from, int64_t row_tile, int64_t
 void run_gemm(const Call& call) {
   const Weights& w = call.w;
   const size_t m = size_t(call.m), tiles = size_t(w.input_tiles);
-  Scratch scratch(m * tiles * kTile + Scratch::padded(m * tiles * 4) +
+  const size_t row = size_t(row_bytes(w.input_tiles));
+  Scratch scratch(m * row + Scratch::padded(m * tiles * 4) +
                   Scratch::padded(m * tiles * 8) + Scratch::padded(m));
   Quantized rows{};
-  rows.a = scratch.take<uint8_t>(m * tiles * kTile);
+  rows.a = scratch.take<uint8_t>(m * row);
   rows.scale = scratch.take<float>(m * tiles);
   rows.sums = scratch.take<int32_t>(m * tiles * 2);
   rows.finite = scratch.take<uint8_t>(m);
@@ -214,24 +235,42 @@ void run_gemm(const Call& call) {
   run_non_finite(call, rows.finite);
 }
 
-void scale_and_add(const float* acc, const float* bias, const Weights& w, int64_t row_tile,
-                   bool relu, float* y) {
-  float scales[kTile];
-  if (w.row_scales) {
-    std::memcpy(scales, w.row_scales + row_tile * kTile, sizeof scales);
-    for (int i = 0; i < kTile; ++i) scales[i] *= acc[i];
-    acc = scales;
+struct Finish {
+  const float* scales;  // of rows, or null; maybe unaligned
+  const float* bias;    // or null
+  float multiplier;
+};
+
+// One pass without branches inside, which every compiler vectorizes.
+template <bool kScales, bool kBias, bool kRelu>
+void finish_tile(const Finish& by, const float* __restrict acc, float* __restrict y) {
+  for (int i = 0; i < kTile; ++i) {
+    float v = acc[i];
+    if (kScales) {
+      float scale;
+      std::memcpy(&scale, by.scales + i, sizeof scale);
+      v = scale * v;
+    }
+    v *= by.multiplier;
+    if (kBias) v += by.bias[i];
+    y[i] = kRelu && v < 0.0f ? 0.0f : v;
   }
-  const float multiplier = w.multiplier;
-  float result[kTile];
-  for (int i = 0; i < kTile; ++i) result[i] = acc[i] * multiplier;
-  if (bias) {
-    for (int i = 0; i < kTile; ++i) result[i] += bias[i];
-  }
-  if (relu) {
-    for (int i = 0; i < kTile; ++i) result[i] = result[i] < 0.0f ? 0.0f : result[i];
-  }
-  std::memcpy(y, result, sizeof result);
+}
+
+template <bool kScales, bool kBias>
+void finish_tile(const Finish& by, bool relu, const float* acc, float* y) {
+  relu ? finish_tile<kScales, kBias, true>(by, acc, y)
+       : finish_tile<kScales, kBias, false>(by, acc, y);
+}
+
+template <bool kScales>
+void finish_tile(const Finish& by, bool relu, const float* acc, float* y) {
+  by.bias ? finish_tile<kScales, true>(by, relu, acc, y)
+          : finish_tile<kScales, false>(by, relu, acc, y);
+}
+
+void finish_tile(const Finish& by, bool relu, const float* acc, float* y) {
+  by.scales ? finish_tile<true>(by, relu, acc, y) : finish_tile<false>(by, relu, acc, y);
 }
 
 }  // namespace
@@ -245,7 +284,7 @@ void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, 
   if (m <= 0) return;
   const bool by_tables = fast_ && weights_.bits < 4;
   const bool by_row = m <= (by_tables ? kGemvRows : isa_.gemv_rows)[weights_.bits];
-  const int64_t width = weights_.input_tiles * (kTile + 12);
+  const int64_t width = row_bytes(weights_.input_tiles) + weights_.input_tiles * 12;
   const int64_t most = by_row ? kTableRows : std::max(kMostQuantized / width, kGemmRows);
   for (int64_t first = 0; first < m; first += most) {
     call.x = x + first * weights_.inputs;
@@ -258,11 +297,15 @@ void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, 
 void finish(const Weights& w, int64_t row_tile, const float* acc, const Epilogue& epilogue,
             float* y) {
   const int64_t first = row_tile * kTile, count = std::min<int64_t>(kTile, w.rows - first);
-  const float* bias = epilogue.bias ? epilogue.bias + first : nullptr;
-  if (count == kTile) return scale_and_add(acc, bias, w, row_tile, epilogue.relu, y);
+  Finish by{w.row_scales ? w.row_scales + first : nullptr,
+            epilogue.bias ? epilogue.bias + first : nullptr, w.multiplier};
+  if (count == kTile) return finish_tile(by, epilogue.relu, acc, y);
   float padded_bias[kTile] = {}, padded_y[kTile];
-  if (bias) std::memcpy(padded_bias, bias, size_t(count) * 4);
-  scale_and_add(acc, bias ? padded_bias : nullptr, w, row_tile, epilogue.relu, padded_y);
+  if (by.bias) {
+    std::memcpy(padded_bias, by.bias, size_t(count) * 4);
+    by.bias = padded_bias;
+  }
+  finish_tile(by, epilogue.relu, acc, padded_y);
   std::memcpy(y, padded_y, size_t(count) * 4);
 }
 

@@ -14,10 +14,10 @@ INLINE void tile_segment(const uint8_t* codes, const Activation& x, int64_t t, i
   if (bits == 4) {
     const int8_t* q = x.q + t * kTile;
     __m256i sums[8];
-    dot_half(codes + half * 16 * kLine, q + 32 * half, sums);
+    dot_half(codes + half * 16 * kLine, q + 32 * half, s.ahead, sums);
     if (group != 32) {
       __m256i more[8];
-      dot_half(codes + 16 * kLine, q + 32, more);
+      dot_half(codes + 16 * kLine, q + 32, s.ahead, more);
       for (int b = 0; b < 8; ++b) sums[b] = _mm256_add_epi32(sums[b], more[b]);
     }
     accumulate_dots<values, group>(s, sums, acc);
@@ -42,6 +42,7 @@ INLINE void row_of_tiles(const Weights& w, const Activation& x, int64_t row_tile
   const uint8_t* tile = w.row_of_tiles(row_tile);
   const size_t code_bytes = size_t(bits) * 8 * kLine;
   Segment s{};
+  s.ahead = prefetch_distance();
   if (group == 0 && values == Values::kZeroPoints) {
     s.zeros = reinterpret_cast<const uint8_t*>(w.row_zeros + row_tile * kTile);
   }
@@ -51,7 +52,9 @@ INLINE void row_of_tiles(const Weights& w, const Activation& x, int64_t row_tile
     if (bytes > code_bytes) s.scales = codes + code_bytes;  // else the previous tile's (group 128)
     s.sa = x.scale[t];
     if (fast) s.step = x.step[t];
-    for (size_t at = code_bytes; at < bytes; at += kLine) prefetch(codes + at);
+    for (size_t at = code_bytes; at < bytes; at += kLine) {
+      prefetch(codes + at, bits == 4 ? s.ahead : kAhead);
+    }
     for (int half = 0; half < halves; ++half) {
       if (group == 32 && half) s.scales += 2 * kTile;
       if (group != 0) s.zeros = s.scales + halves * 2 * kTile;

@@ -12,13 +12,14 @@ namespace {
 
 #define INLINE inline __attribute__((always_inline))
 
-constexpr int kAhead = 2048;  // bytes from the line that is read to the line that is prefetched
+// Bytes from the line that is looked up to the line that is prefetched.
+constexpr size_t kAhead = 2048;
 
 INLINE __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
 INLINE void store(void* at, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(at), v); }
 
-INLINE void prefetch(const uint8_t* line) {
-  _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+INLINE void prefetch(const uint8_t* line, size_t ahead = kAhead) {
+  _mm_prefetch(reinterpret_cast<const char*>(line) + ahead, _MM_HINT_T0);
 }
 
 // The same 16 entries in both lanes.

@@ -134,6 +134,7 @@ INLINE void look_up_planes(const uint8_t* codes, Tables tables, Sums out[2]) {
 // A segment's numbers that all rows share.
 struct Segment {
   float sa, step;      // step: fast mode only
+  size_t ahead;        // prefetch_distance()
   int32_t s;           // S
   const uint8_t* scales;  // fp16 [64], null for group 0
   const uint8_t* zeros;   // fp16 [64], or float [64] for group 0; read with zero points only
@@ -221,7 +222,7 @@ INLINE void accumulate_fast(const Segment& s, Sums sums[2], float* acc) {
 
 // Sums of half a tile's inputs (16 lines) by rows, int32; block b holds rows 8b .. 8b + 7. Eight
 // products of pairs, 15 * 127 * 2 at most, fit int16.
-INLINE void dot_half(const uint8_t* lines, const int8_t* q, __m256i sums[8]) {
+INLINE void dot_half(const uint8_t* lines, const int8_t* q, size_t ahead, __m256i sums[8]) {
   const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 2
   for (int b = 0; b < 8; b += 4) {
@@ -230,8 +231,8 @@ INLINE void dot_half(const uint8_t* lines, const int8_t* q, __m256i sums[8]) {
     for (int j = 0; j < 4; ++j) {
       const __m256i a0 = four_bytes(q + 8 * j), a1 = four_bytes(q + 8 * j + 4);
       const uint8_t* line = lines + 4 * j * kLine + 32 * b;
-      prefetch(line);
-      prefetch(line + kLine);
+      prefetch(line, ahead);
+      prefetch(line + kLine, ahead);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
         const __m256i codes = load(line + 32 * k);

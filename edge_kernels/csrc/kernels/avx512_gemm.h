@@ -86,10 +86,19 @@ FLWR_INLINE void unpack_dwords(const uint8_t* tile, int zero, Unpacked& out) {
   }
 }
 
+// Tiles between the one that is unpacked and the one that is fetched: as many as are unpacked at a
+// time, an even number. Between them lies an int8 product, long enough for memory.
+constexpr int64_t kTilesAhead = 4;
+
+FLWR_INLINE void prefetch_tile(const uint8_t* tile, const Strides& strides) {
+  for (size_t at = 0; at < strides.code + strides.scale; at += kLine) prefetch(tile + at);
+}
+
 void unpack(const Weights& w, int64_t row_tile, int64_t t, int8_t* values, int32_t* value_sums) {
   const Strides strides(w);
   const uint8_t* tile =
       w.tiles + size_t(row_tile) * strides.offset(w.input_tiles) + strides.offset(t);
+  prefetch_tile(tile + strides.offset(kTilesAhead), strides);
   Unpacked out;
   out.values = values;
   out.valid = w.inputs - t * kTile;
@@ -126,7 +135,26 @@ constexpr int kGemmRows = 3;  // each needs sums of 16 and of 32 bits
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef int16_t Shorts __attribute__((vector_size(64)));
 
-// Sums of kRows rows of activations over `kCount` steps.
+// Steps that a row of activations takes alone, before its sums become floats: those of one row are
+// then made while the next one multiplies. All at once, the products would wait for them.
+#ifdef __AVX512VNNI__
+constexpr int kLastSteps = 2;
+
+// Adds four inputs of one row of activations times a step.
+FLWR_INLINE void multiply_step(const uint8_t* four, const int8_t* values,
+                               Ints (&sum)[kRowVectors]) {
+  const __m512i inputs = broadcast(four);
+  FLWR_UNROLL
+  for (int r = 0; r < kRowVectors; ++r) {
+    sum[r] = Ints(_mm512_dpbusd_epi32(__m512i(sum[r]), inputs, load(values + r * kLine)));
+  }
+}
+#else
+constexpr int kLastSteps = 0;
+FLWR_INLINE void multiply_step(const uint8_t*, const int8_t*, Ints (&)[kRowVectors]) {}
+#endif
+
+// Adds kRows rows of activations times `kCount` steps.
 template <int kRows, int kCount>
 FLWR_INLINE void multiply(const uint8_t* a, int64_t a_stride, const int8_t* values,
                           Ints (&sum)[kRows][kRowVectors]) {
@@ -137,9 +165,7 @@ FLWR_INLINE void multiply(const uint8_t* a, int64_t a_stride, const int8_t* valu
     for (int r = 0; r < kRowVectors; ++r) v[r] = load(values + (step * kRowVectors + r) * kLine);
     FLWR_UNROLL
     for (int i = 0; i < kRows; ++i) {
-      int32_t four;
-      __builtin_memcpy(&four, a + i * a_stride + 4 * step, 4);
-      const __m512i inputs = _mm512_set1_epi32(four);
+      const __m512i inputs = broadcast(a + i * a_stride + 4 * step);
       FLWR_UNROLL
       for (int r = 0; r < kRowVectors; ++r) {
         sum[i][r] = Ints(_mm512_dpbusd_epi32(__m512i(sum[i][r]), inputs, v[r]));
@@ -161,9 +187,7 @@ FLWR_INLINE void multiply(const uint8_t* a, int64_t a_stride, const int8_t* valu
       for (int r = 0; r < kRowVectors; ++r) v[r] = load(values + (step * kRowVectors + r) * kLine);
       FLWR_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        int32_t four;
-        __builtin_memcpy(&four, a + i * a_stride + 4 * step, 4);
-        const __m512i inputs = _mm512_set1_epi32(four);
+        const __m512i inputs = broadcast(a + i * a_stride + 4 * step);
         FLWR_UNROLL
         for (int r = 0; r < kRowVectors; ++r) {
           words[i][r] += Shorts(_mm512_maddubs_epi16(inputs, v[r]));
@@ -181,15 +205,47 @@ FLWR_INLINE void multiply(const uint8_t* a, int64_t a_stride, const int8_t* valu
 #endif
 }
 
-// Scales of the tile at hand.
-struct TileScales {
-  const uint8_t* scales;
-  const uint8_t* zeros;
+// Of the tile at hand, or of one of its halves: rows of weights as floats.
+template <int kGroup, bool kZeros>
+struct Scales {
+  __m512 scale[kRowVectors], zero[kRowVectors];
+
+  FLWR_INLINE Scales(const uint8_t* scales, const uint8_t* zeros) {
+    FLWR_UNROLL
+    for (int r = 0; r < kRowVectors; ++r) {
+      if (kGroup != 0) scale[r] = load_halves(scales + 32 * r);
+      if (kZeros) {
+        zero[r] = kGroup == 0 ? _mm512_loadu_ps(zeros + 64 * r) : load_halves(zeros + 32 * r);
+      }
+    }
+  }
 };
 
+// acc of isa.h, one scale further, of one row of activations.
+template <int kGroup, bool kZeros>
+FLWR_INLINE void add_row(const Gemm& job, int64_t row, int64_t t, int h,
+                         const Ints (&sum)[kRowVectors], const Scales<kGroup, kZeros>& by) {
+  const __m512 sa = _mm512_set1_ps(job.scale[row * job.scale_stride + t * job.scale_step]);
+  __m512 total;
+  if (kZeros) {
+    const int32_t* halves = job.sums + (row * job.weights->input_tiles + t) * 2;
+    total = _mm512_set1_ps(float(kGroup == 32 ? halves[h] : halves[0] + halves[1]));
+  }
+  FLWR_UNROLL
+  for (int r = 0; r < kRowVectors; ++r) {
+    __m512 u = _mm512_cvtepi32_ps(__m512i(sum[r]));
+    if (kZeros) u = _mm512_fnmadd_ps(by.zero[r], total, u);
+    float* to = job.acc + row * kTile + 16 * r;
+    const __m512 acc = _mm512_loadu_ps(to);
+    _mm512_storeu_ps(to, kGroup == 0 ? _mm512_fmadd_ps(u, sa, acc)
+                                     : _mm512_fmadd_ps(_mm512_mul_ps(u, sa), by.scale[r], acc));
+  }
+}
+
 template <int kRows, int kGroup, bool kZeros>
-FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, const TileScales& at) {
-  constexpr int kCount = kGroup == 32 ? kSteps / 2 : kSteps;
+FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, const uint8_t* scales,
+                           const uint8_t* zeros) {
+  constexpr int kCount = kGroup == 32 ? kSteps / 2 : kSteps, kTogether = kCount - kLastSteps;
   const int64_t tile = t - job.begin;
   const int8_t* values = job.values + tile * kTile * kTile + h * kCount * kRowVectors * kLine;
   const int32_t* value_sums = job.value_sums + (tile * 2 + h) * kTile;
@@ -200,31 +256,16 @@ FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, con
     FLWR_UNROLL
     for (int i = 0; i < kRows; ++i) sum[i][r] = start;
   }
-  multiply<kRows, kCount>(job.a + first * job.a_stride + t * kTile + 32 * h, job.a_stride, values,
-                          sum);
+  const uint8_t* a = job.a + first * job.a_stride + t * kTile + 32 * h;
+  multiply<kRows, kTogether>(a, job.a_stride, values, sum);
+  const Scales<kGroup, kZeros> by(scales + 128 * h, zeros + 128 * h);
   FLWR_UNROLL
-  for (int r = 0; r < kRowVectors; ++r) {
-    __m512 scale, zero;
-    if (kGroup != 0) scale = load_halves(at.scales + 128 * h + 32 * r);
-    if (kZeros) {
-      zero = kGroup == 0 ? _mm512_loadu_ps(at.zeros + 64 * r)
-                         : load_halves(at.zeros + 128 * h + 32 * r);
-    }
+  for (int i = 0; i < kRows; ++i) {
     FLWR_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      const int64_t row = first + i;
-      __m512 u = _mm512_cvtepi32_ps(__m512i(sum[i][r]));
-      if (kZeros) {
-        const int32_t* halves = job.sums + (row * job.weights->input_tiles + t) * 2;
-        const int32_t s = kGroup == 32 ? halves[h] : halves[0] + halves[1];
-        u = _mm512_fnmadd_ps(zero, _mm512_set1_ps(float(s)), u);
-      }
-      const __m512 sa = _mm512_set1_ps(job.scale[row * job.scale_stride + t * job.scale_step]);
-      float* to = job.acc + row * kTile + 16 * r;
-      const __m512 acc = _mm512_loadu_ps(to);
-      _mm512_storeu_ps(to, kGroup == 0 ? _mm512_fmadd_ps(u, sa, acc)
-                                       : _mm512_fmadd_ps(_mm512_mul_ps(u, sa), scale, acc));
+    for (int step = kTogether; step < kCount; ++step) {
+      multiply_step(a + i * job.a_stride + 4 * step, values + step * kRowVectors * kLine, sum[i]);
     }
+    add_row(job, first + i, t, h, sum[i], by);
   }
 }
 
@@ -234,15 +275,16 @@ void gemm_rows(const Gemm& shared, int64_t first) {
   const Weights& w = *job.weights;
   const Strides strides(w);
   const uint8_t* row = w.tiles + size_t(job.row_tile) * strides.offset(w.input_tiles);
-  TileScales at{nullptr, reinterpret_cast<const uint8_t*>(w.row_zeros) + job.row_tile * kTile * 4};
+  const uint8_t* scales = nullptr;
+  const uint8_t* zeros = reinterpret_cast<const uint8_t*>(w.row_zeros) + job.row_tile * kTile * 4;
   for (int64_t t = job.begin; t < job.end; ++t) {
     if (kGroup != 0) {
-      at.scales = row + strides.offset(strides.carries(t) ? t : t - 1) + strides.code;
-      if (kZeros) at.zeros = at.scales + (kGroup == 32 ? 2 : 1) * kTile * 2;
+      scales = row + strides.offset(strides.carries(t) ? t : t - 1) + strides.code;
+      if (kZeros) zeros = scales + (kGroup == 32 ? 2 : 1) * kTile * 2;
     }
     FLWR_UNROLL
     for (int h = 0; h < (kGroup == 32 ? 2 : 1); ++h) {
-      gemm_half<kRows, kGroup, kZeros>(job, first, t, h, at);
+      gemm_half<kRows, kGroup, kZeros>(job, first, t, h, scales, zeros);
     }
   }
 }

@@ -105,12 +105,14 @@ FLWR_INLINE Rows dot(const uint8_t* lines, const uint8_t* ahead, const int8_t* q
   const __m512i nibble = _mm512_set1_epi8(15);
   Rows low, high;
   FLWR_UNROLL
-  for (int r = 0; r < kRowVectors; ++r) low.v[r] = high.v[r] = _mm512_setzero_si512();
-  FLWR_UNROLL
+  for (int r = 0; r < kRowVectors; ++r) {
+    low.v[r] = kVnni ? start : _mm512_setzero_si512();
+    high.v[r] = _mm512_setzero_si512();
+  }
+  // A loop: unrolled, GCC puts all prefetches before the first product.
+  _Pragma("GCC unroll 1")
   for (int j = 0; j < kOctets; ++j) {
-    int32_t words[2];
-    __builtin_memcpy(words, q + 8 * j, 8);
-    const __m512i first = _mm512_set1_epi32(words[0]), last = _mm512_set1_epi32(words[1]);
+    const __m512i first = broadcast(q + 8 * j), last = broadcast(q + 8 * j + 4);
     FLWR_UNROLL
     for (int r = 0; r < kRowVectors; ++r) {
       prefetch(ahead + (4 * j + r) * kLine);
@@ -136,27 +138,35 @@ FLWR_INLINE Rows dot(const uint8_t* lines, const uint8_t* ahead, const int8_t* q
     const __m512i ones = _mm512_set1_epi16(1);
     rows.v[r] = _mm512_add_epi32(_mm512_madd_epi16(low.v[r], ones),
                                  _mm512_madd_epi16(high.v[r], ones));
-#endif
     rows.v[r] = _mm512_add_epi32(rows.v[r], start);
+#endif
   }
   return rows;
 }
 
-// acc of isa.h, one scale further. `scales` and `zeros`: 64 fp16; for group 0 zeros are float.
+// Sums of a tile or a half, and their scales: of the activations, and of the rows (64 fp16).
+struct Held {
+  Floats u;
+  float sa;
+  const uint8_t* scales;
+};
+
+// acc of isa.h, one scale further.
 template <bool kRowScales>
-FLWR_INLINE void add_scaled(Floats& acc, const Floats& u, float sa, const uint8_t* scales) {
-  const __m512 factor = _mm512_set1_ps(sa);
+FLWR_INLINE void add_scaled(Floats& acc, const Held& held) {
+  const __m512 factor = _mm512_set1_ps(held.sa);
   FLWR_UNROLL
   for (int r = 0; r < kRowVectors; ++r) {
     if (kRowScales) {
-      acc.v[r] = _mm512_fmadd_ps(u.v[r], factor, acc.v[r]);
+      acc.v[r] = _mm512_fmadd_ps(held.u.v[r], factor, acc.v[r]);
     } else {
-      acc.v[r] = _mm512_fmadd_ps(_mm512_mul_ps(u.v[r], factor), load_halves(scales + 32 * r),
-                                 acc.v[r]);
+      acc.v[r] = _mm512_fmadd_ps(_mm512_mul_ps(held.u.v[r], factor),
+                                 load_halves(held.scales + 32 * r), acc.v[r]);
     }
   }
 }
 
+// zeros: 64 fp16; for group 0 float.
 template <bool kRowScales>
 FLWR_INLINE void subtract_zeros(Floats& u, int32_t s, const uint8_t* zeros) {
   const __m512 sum = _mm512_set1_ps(float(s));
@@ -206,10 +216,6 @@ FLWR_INLINE void fill_tables(uint8_t* to, const Activation& x, int64_t from, int
     widen_fast_tables(to, x.fast + from * 256, tiles);
   } else if constexpr (kMode == Mode::kNibbles) {
     widen_tables(to, x.low + from * 256, x.high + from * 256, tiles);
-#ifdef __AVX512VBMI__
-  } else if constexpr (kMode == Mode::kWide) {
-    build_wide(to, x.q + from * kTile, tiles);
-#endif
   }
 }
 
@@ -219,6 +225,7 @@ struct Block {
   const uint8_t* table; // from tile `from` on
   size_t row_bytes;     // of a row of tiles
   int zero;             // of symmetric and ternary codes
+  size_t ahead;         // bytes to what a dot product prefetches
 };
 
 // u of isa.h, as far as the code's own zero goes, of half h (or the whole) of a tile.
@@ -268,7 +275,7 @@ FLWR_INLINE void gemv_row(const Gemv& job, const Block& block, int64_t r) {
   // Prefetched is an even number of tiles ahead (of which one in two may lack scales): about 2 KB,
   // past the block's end in the next row of tiles.
   constexpr int64_t kTilesAhead = kBits == 1 ? 4 : 2;
-  const size_t ahead = kMode == Mode::kDot ? kAhead : strides.offset(kTilesAhead);
+  const size_t ahead = kMode == Mode::kDot ? block.ahead : strides.offset(kTilesAhead);
   const size_t jump = block.row_bytes - (strides.offset(block.to) - strides.offset(block.from));
   const uint8_t* tile = w.tiles + size_t(r) * block.row_bytes + strides.offset(block.from);
   const uint8_t* zeros = reinterpret_cast<const uint8_t*>(w.row_zeros) + r * kTile * 4;
@@ -279,6 +286,9 @@ FLWR_INLINE void gemv_row(const Gemv& job, const Block& block, int64_t r) {
   for (int i = 0; i < kRowVectors; ++i) {
     acc.v[i] = block.from == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(to + 16 * i);
   }
+  // Where it pays, sums are scaled after the next lookups have begun, which need not wait then.
+  constexpr bool kLate = kMode == Mode::kWide && kBits < 3;
+  Held held;
   for (int64_t t = block.from; t < block.to; ++t) {
     const uint8_t* next = tile + ahead + (t + kTilesAhead < block.to ? 0 : jump);
     const bool carries = kGroup == 32 || (kGroup == 64 && strides.carries(t));
@@ -296,10 +306,17 @@ FLWR_INLINE void gemv_row(const Gemv& job, const Block& block, int64_t r) {
       const int32_t s = kHalves == 2 ? sums[h] : sums[0] + sums[1];
       Floats u = corrected<kBits, kGroup, kZeros, kMode>(x, block, tile, next, t, h, s);
       if (kZeros) subtract_zeros<kGroup == 0>(u, s, zeros + 128 * h);
-      add_scaled<kGroup == 0>(acc, u, x.scale[t], scales + 128 * h);
+      const Held now{u, x.scale[t], scales + 128 * h};
+      if (!kLate) {
+        add_scaled<kGroup == 0>(acc, now);
+      } else if (h > 0 || t > block.from) {
+        add_scaled<kGroup == 0>(acc, held);
+      }
+      held = now;
     }
     tile += strides.code + (carries ? strides.scale : 0);
   }
+  if (kLate) add_scaled<kGroup == 0>(acc, held);
   FLWR_UNROLL
   for (int i = 0; i < kRowVectors; ++i) _mm512_storeu_ps(to + 16 * i, acc.v[i]);
 }
@@ -307,13 +324,15 @@ FLWR_INLINE void gemv_row(const Gemv& job, const Block& block, int64_t r) {
 template <int kBits, int kGroup, bool kZeros, Mode kMode>
 void gemv_blocks(const Gemv& job) {
   const Weights& w = *job.weights;
-  constexpr bool kTables = kMode != Mode::kDot;
-  const int64_t step = kTables ? kBlock : w.input_tiles;
-  alignas(kLine) uint8_t table[kTables ? kBlock * table_bytes(kMode) : 1];
-  Block block{0, 0, table, Strides(w).offset(w.input_tiles), fixed_zero(w)};
+  constexpr bool kFilled = kMode == Mode::kNibbles || kMode == Mode::kFast;
+  const int64_t step = kMode == Mode::kDot ? w.input_tiles : kBlock;
+  alignas(kLine) uint8_t table[kFilled ? kBlock * table_bytes(kMode) : 1];
+  Block block{0, 0, table, Strides(w).offset(w.input_tiles), fixed_zero(w),
+              prefetch_distance()};
   for (; block.from < w.input_tiles; block.from = block.to) {
     block.to = block.from + step < w.input_tiles ? block.from + step : w.input_tiles;
     fill_tables<kMode>(table, *job.x, block.from, block.to - block.from);
+    if (kMode == Mode::kWide) block.table = job.x->own + block.from * table_bytes(kMode);
     for (int64_t r = job.begin; r < job.end; ++r) {
       gemv_row<kBits, kGroup, kZeros, kMode>(job, block, r);
     }

@@ -26,7 +26,11 @@ namespace {
 
 constexpr int kRowVectors = 4;      // 64 rows as vectors of 16
 constexpr int kSteps = kTile / 4;   // four inputs each
-constexpr size_t kAhead = 2048;     // bytes between use and prefetch
+#ifdef __AVX512VNNI__
+constexpr bool kVnni = true;
+#else
+constexpr bool kVnni = false;
+#endif
 
 // Sizes of tiles, as in Weights.
 struct Strides {
@@ -53,6 +57,14 @@ FLWR_INLINE __m512i load(const void* from) { return _mm512_loadu_si512(from); }
 FLWR_INLINE __m512i pin(__m512i v) {
   asm("" : "+v"(v));
   return v;
+}
+
+// The same four bytes in each dword. Four, not halves of eight: those would go through a register
+// and cost a vector pipe.
+FLWR_INLINE __m512i broadcast(const void* four) {
+  int32_t value;
+  __builtin_memcpy(&value, four, 4);
+  return _mm512_set1_epi32(value);
 }
 
 FLWR_INLINE __m512i load_lanes(const void* from) {

@@ -38,8 +38,8 @@ FLWR_INLINE void store_table(uint8_t* to, __m512i first, __m512i last) {
   const __m512i five = _mm512_set1_epi16(31);
   const __m512i low =
       _mm512_packus_epi16(_mm512_and_si512(first, five), _mm512_and_si512(last, five));
-  _mm512_store_si512(to, _mm512_sub_epi8(low, _mm512_set1_epi8(16)));
-  _mm512_store_si512(to + kLine,
+  _mm512_storeu_si512(to, _mm512_sub_epi8(low, _mm512_set1_epi8(16)));
+  _mm512_storeu_si512(to + kLine,
                      _mm512_packs_epi16(_mm512_srai_epi16(first, 5), _mm512_srai_epi16(last, 5)));
 }
 
@@ -66,7 +66,7 @@ FLWR_INLINE void build_tile(uint8_t* to, const int8_t* q, const Selectors& selec
   }
 }
 
-void build_wide(uint8_t* to, const int8_t* q, int64_t tiles) {
+void build_wide(const int8_t* q, int64_t tiles, uint8_t* to) {
   const Selectors select;
   for (int64_t t = 0; t < tiles; ++t) build_tile(to + t * kWideTile, q + t * kTile, select);
 }
@@ -93,7 +93,7 @@ FLWR_INLINE void look_up_half(const uint8_t* lines, const uint8_t* ahead, const 
     }
     FLWR_UNROLL
     for (int i = 0; i < 3; ++i, at += kWideTable) {
-      const __m512i low_table = _mm512_load_si512(at), high_table = _mm512_load_si512(at + kLine);
+      const __m512i low_table = load(at), high_table = load(at + kLine);
       FLWR_UNROLL
       for (int p = 0; p < kBits; ++p) {
         const __m512i l = _mm512_permutexvar_epi8(index[i][p], low_table);

@@ -77,6 +77,15 @@ Choice choose() {
 
 }  // namespace
 
+size_t prefetch_distance() {
+#if defined(__x86_64__)
+  static const size_t distance = __builtin_cpu_is("amd") ? 256 : 2048;
+  return distance;
+#else
+  return 2048;
+#endif
+}
+
 const Isa* best_isa(const char** error) {
   static const Choice choice = choose();
   if (error) *error = choice.isa ? nullptr : choice.error.c_str();

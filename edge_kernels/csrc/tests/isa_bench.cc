@@ -39,7 +39,7 @@ double microseconds(F&& run, int repeats) {
 // Random weights and everything that a product needs.
 struct Problem {
   Weights w{};
-  std::vector<uint8_t> blob, low, a;
+  std::vector<uint8_t> blob, low, a, own;
   std::vector<int8_t> q, high, fast, values;
   std::vector<float> x, scale, step, acc;
   std::vector<int32_t> sums, value_sums;
@@ -120,16 +120,20 @@ double fastest(const std::vector<double>& v) { return *std::min_element(v.begin(
 void bench_gemv(const Isa& isa, const Options& o, int bits, int64_t k, int64_t n) {
   Problem p(o, bits, k, n, 1);
   const Weights& w = p.w;
+  p.own.resize(size_t(w.input_tiles) * isa.own_bytes + kLine);
+  uint8_t* own = p.own.data() + (kLine - reinterpret_cast<uintptr_t>(p.own.data()) % kLine);
   auto quantize = [&] { isa.quantize(p.x.data(), k, p.q.data(), p.scale.data(), p.sums.data()); };
   auto tables = [&] {
     if (bits == 4) return;
     if (o.fast) return isa.fast_tables(p.q.data(), w.input_tiles, p.fast.data(), p.step.data());
-    if (isa.tables) isa.tables(p.q.data(), w.input_tiles, p.low.data(), p.high.data());
+    if (isa.own_tables) return isa.own_tables(p.q.data(), w.input_tiles, own);
+    isa.tables(p.q.data(), w.input_tiles, p.low.data(), p.high.data());
   };
   quantize();
   tables();
   const Activation x{p.q.data(),   p.scale.data(), p.sums.data(),
-                     p.low.data(), p.high.data(),  o.fast ? p.fast.data() : nullptr, p.step.data()};
+                     p.low.data(), p.high.data(),  o.fast ? p.fast.data() : nullptr, p.step.data(),
+                     own};
   const Gemv job{&w, &x, p.acc.data(), 0, w.row_tiles};
   auto product = [&] { isa.gemv(job); };
   const size_t readable = p.bytes / kReadBlock * kReadBlock;

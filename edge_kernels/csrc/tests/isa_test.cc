@@ -327,22 +327,26 @@ void test_tables(const Isa& isa, Random& random) {
 
 // An activation that is quantized and tabulated by the oracle.
 struct Input {
-  Input(int64_t inputs, Random& random)
+  Input(const Isa& tested, int64_t inputs, Random& random)
       : tiles((inputs + kTile - 1) / kTile), quantized(tiles, random, 0xa5),
         low(size_t(tiles) * 256, random), high(size_t(tiles) * 256, random),
-        fast(size_t(tiles) * 256, random), step(size_t(tiles), random) {
+        fast(size_t(tiles) * 256, random), step(size_t(tiles), random),
+        own(size_t(tiles) * tested.own_bytes, random) {
     Buffer<float> x(size_t(inputs), random);
     fill_floats(x, random);
     const Isa& isa = *scalar_isa();
     isa.quantize(x.data(), inputs, quantized.q.data(), quantized.scale.data(),
                  quantized.sums.data());
-    if (isa.tables) isa.tables(quantized.q.data(), tiles, low.data(), high.data());
+    isa.tables(quantized.q.data(), tiles, low.data(), high.data());
+    if (tested.own_tables) {
+      tested.own_tables(quantized.q.data(), tiles, own.data());
+    }
     isa.fast_tables(quantized.q.data(), tiles, fast.data(), step.data());
   }
   // Whatever a kernel is not to read is null.
   Activation view(int bits, bool fast_mode) const {
     Activation x{quantized.q.data(), quantized.scale.data(), quantized.sums.data(),
-                 nullptr, nullptr, nullptr, nullptr};
+                 nullptr, nullptr, nullptr, nullptr, nullptr};
     if (bits == 4) {
       if (fast_mode) x.fast = fast.data() + fast.size();
     } else if (fast_mode) {
@@ -351,6 +355,7 @@ struct Input {
     } else {
       x.low = low.data();
       x.high = high.data();
+      x.own = own.data();
     }
     return x;
   }
@@ -359,6 +364,7 @@ struct Input {
   Buffer<uint8_t> low;
   Buffer<int8_t> high, fast;
   Buffer<float> step;
+  Buffer<uint8_t> own;
 };
 
 void describe(const char* stage, const Shape& s) {
@@ -369,7 +375,7 @@ void describe(const char* stage, const Shape& s) {
 
 void test_gemv(const Isa& isa, const Shape& s, Random& random) {
   const Blob blob(s, random);
-  const Input input(s.inputs, random);
+  const Input input(isa, s.inputs, random);
   for (bool fast : {false, true}) {
     const int64_t begin = random.below(blob.weights.row_tiles);
     const int64_t end = random_end(begin, blob.weights.row_tiles, random);
@@ -457,7 +463,7 @@ void test_gemm(const Isa& isa, const Shape& s, Random& random) {
 void test_gemm_is_gemv(const Isa& isa, const Shape& s, Random& random) {
   const Blob blob(s, random);
   const Weights& w = blob.weights;
-  const Input input(s.inputs, random);
+  const Input input(isa, s.inputs, random);
   describe("gemm against gemv", s);
   const Activation x = input.view(s.bits, false);
   Buffer<float> acc(kTile, random), other(kTile, random);
@@ -579,7 +585,7 @@ void count(const Isa& isa, const std::string& kernel, int64_t times) {
   const std::string name = digit ? kernel.substr(0, kernel.size() - 1) : kernel;
   const Shape shape{digit ? last - '0' : 2, 64, Values::kSymmetric, 128, 512};
   const Blob blob(shape, random);
-  const Input input(shape.inputs, random);
+  const Input input(isa, shape.inputs, random);
   Buffer<float> x(size_t(shape.inputs), random);
   for (size_t i = 0; i < x.size(); ++i) x[i] = random.uniform();
   Quantized out(input.tiles, random, 0);
