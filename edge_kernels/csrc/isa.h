@@ -51,6 +51,10 @@ struct Gemv {
 // none at all.
 size_t prefetch_distance();
 
+// Tiles from the one that is unpacked to the one that is prefetched: an even number, and as many as
+// run_gemm unpacks at a time. Between them lies an int8 product, long enough for memory.
+constexpr int64_t kUnpackedAhead = 4;
+
 // Rows of activations times one tile of rows that is already unpacked.
 struct Gemm {
   const Weights* weights;

@@ -20,7 +20,7 @@ constexpr int64_t kGemvShared = 512 << 10;
 // Rows of activations that gemm runs against one unpacked tile: their sums take 32 KB.
 constexpr int64_t kGemmRows = 128;
 // Input tiles that are unpacked at a time: 16 KB, which stay in the first-level cache.
-constexpr int64_t kGemmTiles = 4;
+constexpr int64_t kGemmTiles = kUnpackedAhead;
 // Bytes of quantized activations at a time.
 constexpr int64_t kMostQuantized = int64_t(64) << 20;
 

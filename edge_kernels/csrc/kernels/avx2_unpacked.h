@@ -104,6 +104,8 @@ void unpack_tile(const uint8_t* tile, const int32_t kept[16], Decode decode, int
 
 void unpack(const Weights& w, int64_t row_tile, int64_t t, int8_t* values, int32_t* value_sums) {
   const uint8_t* tile = w.row_of_tiles(row_tile) + w.tile_offset(t);
+  const size_t ahead = w.tile_offset(kUnpackedAhead);
+  for (size_t at = 0; at < w.tile_bytes(0); at += kLine) prefetch(tile + at, ahead);
   int32_t kept[16] = {};  // a byte of ones for each input that is no padding
   const int64_t left = w.inputs - t * kTile;
   std::memset(kept, 0xff, size_t(left < kTile ? left : kTile));

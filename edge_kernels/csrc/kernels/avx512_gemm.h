@@ -86,10 +86,6 @@ FLWR_INLINE void unpack_dwords(const uint8_t* tile, int zero, Unpacked& out) {
   }
 }
 
-// Tiles between the one that is unpacked and the one that is fetched: as many as are unpacked at a
-// time, an even number. Between them lies an int8 product, long enough for memory.
-constexpr int64_t kTilesAhead = 4;
-
 FLWR_INLINE void prefetch_tile(const uint8_t* tile, const Strides& strides) {
   for (size_t at = 0; at < strides.code + strides.scale; at += kLine) prefetch(tile + at);
 }
@@ -98,7 +94,7 @@ void unpack(const Weights& w, int64_t row_tile, int64_t t, int8_t* values, int32
   const Strides strides(w);
   const uint8_t* tile =
       w.tiles + size_t(row_tile) * strides.offset(w.input_tiles) + strides.offset(t);
-  prefetch_tile(tile + strides.offset(kTilesAhead), strides);
+  prefetch_tile(tile + strides.offset(kUnpackedAhead), strides);
   Unpacked out;
   out.values = values;
   out.valid = w.inputs - t * kTile;
