@@ -45,14 +45,14 @@ struct Gemv {
   int64_t begin, end;     // tiles of rows
 };
 
-// Bytes from the line that a dot product (4 bits) reads to the one that it prefetches. It keeps up
-// with memory, so this matters: 2 KB are best on Intel; on Zen 4 they take 1.2 times as long from
-// the last-level cache, and 1.4 to 2 times from memory, as four lines, which cost nothing against
-// none at all.
+// Bytes from the line that the dot product of 4 bits reads to the one that it prefetches: 2 KB, best
+// on Intel; on AMD four lines: measured on Zen 4, where 2 KB take 1.2 times as long from the
+// last-level cache and 1.4 to 2 times from memory, and four lines as long as none.
 size_t prefetch_distance();
 
-// Tiles from the one that is unpacked to the one that is prefetched: an even number, and as many as
-// run_gemm unpacks at a time. Between them lies an int8 product, long enough for memory.
+// Tiles from the one that is unpacked to the one that is prefetched: as many as run_gemm unpacks at a
+// time, so that an int8 product lies between, long enough for memory. An even number: of two tiles
+// of group 128 one has no scales.
 constexpr int64_t kUnpackedAhead = 4;
 
 // Rows of activations times one tile of rows that is already unpacked.
@@ -72,9 +72,9 @@ struct Gemm {
   float* acc;             // [m][64], read and written
 };
 
-// By bit width: up to so many rows of activations, gemv a row at a time is faster than gemm. For
-// what was not measured, and for the fast mode everywhere: gemm has none, so that its bits would
-// depend on the instruction set.
+// By bit width: up to so many rows of activations, gemv a row at a time is faster than gemm. These
+// were so on Zen 4 once; they are for what was not measured since, and for the fast mode everywhere:
+// gemm has none, so that its bits would depend on the instruction set.
 using RowsByBits = std::array<int64_t, 5>;
 constexpr RowsByBits kGemvRows = {0, 12, 5, 3, 6};
 constexpr int64_t kAllRows = INT64_MAX;
@@ -102,8 +102,8 @@ struct Isa {
   void (*unpack)(const Weights& weights, int64_t row_tile, int64_t tile, int8_t* values,
                  int32_t* value_sums);
   void (*gemm)(const Gemm& job);
-  RowsByBits gemv_rows = kGemvRows;
-  // Exact tables in a form that only this gemv reads: own_bytes a tile.
+  RowsByBits rows = kGemvRows, zen_rows = kGemvRows;  // of AMD's CPUs
+  // Exact tables in a form that only this gemv reads: own_bytes a tile, whole lines.
   void (*own_tables)(const int8_t* q, int64_t tiles, uint8_t* to) = nullptr;
   size_t own_bytes = 0;
 };
@@ -115,6 +115,9 @@ const Isa* avx512_isa();      // F, BW, DQ, VL
 const Isa* avx512vnni_isa();  // and VBMI, VNNI
 const Isa* neon_isa();        // ARMv8.0
 const Isa* neon_dot_isa();    // ARMv8.2 dot product
+
+// Up to how many rows of activations gemv is faster, on this CPU.
+const RowsByBits& gemv_rows(const Isa& isa);
 
 // The best of this CPU, or the one that FLWR_EDGE_ISA names. Read once.
 // On an unknown or unsupported name: null, and why in *error.

@@ -11,8 +11,9 @@
 namespace flwr_edge {
 namespace {
 
-// Rows of activations whose tables are made at a time.
+// Rows of activations whose tables are made at a time, and most bytes that these take.
 constexpr int64_t kTableRows = 16;
+constexpr int64_t kTableBytes = int64_t(64) << 20;
 // Tiles of rows that one call of gemv gets at most: their sums take 64 KB.
 constexpr int64_t kGemvTiles = 256;
 // Bytes of weights that several rows of activations share.
@@ -283,9 +284,11 @@ void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, 
   Call call{isa_, weights_, fast_, x, m, epilogue, y, y_stride, pool};
   if (m <= 0) return;
   const bool by_tables = fast_ && weights_.bits < 4;
-  const bool by_row = m <= (by_tables ? kGemvRows : isa_.gemv_rows)[weights_.bits];
+  const bool by_row = m <= (by_tables ? kGemvRows : gemv_rows(isa_))[weights_.bits];
   const int64_t width = row_bytes(weights_.input_tiles) + weights_.input_tiles * 12;
-  const int64_t most = by_row ? kTableRows : std::max(kMostQuantized / width, kGemmRows);
+  const int64_t tables = std::clamp<int64_t>(
+      kTableBytes / int64_t(gemv_bytes(isa_, weights_)), 1, kTableRows);
+  const int64_t most = by_row ? tables : std::max(kMostQuantized / width, kGemmRows);
   for (int64_t first = 0; first < m; first += most) {
     call.x = x + first * weights_.inputs;
     call.y = y + first * y_stride;

@@ -254,7 +254,8 @@ FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, con
   }
   const uint8_t* a = job.a + first * job.a_stride + t * kTile + 32 * h;
   multiply<kRows, kTogether>(a, job.a_stride, values, sum);
-  const Scales<kGroup, kZeros> by(scales + 128 * h, zeros + 128 * h);
+  const Scales<kGroup, kZeros> by(kGroup != 0 ? scales + 128 * h : nullptr,
+                                  kZeros ? zeros + 128 * h : nullptr);
   FLWR_UNROLL
   for (int i = 0; i < kRows; ++i) {
     FLWR_UNROLL

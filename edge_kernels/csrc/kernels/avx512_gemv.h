@@ -272,7 +272,7 @@ FLWR_INLINE void gemv_row(const Gemv& job, const Block& block, int64_t r) {
   const Strides strides(w);
   constexpr int kHalves = kGroup == 32 ? 2 : 1;
   constexpr int kScales = kHalves * kTile * 2;
-  // Prefetched is an even number of tiles ahead (of which one in two may lack scales): about 2 KB,
+  // Lookups prefetch an even number of tiles ahead (of which one in two may lack scales): about 2 KB,
   // past the block's end in the next row of tiles.
   constexpr int64_t kTilesAhead = kBits == 1 ? 4 : 2;
   const size_t ahead = kMode == Mode::kDot ? block.ahead : strides.offset(kTilesAhead);

@@ -15,6 +15,7 @@ namespace {
 constexpr int kWideTable = 2 * kLine;           // low parts, high parts
 constexpr int kWideHalf = 6 * kWideTable;       // two pairs of lines, three tables each
 constexpr int kWideTile = 2 * kWideHalf;       // 24 lines
+static_assert(kWideTile % kLine == 0, "own_bytes is a number of lines");
 constexpr int kLeftOver = 6 * 16;               // what the low parts of half a tile lack
 
 // Position 16 l + 8 z + w of a table: word w of lane l of vector z before packing.

@@ -36,6 +36,15 @@ struct Candidate {
 #endif
 [[maybe_unused]] bool always() { return true; }
 
+bool is_amd() {
+#if defined(__x86_64__)
+  static const bool amd = __builtin_cpu_is("amd");
+  return amd;
+#else
+  return false;
+#endif
+}
+
 // Best first.
 const Candidate kCandidates[] = {
 #ifdef FLWR_EDGE_AVX512VNNI
@@ -77,14 +86,9 @@ Choice choose() {
 
 }  // namespace
 
-size_t prefetch_distance() {
-#if defined(__x86_64__)
-  static const size_t distance = __builtin_cpu_is("amd") ? 256 : 2048;
-  return distance;
-#else
-  return 2048;
-#endif
-}
+size_t prefetch_distance() { return is_amd() ? 256 : 2048; }
+
+const RowsByBits& gemv_rows(const Isa& isa) { return is_amd() ? isa.zen_rows : isa.rows; }
 
 const Isa* best_isa(const char** error) {
   static const Choice choice = choose();
