@@ -106,6 +106,11 @@ struct Isa {
   // Exact tables in a form that only this gemv reads: own_bytes a tile, whole lines.
   void (*own_tables)(const int8_t* q, int64_t tiles, uint8_t* to) = nullptr;
   size_t own_bytes = 0;
+  // Unpacks tile t, and does with the first fused_rows rows of the job what gemm would do with this
+  // tile; job.values and job.value_sums are not looked at. Null: it would gain nothing.
+  void (*unpack_and_multiply)(const Gemm& job, int64_t t, int8_t* values, int32_t* value_sums) =
+      nullptr;
+  int64_t fused_rows = 0;
 };
 
 // Null where the CPU lacks it or the build leaves it out.

@@ -172,6 +172,16 @@ void quantize_rows(const Call& call, const Quantized& out) {
   });
 }
 
+// A job's rows but the first `rows`.
+Gemm without(Gemm job, int64_t rows) {
+  job.a += rows * job.a_stride;
+  job.m -= rows;
+  job.scale += rows * job.scale_stride;
+  if (job.sums) job.sums += rows * job.weights->input_tiles * 2;
+  job.acc += rows * kTile;
+  return job;
+}
+
 // Rows [first, last) of activations times one tile of rows. values and value_sums: room for
 // kGemmTiles tiles; acc: for kGemmRows rows.
 void run_tile(const Call& call, const Quantized& from, int64_t row_tile, int64_t first,
@@ -192,13 +202,16 @@ void run_tile(const Call& call, const Quantized& from, int64_t row_tile, int64_t
   job.scale_step = 1;
   job.sums = w.has_zeros() ? from.sums + first * tiles * 2 : nullptr;
   job.acc = acc;
+  const bool fused = call.isa.unpack_and_multiply && job.m >= call.isa.fused_rows;
   for (job.begin = 0; job.begin < tiles; job.begin = job.end) {
     job.end = std::min(job.begin + kGemmTiles, tiles);
     for (int64_t t = job.begin; t < job.end; ++t) {
-      const int64_t at = t - job.begin;
-      call.isa.unpack(w, row_tile, t, values + at * kTile * kTile, value_sums + at * 2 * kTile);
+      int8_t* to = values + (t - job.begin) * kTile * kTile;
+      int32_t* sums = value_sums + (t - job.begin) * 2 * kTile;
+      fused ? call.isa.unpack_and_multiply(job, t, to, sums)
+            : call.isa.unpack(w, row_tile, t, to, sums);
     }
-    call.isa.gemm(job);
+    call.isa.gemm(fused ? without(job, call.isa.fused_rows) : job);
   }
   for (int64_t i = first; i < last; ++i) {
     finish(w, row_tile, acc + (i - first) * kTile, call.epilogue, call.at(i, row_tile));

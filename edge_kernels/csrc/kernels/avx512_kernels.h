@@ -90,3 +90,6 @@ FLWR_INLINE int fixed_zero(const Weights& w) {
 #include "avx512_activation.h"
 #include "avx512_gemm.h"
 #include "avx512_gemv.h"
+#ifdef __AVX512VNNI__
+#include "avx512_fused.h"
+#endif

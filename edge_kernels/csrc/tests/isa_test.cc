@@ -433,6 +433,31 @@ struct Rows {
   Buffer<int32_t> sums;
 };
 
+// Each tile of a job alone.
+void test_fused(const Isa& isa, Gemm job, Random& random) {
+  job.m = isa.fused_rows;
+  const int64_t end = job.end;
+  for (; job.begin < end; ++job.begin) {
+    job.end = job.begin + 1;
+    Buffer<int8_t> values(kTile * kTile, random), other_values(kTile * kTile, random, 0x5a);
+    Buffer<int32_t> sums(2 * kTile, random), other_sums(2 * kTile, random, 0x5a);
+    Buffer<float> acc(size_t(job.m) * kTile, random), other(size_t(job.m) * kTile, random);
+    for (size_t i = 0; i < acc.size(); ++i) acc[i] = other[i] = random.uniform();
+    scalar_isa()->unpack(*job.weights, job.row_tile, job.begin, values.data(), sums.data());
+    job.values = values.data();
+    job.value_sums = sums.data();
+    job.acc = acc.data();
+    scalar_isa()->gemm(job);
+    job.values = nullptr;
+    job.value_sums = nullptr;
+    job.acc = other.data();
+    isa.unpack_and_multiply(job, job.begin, other_values.data(), other_sums.data());
+    expect_same("fused values", values, other_values);
+    expect_same("fused value_sums", sums, other_sums);
+    expect_same("fused acc", acc, other);
+  }
+}
+
 void test_gemm(const Isa& isa, const Shape& s, Random& random) {
   const Blob blob(s, random);
   const Weights& w = blob.weights;
@@ -460,6 +485,7 @@ void test_gemm(const Isa& isa, const Shape& s, Random& random) {
   job.acc = other.data();
   isa.gemm(job);
   expect_same("acc", acc, other);
+  if (isa.unpack_and_multiply && m >= isa.fused_rows && begin < end) test_fused(isa, job, random);
 }
 
 // The unpacked product of whole rows is the looked-up product, to the bit.
