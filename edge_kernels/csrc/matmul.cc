@@ -7,13 +7,13 @@
 #include "dequantize.h"
 #include "scratch.h"
 #include "spread.h"
+#include "tables.h"
 
 namespace flwr_edge {
 namespace {
 
-// Rows of activations whose tables are made at a time, and most bytes that these take.
-constexpr int64_t kTableRows = 16;
-constexpr int64_t kTableBytes = int64_t(64) << 20;
+// Most bytes that a thread's lookup tables take, but for those of a single row.
+constexpr int64_t kTableBytes = int64_t(8) << 20;
 // Tiles of rows that one call of gemv gets at most: their sums take 64 KB.
 constexpr int64_t kGemvTiles = 256;
 // Bytes of weights that several rows of activations share.
@@ -62,52 +62,30 @@ void run_non_finite(const Call& call, const uint8_t* finite) {
                 call.epilogue, call.y, call.y_stride, call.pool);
 }
 
-// One row, quantized, and its tables where the weights ask for them. False: not finite.
+// One row, quantized. False: not finite.
 bool prepare(const Call& call, int64_t row, Scratch& scratch, Activation* out) {
   const int64_t tiles = call.w.input_tiles;
   auto* q = scratch.take<int8_t>(tiles * kTile);
   auto* scale = scratch.take<float>(tiles);
   auto* sums = scratch.take<int32_t>(tiles * 2);
   *out = Activation{q, scale, sums, nullptr, nullptr, nullptr, nullptr, nullptr};
-  const float* x = call.x + row * call.w.inputs;
-  const bool finite = call.isa.quantize(x, call.w.inputs, q, scale, sums);
-  if (!finite || call.w.bits == 4) return finite;
-  if (call.fast) {
-    auto* fast = scratch.take<int8_t>(tiles * 256);
-    auto* step = scratch.take<float>(tiles);
-    call.isa.fast_tables(q, tiles, fast, step);
-    out->fast = fast;
-    out->step = step;
-  } else if (call.isa.own_tables) {
-    auto* own = scratch.take<uint8_t>(tiles * call.isa.own_bytes);
-    call.isa.own_tables(q, tiles, own);
-    out->own = own;
-  } else {
-    auto* low = scratch.take<uint8_t>(tiles * 256);
-    auto* high = scratch.take<int8_t>(tiles * 256);
-    call.isa.tables(q, tiles, low, high);
-    out->low = low;
-    out->high = high;
-  }
-  return true;
+  return call.isa.quantize(call.x + row * call.w.inputs, call.w.inputs, q, scale, sums);
 }
 
-size_t gemv_bytes(const Isa& isa, const Weights& w) {
+size_t prepared_bytes(const Weights& w) {
   const size_t tiles = size_t(w.input_tiles);
-  const size_t exact = tiles * (isa.own_tables ? isa.own_bytes : 2 * 256);
-  const size_t fast = tiles * 256 + Scratch::padded(tiles * 4);
-  const size_t tables = w.bits == 4 ? 0 : std::max(exact, fast);
-  return tiles * kTile + Scratch::padded(tiles * 4) + Scratch::padded(tiles * 8) + tables;
+  return tiles * kTile + Scratch::padded(tiles * 4) + Scratch::padded(tiles * 8);
 }
 
 void run_gemv(const Call& call) {
   const Weights& w = call.w;
-  Scratch scratch(size_t(call.m) * gemv_bytes(call.isa, w));
+  Scratch scratch(size_t(call.m) * prepared_bytes(w));
   Activation rows[kTableRows];
   uint8_t finite[kTableRows];
   bool all = true;
   for (int64_t i = 0; i < call.m; ++i) all &= (finite[i] = prepare(call, i, scratch, &rows[i]));
 
+  Tables tables(call.isa, w, call.fast, rows, finite, call.m);
   const int64_t bytes = int64_t(w.tile_offset(w.input_tiles));
   // Several rows share the weights while they are in the second-level cache; but a call of gemv has
   // a cost of its own (tables that go to the first-level cache), so it gets many tiles of rows.
@@ -115,6 +93,7 @@ void run_gemv(const Call& call) {
       call.m == 1 ? kGemvTiles : std::clamp(kGemvShared / bytes, int64_t(4), kGemvTiles);
   spread(call.pool, w.row_tiles, ceil_div(kGemvGrain, bytes * call.m),
          [&](int64_t begin, int64_t end) {
+           const Activation* ready = tables.of_this_thread();
            const int64_t step = std::min(most, end - begin);
            Scratch own(size_t(step) * kTile * 4);
            auto* acc = own.take<float>(size_t(step) * kTile);
@@ -122,7 +101,7 @@ void run_gemv(const Call& call) {
              const int64_t to = std::min(from + step, end);
              for (int64_t i = 0; i < call.m; ++i) {
                if (!finite[i]) continue;
-               call.isa.gemv(Gemv{&w, &rows[i], acc, from, to});
+               call.isa.gemv(Gemv{&w, &ready[i], acc, from, to});
                for (int64_t r = from; r < to; ++r) {
                  finish(w, r, acc + (r - from) * kTile, call.epilogue, call.at(i, r));
                }
@@ -299,9 +278,10 @@ void MatMul::run(const float* x, int64_t m, const Epilogue& epilogue, float* y, 
   const bool by_tables = fast_ && weights_.bits < 4;
   const bool by_row = m <= (by_tables ? kGemvRows : gemv_rows(isa_))[weights_.bits];
   const int64_t width = row_bytes(weights_.input_tiles) + weights_.input_tiles * 12;
-  const int64_t tables = std::clamp<int64_t>(
-      kTableBytes / int64_t(gemv_bytes(isa_, weights_)), 1, kTableRows);
-  const int64_t most = by_row ? tables : std::max(kMostQuantized / width, kGemmRows);
+  const auto each = int64_t(Tables::bytes(isa_, weights_, fast_));
+  const int64_t tabled =
+      std::clamp<int64_t>(kTableBytes / std::max<int64_t>(each, 1), 1, kTableRows);
+  const int64_t most = by_row ? tabled : std::max(kMostQuantized / width, kGemmRows);
   for (int64_t first = 0; first < m; first += most) {
     call.x = x + first * weights_.inputs;
     call.y = y + first * y_stride;

@@ -87,11 +87,16 @@ def test_both_paths_give_the_same_bits(
             np.testing.assert_array_equal(apart, together[first : first + m])
 
 
-def test_threads_give_the_same_bits(blob: Blobs, matmul_model: Models) -> None:
-    model = matmul_model(blob(2048, 1100, 4))
-    for m in (1, 3, 40):
+@pytest.mark.parametrize(("bits", "fast"), [(1, 0), (2, 0), (2, 1), (3, 0), (4, 0)])
+def test_threads_give_the_same_bits(
+    bits: int, fast: int, blob: Blobs, matmul_model: Models
+) -> None:
+    model = matmul_model(blob(2048, 1100, bits), fast=fast)
+    one, two = (edge_kernels.session(model, threads=threads) for threads in (1, 2))
+    for m in (1, 3, 12, 40):
         x = rows(m, 1100)
-        np.testing.assert_array_equal(run(model, x, 1)[0], run(model, x, 2)[0])
+        x[m // 2, 7] = np.nan if m == 12 else 0
+        np.testing.assert_array_equal(one.run(None, {"x": x})[0], two.run(None, {"x": x})[0])
 
 
 def test_every_instruction_set_gives_the_same_bits(
