@@ -45,9 +45,9 @@ class Tables {
   const uint8_t* finite_;
   const int64_t count_;
   const size_t bytes_;
-  std::mutex mutex_;      // of whose sets are
-  Set first_;             // in place: mostly there is one thread
-  std::list<Set> others_;
+  std::mutex mutex_;       // for whose the sets are; what a set holds is its thread's alone
+  Set first_;              // in place: mostly there is one thread
+  std::list<Set> others_;  // whose addresses stay
 };
 
 }  // namespace flwr_edge
