@@ -8,54 +8,11 @@ namespace {
 
 constexpr int kFusedRows = 4;  // as many sums as registers are left
 
-// Codes of eight inputs of all 64 rows, and their values.
-template <int kBits>
-struct Decoder {
-  __m512i table[kBits == 4 ? 2 : kBits];
-  __m512i line[kBits == 4 ? kRowVectors : kBits];
-
-  FLWR_INLINE Decoder(int factor, int zero) {
-    if (kBits == 4) {
-      table[0] = _mm512_set1_epi8(15);
-      table[1] = _mm512_set1_epi8(char(zero));
-      return;
-    }
-    FLWR_UNROLL
-    for (int p = 0; p < kBits; ++p) table[p] = bit_table(factor << p);
-    table[0] = _mm512_sub_epi8(table[0], _mm512_set1_epi8(char(zero)));
-  }
-
-  FLWR_INLINE void read(const uint8_t* tile, int j) {
-    if (kBits == 4) {
-      FLWR_UNROLL
-      for (int r = 0; r < kRowVectors; ++r) line[r] = load(tile + (4 * j + r) * kLine);
-      return;
-    }
-    FLWR_UNROLL
-    for (int p = 0; p < kBits; ++p) line[p] = rows_in_dwords(load(tile + (8 * p + j) * kLine));
-  }
-
-  // Of inputs 8j + 4n and the three after it.
-  FLWR_INLINE __m512i values(int r, int n) const {
-    if (kBits == 4) {
-      const __m512i codes = n ? _mm512_srli_epi16(line[r], 4) : line[r];
-      return _mm512_sub_epi8(_mm512_and_si512(codes, table[0]), table[1]);
-    }
-    __m512i v = _mm512_permutexvar_epi32(_mm512_srli_epi32(line[0], 8 * r + 4 * n), table[0]);
-    FLWR_UNROLL
-    for (int p = 1; p < kBits; ++p) {
-      v = _mm512_add_epi8(
-          v, _mm512_permutexvar_epi32(_mm512_srli_epi32(line[p], 8 * r + 4 * n), table[p]));
-    }
-    return v;
-  }
-};
-
 // Half h, or the whole, of tile t.
 template <int kBits, int kGroup, bool kZeros>
-FLWR_INLINE void fused_half(const Gemm& job, int64_t t, int h, const uint8_t* tile,
-                            Decoder<kBits>& decoder, const uint8_t* scales, const uint8_t* zeros,
-                            int8_t* values, int32_t* value_sums) {
+FLWR_INLINE void fused_half(const Gemm& job, const Strides& strides, int64_t t, int h,
+                            const uint8_t* tile, Decoder<kBits>& decoder, int8_t* values,
+                            int32_t* value_sums) {
   constexpr int kOctets = kGroup == 32 ? 4 : 8;
   const __m512i ones = _mm512_set1_epi8(1);
   Ints sum[kFusedRows][kRowVectors], total[kRowVectors];
@@ -88,8 +45,7 @@ FLWR_INLINE void fused_half(const Gemm& job, int64_t t, int h, const uint8_t* ti
       }
     }
   }
-  const Scales<kGroup, kZeros> by(kGroup != 0 ? scales + 128 * h : nullptr,
-                                  kZeros ? zeros + 128 * h : nullptr);
+  const Scales<kGroup, kZeros> by(job, strides, t, h);
   FLWR_UNROLL
   for (int r = 0; r < kRowVectors; ++r) {
     _mm512_storeu_si512(value_sums + h * kTile + 16 * r, __m512i(total[r]));
@@ -107,19 +63,13 @@ template <int kBits, int kGroup, bool kZeros>
 void fused_tile(const Gemm& job, int64_t t, int8_t* values, int32_t* value_sums) {
   const Weights& w = *job.weights;
   const Strides strides(w);
-  const uint8_t* row = w.tiles + size_t(job.row_tile) * strides.offset(w.input_tiles);
-  const uint8_t* tile = row + strides.offset(t);
+  const uint8_t* tile =
+      w.tiles + size_t(job.row_tile) * strides.offset(w.input_tiles) + strides.offset(t);
   prefetch_tile(tile + strides.offset(kUnpackedAhead), strides);
-  const uint8_t* scales = nullptr;
-  const uint8_t* zeros = reinterpret_cast<const uint8_t*>(w.row_zeros) + job.row_tile * kTile * 4;
-  if (kGroup != 0) {
-    scales = row + strides.offset(strides.carries(t) ? t : t - 1) + strides.code;
-    if (kZeros) zeros = scales + (kGroup == 32 ? 2 : 1) * kTile * 2;
-  }
-  Decoder<kBits> decoder(kBits == 1 && !kZeros ? 2 : 1, fixed_zero(w));
+  Decoder<kBits> decoder(w);
   FLWR_UNROLL
   for (int h = 0; h < (kGroup == 32 ? 2 : 1); ++h) {
-    fused_half<kBits, kGroup, kZeros>(job, t, h, tile, decoder, scales, zeros, values, value_sums);
+    fused_half<kBits, kGroup, kZeros>(job, strides, t, h, tile, decoder, values, value_sums);
   }
 }
 

@@ -44,44 +44,63 @@ struct Unpacked {
   }
 };
 
+// Codes of eight inputs of all 64 rows, and their values.
 template <int kBits>
-FLWR_INLINE void unpack_planes(const uint8_t* tile, int factor, int zero, Unpacked& out) {
-  __m512i table[kBits];
-  FLWR_UNROLL
-  for (int p = 0; p < kBits; ++p) table[p] = bit_table(factor << p);
-  // The zero once, in the lowest plane; modulo 256 in each byte.
-  table[0] = _mm512_sub_epi8(table[0], _mm512_set1_epi8(char(zero)));
+struct Decoder {
+  __m512i table[kBits == 4 ? 2 : kBits];  // 4 bits: what a code is masked with, and what it loses
+  __m512i line[kBits == 4 ? kRowVectors : kBits];
+
+  FLWR_INLINE explicit Decoder(const Weights& w) {
+    const __m512i lost = _mm512_set1_epi8(char(fixed_zero(w)));
+    if constexpr (kBits == 4) {
+      table[0] = _mm512_set1_epi8(15);
+      table[1] = lost;
+    } else {
+      const int factor = kBits == 1 && w.values != Values::kZeroPoints ? 2 : 1;
+      FLWR_UNROLL
+      for (int p = 0; p < kBits; ++p) table[p] = bit_table(factor << p);
+      // The zero once, in the lowest plane; modulo 256 in each byte.
+      table[0] = _mm512_sub_epi8(table[0], lost);
+    }
+  }
+
+  FLWR_INLINE void read(const uint8_t* tile, int j) {
+    if constexpr (kBits == 4) {
+      FLWR_UNROLL
+      for (int r = 0; r < kRowVectors; ++r) line[r] = load(tile + (4 * j + r) * kLine);
+    } else {
+      FLWR_UNROLL
+      for (int p = 0; p < kBits; ++p) line[p] = rows_in_dwords(load(tile + (8 * p + j) * kLine));
+    }
+  }
+
+  // Of inputs 8j + 4n and the three after it.
+  FLWR_INLINE __m512i values(int r, int n) const {
+    if constexpr (kBits == 4) {
+      const __m512i codes = n ? _mm512_srli_epi16(line[r], 4) : line[r];
+      return _mm512_sub_epi8(_mm512_and_si512(codes, table[0]), table[1]);
+    } else {
+      __m512i v = _mm512_permutexvar_epi32(_mm512_srli_epi32(line[0], 8 * r + 4 * n), table[0]);
+      FLWR_UNROLL
+      for (int p = 1; p < kBits; ++p) {
+        v = _mm512_add_epi8(
+            v, _mm512_permutexvar_epi32(_mm512_srli_epi32(line[p], 8 * r + 4 * n), table[p]));
+      }
+      return v;
+    }
+  }
+};
+
+template <int kBits>
+FLWR_INLINE void unpack_codes(const Weights& w, const uint8_t* tile, Unpacked& out) {
+  Decoder<kBits> decoder(w);
   FLWR_UNROLL
   for (int j = 0; j < 8; ++j) {
-    __m512i line[kBits];
-    FLWR_UNROLL
-    for (int p = 0; p < kBits; ++p) line[p] = rows_in_dwords(load(tile + (8 * p + j) * kLine));
+    decoder.read(tile, j);
     FLWR_UNROLL
     for (int r = 0; r < kRowVectors; ++r) {
       FLWR_UNROLL
-      for (int n = 0; n < 2; ++n) {
-        __m512i v = _mm512_permutexvar_epi32(_mm512_srli_epi32(line[0], 8 * r + 4 * n), table[0]);
-        FLWR_UNROLL
-        for (int p = 1; p < kBits; ++p) {
-          v = _mm512_add_epi8(
-              v, _mm512_permutexvar_epi32(_mm512_srli_epi32(line[p], 8 * r + 4 * n), table[p]));
-        }
-        out.put(2 * j + n, r, v);
-      }
-    }
-  }
-}
-
-FLWR_INLINE void unpack_dwords(const uint8_t* tile, int zero, Unpacked& out) {
-  const __m512i nibble = _mm512_set1_epi8(15), lost = _mm512_set1_epi8(char(zero));
-  FLWR_UNROLL
-  for (int j = 0; j < 8; ++j) {
-    FLWR_UNROLL
-    for (int r = 0; r < kRowVectors; ++r) {
-      const __m512i line = load(tile + (4 * j + r) * kLine);
-      out.put(2 * j, r, _mm512_sub_epi8(_mm512_and_si512(line, nibble), lost));
-      out.put(2 * j + 1, r,
-              _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(line, 4), nibble), lost));
+      for (int n = 0; n < 2; ++n) out.put(2 * j + n, r, decoder.values(r, n));
     }
   }
 }
@@ -104,13 +123,11 @@ void unpack(const Weights& w, int64_t row_tile, int64_t t, int8_t* values, int32
     FLWR_UNROLL
     for (__m512i& sum : half) sum = _mm512_setzero_si512();
   }
-  const bool doubled = w.bits == 1 && w.values != Values::kZeroPoints;
-  const int zero = fixed_zero(w);
   switch (w.bits) {
-    case 1: unpack_planes<1>(tile, doubled ? 2 : 1, zero, out); break;
-    case 2: unpack_planes<2>(tile, 1, zero, out); break;
-    case 3: unpack_planes<3>(tile, 1, zero, out); break;
-    default: unpack_dwords(tile, zero, out);
+    case 1: unpack_codes<1>(w, tile, out); break;
+    case 2: unpack_codes<2>(w, tile, out); break;
+    case 3: unpack_codes<3>(w, tile, out); break;
+    default: unpack_codes<4>(w, tile, out);
   }
   FLWR_UNROLL
   for (int h = 0; h < 2; ++h) {
@@ -201,12 +218,24 @@ FLWR_INLINE void multiply(const uint8_t* a, int64_t a_stride, const int8_t* valu
 #endif
 }
 
-// Of the tile at hand, or of one of its halves: rows of weights as floats.
+// Of half h, or the whole, of tile t: rows of weights as floats.
 template <int kGroup, bool kZeros>
 struct Scales {
   __m512 scale[kRowVectors], zero[kRowVectors];
 
-  FLWR_INLINE Scales(const uint8_t* scales, const uint8_t* zeros) {
+  FLWR_INLINE Scales(const Gemm& job, const Strides& strides, int64_t t, int h) {
+    constexpr int kHalves = kGroup == 32 ? 2 : 1;
+    const Weights& w = *job.weights;
+    const uint8_t* scales = nullptr;
+    const uint8_t* zeros = nullptr;
+    if (kGroup != 0) {
+      const int64_t carrier = strides.carries(t) ? t : t - 1;
+      scales = w.tiles + size_t(job.row_tile) * strides.offset(w.input_tiles) +
+               strides.offset(carrier) + strides.code + 128 * h;
+      zeros = scales + kHalves * kTile * 2;
+    } else if (kZeros) {
+      zeros = reinterpret_cast<const uint8_t*>(w.row_zeros + job.row_tile * kTile);
+    }
     FLWR_UNROLL
     for (int r = 0; r < kRowVectors; ++r) {
       if (kGroup != 0) scale[r] = load_halves(scales + 32 * r);
@@ -239,8 +268,8 @@ FLWR_INLINE void add_row(const Gemm& job, int64_t row, int64_t t, int h,
 }
 
 template <int kRows, int kGroup, bool kZeros>
-FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, const uint8_t* scales,
-                           const uint8_t* zeros) {
+FLWR_INLINE void gemm_half(const Gemm& job, const Strides& strides, int64_t first, int64_t t,
+                           int h) {
   constexpr int kCount = kGroup == 32 ? kSteps / 2 : kSteps, kTogether = kCount - kLastSteps;
   const int64_t tile = t - job.begin;
   const int8_t* values = job.values + tile * kTile * kTile + h * kCount * kRowVectors * kLine;
@@ -254,8 +283,7 @@ FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, con
   }
   const uint8_t* a = job.a + first * job.a_stride + t * kTile + 32 * h;
   multiply<kRows, kTogether>(a, job.a_stride, values, sum);
-  const Scales<kGroup, kZeros> by(kGroup != 0 ? scales + 128 * h : nullptr,
-                                  kZeros ? zeros + 128 * h : nullptr);
+  const Scales<kGroup, kZeros> by(job, strides, t, h);
   FLWR_UNROLL
   for (int i = 0; i < kRows; ++i) {
     FLWR_UNROLL
@@ -269,19 +297,11 @@ FLWR_INLINE void gemm_half(const Gemm& job, int64_t first, int64_t t, int h, con
 template <int kRows, int kGroup, bool kZeros>
 void gemm_rows(const Gemm& shared, int64_t first) {
   const Gemm job = shared;  // no store can change a copy
-  const Weights& w = *job.weights;
-  const Strides strides(w);
-  const uint8_t* row = w.tiles + size_t(job.row_tile) * strides.offset(w.input_tiles);
-  const uint8_t* scales = nullptr;
-  const uint8_t* zeros = reinterpret_cast<const uint8_t*>(w.row_zeros) + job.row_tile * kTile * 4;
+  const Strides strides(*job.weights);
   for (int64_t t = job.begin; t < job.end; ++t) {
-    if (kGroup != 0) {
-      scales = row + strides.offset(strides.carries(t) ? t : t - 1) + strides.code;
-      if (kZeros) zeros = scales + (kGroup == 32 ? 2 : 1) * kTile * 2;
-    }
     FLWR_UNROLL
     for (int h = 0; h < (kGroup == 32 ? 2 : 1); ++h) {
-      gemm_half<kRows, kGroup, kZeros>(job, first, t, h, scales, zeros);
+      gemm_half<kRows, kGroup, kZeros>(job, strides, first, t, h);
     }
   }
 }

@@ -47,7 +47,9 @@ def test_a_class_that_nobody_did_divides_by_nothing() -> None:
     outcome = Outcome("semipfl", confusion={"p": np.diag([3, 0])})
     with style.applied(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        style.png(confusion.figure(outcome, ("a", "b")), "x")
+        made = confusion.figure(outcome, ("a", "b"))
+        style.png(made, "x")
+    assert [text.get_text() for text in made.axes[0].texts] == ["100", "3", "0", "n"]
 
 
 def test_persons_stand_best_first_and_those_without_result_last() -> None:
