@@ -16,6 +16,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "layout.h"
 
@@ -116,10 +117,14 @@ struct Isa {
 // Null where the CPU lacks it or the build leaves it out.
 const Isa* scalar_isa();
 const Isa* avx2_isa();
+const Isa* avxvnni_isa();     // AVX2 and AVX-VNNI
 const Isa* avx512_isa();      // F, BW, DQ, VL
 const Isa* avx512vnni_isa();  // and VBMI, VNNI
 const Isa* neon_isa();        // ARMv8.0
 const Isa* neon_dot_isa();    // ARMv8.2 dot product
+
+// What this CPU and build can run, the best first.
+std::vector<const Isa*> isas();
 
 // Up to how many rows of activations gemv is faster, on this CPU.
 const RowsByBits& gemv_rows(const Isa& isa);

@@ -10,7 +10,7 @@ import pytest
 
 import edge_kernels
 
-ISAS = ["scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dot"]
+ISAS = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neon_dot"]
 
 
 def ask(isa: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +60,14 @@ def test_a_session_of_a_models_bytes_its_path_or_itself(matmul_model, blob, tmp_
     right = edge_kernels.session(held).run(None, {"x": x})[0]
     for form in (onnx.ModelProto.FromString(held), bytearray(held), memoryview(held), path):
         np.testing.assert_array_equal(edge_kernels.session(form).run(None, {"x": x})[0], right)
+
+
+def test_a_model_too_large_for_memory_is_refused(matmul_model, blob, monkeypatch) -> None:
+    held = matmul_model(blob(64, 64))
+    monkeypatch.setattr("edge_kernels.library._MOST_BYTES", len(held) - 1)
+    for form in (held, onnx.ModelProto.FromString(held)):
+        with pytest.raises(ValueError, match=r"give the path of a file whose weights lie in"):
+            edge_kernels.session(form)
 
 
 @pytest.mark.parametrize("model", [None, 3, [b""]])

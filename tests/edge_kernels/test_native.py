@@ -3,6 +3,8 @@
 import fcntl
 import hashlib
 import os
+import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def sets() -> list[str]:
-    """Leave out what cannot run here: a third of the compiler's time where there is no AVX-512."""
+    """Leave out what cannot run here: a third of the compiler's time where there is no AVX-512.
+
+    AVX-VNNI's code also runs where AVX-512 has its instruction, in that encoding.
+    """
     features = edge_kernels.info()["features"]
-    return ["-DFLWR_EDGE_SETS=avx2"] if "avx2" in features and "avx512bw" not in features else []
+    if "avxvnni" not in features and {"avx512vl", "avx512vnni"} <= set(features):
+        return ["-DFLWR_EDGE_EVEX=ON"]
+    if "avx2" not in features or "avx512bw" in features:
+        return []
+    return ["-DFLWR_EDGE_SETS=avx2" + (";avxvnni" if "avxvnni" in features else "")]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +68,27 @@ def run(program: Path, *arguments: str) -> None:
 
 def test_every_instruction_set_equals_the_oracle_and_reads_nothing_beyond(build: Path) -> None:
     run(build / "isa_test", "--cases", "400")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-VNNI is x86's")
+@pytest.mark.parametrize(
+    "source", ["kernels/avxvnni", "integer/int_avxvnni", "sequential/sequential_avxvnni"]
+)
+def test_avxvnni_needs_no_avx512(tmp_path: Path, source: str) -> None:
+    """Few of the machines that test this have AVX-VNNI: its encoding is looked at instead."""
+    csrc, to = ROOT / "edge_kernels/csrc", tmp_path / "it.o"
+    flags = ["-std=c++17", "-O0", "-Dalways_inline=", "-mavx2", "-mfma", "-mf16c", "-c"]
+    folders = [f"-I{csrc}", *(f"-I{csrc}/{each}" for each in ("kernels", "integer", "sequential"))]
+    command = ["c++", *flags, *folders, str(csrc / f"{source}.cc"), "-o", str(to)]
+    subprocess.run(command, check=True, timeout=120)
+    shown = subprocess.run(["objdump", "-d", str(to)], check=True, capture_output=True, text=True)
+    codes = re.findall(
+        r"^ *[0-9a-f]+:\t((?:[0-9a-f]{2} )+).*\t(?:\{vex\} )?(\w+)", shown.stdout, re.MULTILINE
+    )
+    products = [code for code, name in codes if name == "vpdpbusd"]
+    assert products
+    assert all(code.startswith(("c4 ", "c5 ")) for code in products)  # VEX
+    assert not any(code.startswith("62 ") for code, _ in codes)  # EVEX
 
 
 def test_hostile_programs_of_a_network_touch_nothing_else(build: Path) -> None:

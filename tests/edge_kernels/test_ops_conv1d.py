@@ -136,7 +136,7 @@ def test_every_instruction_set_gives_the_same_bits(
         "print(digest.hexdigest())\n"
     )
     digests = {}
-    for isa in ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dot"):
+    for isa in ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neon_dot"):
         answer = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)],
             env={**os.environ, "FLWR_EDGE_ISA": isa},

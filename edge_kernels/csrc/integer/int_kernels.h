@@ -107,6 +107,7 @@ struct Kernels {
 const Kernels* scalar();
 // Where the build has them.
 const Kernels* avx2();
+const Kernels* avxvnni();
 const Kernels* avx512vnni();
 const Kernels* neon();
 const Kernels* neon_dot();  // ARMv8.2 dot product

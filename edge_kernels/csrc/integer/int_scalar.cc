@@ -59,6 +59,9 @@ const Kernels& kernels_for(const char* isa) {
   const bool vnni = std::strcmp(isa, "avx512") == 0 && __builtin_cpu_supports("avx512vnni");
   if (vnni || std::strcmp(isa, "avx512vnni") == 0) best = avx512vnni();
 #endif
+#ifdef FLWR_EDGE_AVXVNNI
+  if (std::strcmp(isa, "avxvnni") == 0) best = avxvnni();
+#endif
 #ifdef FLWR_EDGE_AVX2
   if (!best && std::strncmp(isa, "avx", 3) == 0) best = avx2();
 #endif

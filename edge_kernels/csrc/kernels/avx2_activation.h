@@ -1,4 +1,4 @@
-// Activations: quantized, and their tables. Part of avx2.cc alone.
+// Activations: quantized, and their tables. Part of avx2_kernels.h.
 #pragma once
 
 #include "avx2_common.h"

@@ -1,16 +1,26 @@
-// Loads, and sums that stay in registers. Part of avx2.cc alone.
+// Loads, and sums that stay in registers. Part of avx2_kernels.h.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstring>
 
+#ifdef FLWR_EDGE_VNNI
+#include "avxvnni.h"
+#endif
 #include "isa.h"
 
 namespace flwr_edge {
 namespace {
 
 #define INLINE inline __attribute__((always_inline))
+
+// With AVX-VNNI four products of bytes add up to 32 bits at once, else two to 16.
+#ifdef FLWR_EDGE_VNNI
+constexpr bool kVnni = true;
+#else
+constexpr bool kVnni = false;
+#endif
 
 // Bytes from the line that is looked up to the line that is prefetched.
 constexpr size_t kAhead = 2048;

@@ -1,4 +1,4 @@
-// A tile times one row of activations. Part of avx2.cc alone.
+// A tile times one row of activations. Part of avx2_kernels.h.
 #pragma once
 
 #include "avx2_common.h"
@@ -220,6 +220,59 @@ INLINE void accumulate_fast(const Segment& s, Sums sums[2], float* acc) {
 
 // ---- Dot products, 4 bits
 
+// Adds the sums of so many times eight rows, from row `first` on.
+template <Values values, int group, int count>
+INLINE void accumulate_dots(const Segment& s, int first, const __m256i sums[count], float* acc) {
+  const __m256i correction = _mm256_set1_epi32(8 * s.s);
+  const __m256 sa = _mm256_set1_ps(s.sa), minus_s = _mm256_set1_ps(-float(s.s));
+  for (int b = 0; b < count; ++b) {
+    const int row = first + 8 * b;
+    __m256 u;
+    if (values == Values::kZeroPoints) {
+      u = _mm256_fmadd_ps(load_zeros<group>(s.zeros, row), minus_s, _mm256_cvtepi32_ps(sums[b]));
+    } else {
+      u = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[b], correction));
+    }
+    add_scaled<group>(s, row, u, sa, acc);
+  }
+}
+
+#ifdef FLWR_EDGE_VNNI
+// Sums of four times eight rows; a line has eight inputs, four times a line's bytes apart.
+template <int octets>
+INLINE void dot_rows(const uint8_t* lines, const int8_t* q, size_t ahead, __m256i sums[4]) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i low[4], high[4];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) low[k] = high[k] = _mm256_setzero_si256();
+  // A loop: unrolled, GCC has all activations in registers at once, and on the stack.
+#pragma GCC unroll 1
+  for (int j = 0; j < octets; ++j) {
+    const __m256i a0 = four_bytes(q + 8 * j), a1 = four_bytes(q + 8 * j + 4);
+    const uint8_t* line = lines + 4 * j * kLine;
+    prefetch(line, ahead);
+    prefetch(line + kLine, ahead);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const __m256i codes = pinned(load(line + 32 * k));
+      low[k] = add_products(low[k], _mm256_and_si256(codes, nibble), a0);
+      high[k] = add_products(high[k], _mm256_andnot_si256(nibble, codes), a1);  // 16 times
+    }
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) sums[k] = _mm256_add_epi32(low[k], _mm256_srai_epi32(high[k], 4));
+}
+
+template <Values values, int group>
+INLINE void dot_segment(const Segment& s, const uint8_t* lines, const int8_t* q, float* acc) {
+#pragma GCC unroll 2
+  for (int first = 0; first < kTile; first += 32) {
+    __m256i sums[4];
+    dot_rows<group == 32 ? 4 : 8>(lines + 4 * first, q, s.ahead, sums);
+    accumulate_dots<values, group, 4>(s, first, sums, acc);
+  }
+}
+#else
 // Sums of half a tile's inputs (16 lines) by rows, int32; block b holds rows 8b .. 8b + 7. Eight
 // products of pairs, 15 * 127 * 2 at most, fit int16.
 INLINE void dot_half(const uint8_t* lines, const int8_t* q, size_t ahead, __m256i sums[8]) {
@@ -247,20 +300,17 @@ INLINE void dot_half(const uint8_t* lines, const int8_t* q, size_t ahead, __m256
 }
 
 template <Values values, int group>
-INLINE void accumulate_dots(const Segment& s, const __m256i sums[8], float* acc) {
-  const __m256i correction = _mm256_set1_epi32(8 * s.s);
-  const __m256 sa = _mm256_set1_ps(s.sa), minus_s = _mm256_set1_ps(-float(s.s));
-  for (int b = 0; b < 8; ++b) {
-    __m256 u;
-    if (values == Values::kZeroPoints) {
-      u = _mm256_fmadd_ps(load_zeros<group>(s.zeros, 8 * b), minus_s,
-                          _mm256_cvtepi32_ps(sums[b]));
-    } else {
-      u = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[b], correction));
-    }
-    add_scaled<group>(s, 8 * b, u, sa, acc);
+INLINE void dot_segment(const Segment& s, const uint8_t* lines, const int8_t* q, float* acc) {
+  __m256i sums[8];
+  dot_half(lines, q, s.ahead, sums);
+  if (group != 32) {
+    __m256i more[8];
+    dot_half(lines + 16 * kLine, q + 32, s.ahead, more);
+    for (int b = 0; b < 8; ++b) sums[b] = _mm256_add_epi32(sums[b], more[b]);
   }
+  accumulate_dots<values, group, 8>(s, 0, sums, acc);
 }
+#endif
 
 }  // namespace
 }  // namespace flwr_edge

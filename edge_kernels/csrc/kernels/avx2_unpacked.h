@@ -1,4 +1,4 @@
-// Unpacking, and many rows of activations times unpacked tiles. Part of avx2.cc alone.
+// Unpacking, and many rows of activations times unpacked tiles. Part of avx2_kernels.h.
 #pragma once
 
 #include "avx2_common.h"
@@ -126,36 +126,64 @@ int steps_of(const Weights& w) {
   return largest <= 4 ? 16 : largest <= 8 ? 8 : 4;
 }
 
-// Dot products of `count` rows of activations with 16 rows of weights over `steps` steps.
+#ifdef FLWR_EDGE_VNNI
+// Adds the products of `run` steps to dots.
 template <int count, int run>
-INLINE void dot_block(const int8_t* values, const uint8_t* a, int64_t a_stride, int steps,
+INLINE void add_steps(const int8_t* values, const uint8_t* const rows[count], int at,
+                      __m256i dots[count][2]) {
+#pragma GCC unroll 16
+  for (int s = 0; s < run; ++s) {
+    const __m256i v0 = load(values + s * 4 * kTile), v1 = load(values + s * 4 * kTile + 32);
+#pragma GCC unroll 4
+    for (int i = 0; i < count; ++i) {
+      const __m256i x = pinned(four_bytes(rows[i] + 4 * (at + s)));
+      dots[i][0] = add_products(dots[i][0], x, v0);
+      dots[i][1] = add_products(dots[i][1], x, v1);
+    }
+  }
+}
+#else
+// Adds the products of `run` steps to dots.
+template <int count, int run>
+INLINE void add_steps(const int8_t* values, const uint8_t* const rows[count], int at,
                       __m256i dots[count][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
+  __m256i pairs[count][2];
+  for (int i = 0; i < count; ++i) pairs[i][0] = pairs[i][1] = _mm256_setzero_si256();
+#pragma GCC unroll 16
+  for (int s = 0; s < run; ++s) {
+    const __m256i v0 = load(values + s * 4 * kTile), v1 = load(values + s * 4 * kTile + 32);
+#pragma GCC unroll 4
+    for (int i = 0; i < count; ++i) {
+      const __m256i x = pinned(four_bytes(rows[i] + 4 * (at + s)));
+      pairs[i][0] = add_words(pairs[i][0], _mm256_maddubs_epi16(x, v0));
+      pairs[i][1] = add_words(pairs[i][1], _mm256_maddubs_epi16(x, v1));
+    }
+  }
+  for (int i = 0; i < count; ++i) {
+    for (int k = 0; k < 2; ++k) {
+      dots[i][k] = _mm256_add_epi32(dots[i][k], _mm256_madd_epi16(pairs[i][k], ones));
+    }
+  }
+}
+#endif
+
+// Dot products of `count` rows of activations, less 128, with 16 rows of weights over `steps` steps.
+template <int count, int run>
+INLINE void dot_block(const int8_t* values, const int32_t* value_sums, const uint8_t* a,
+                      int64_t a_stride, int steps, __m256i dots[count][2]) {
   const uint8_t* rows[count];
   for (int i = 0; i < count; ++i) {
     rows[i] = a + i * a_stride;
     // Or the compiler keeps the address of each step of each row, on the stack.
     __asm__ volatile("" : "+r"(rows[i]));
   }
-  for (int i = 0; i < count; ++i) dots[i][0] = dots[i][1] = _mm256_setzero_si256();
+  for (int k = 0; k < 2; ++k) {
+    const __m256i start = _mm256_slli_epi32(load(value_sums + 8 * k), 7);
+    for (int i = 0; i < count; ++i) dots[i][k] = _mm256_sub_epi32(_mm256_setzero_si256(), start);
+  }
   for (int at = 0; at < steps; at += run, values += run * 4 * kTile) {
-    __m256i pairs[count][2];
-    for (int i = 0; i < count; ++i) pairs[i][0] = pairs[i][1] = _mm256_setzero_si256();
-#pragma GCC unroll 16
-    for (int s = 0; s < run; ++s) {
-      const __m256i v0 = load(values + s * 4 * kTile), v1 = load(values + s * 4 * kTile + 32);
-#pragma GCC unroll 4
-      for (int i = 0; i < count; ++i) {
-        const __m256i x = pinned(four_bytes(rows[i] + 4 * (at + s)));
-        pairs[i][0] = add_words(pairs[i][0], _mm256_maddubs_epi16(x, v0));
-        pairs[i][1] = add_words(pairs[i][1], _mm256_maddubs_epi16(x, v1));
-      }
-    }
-    for (int i = 0; i < count; ++i) {
-      for (int k = 0; k < 2; ++k) {
-        dots[i][k] = _mm256_add_epi32(dots[i][k], _mm256_madd_epi16(pairs[i][k], ones));
-      }
-    }
+    add_steps<count, run>(values, rows, at, dots);
   }
 }
 
@@ -188,10 +216,10 @@ INLINE RowScales<count> row_scales(const Gemm& job, const GemmSegment& s, int64_
 
 // Adds dot products with eight rows of weights to acc [count][64].
 template <int count>
-INLINE void scale_block(const GemmSegment& s, const RowScales<count>& r, int row, __m256i offset,
+INLINE void scale_block(const GemmSegment& s, const RowScales<count>& r, int row,
                         const __m256i dots[count][2], int k, float* acc) {
   __m256 u[count];
-  for (int n = 0; n < count; ++n) u[n] = _mm256_cvtepi32_ps(_mm256_sub_epi32(dots[n][k], offset));
+  for (int n = 0; n < count; ++n) u[n] = _mm256_cvtepi32_ps(dots[n][k]);
   if (s.zeros) {
     const __m256 zeros = s.scales ? load_zeros<64>(s.zeros, row) : load_zeros<0>(s.zeros, row);
     for (int n = 0; n < count; ++n) {
@@ -220,11 +248,8 @@ INLINE void gemm_rows(const Gemm& job, const GemmSegment s, int64_t i) {
   float* acc = job.acc + i * kTile;
   for (int row = 0; row < kTile; row += 16) {
     __m256i dots[count][2];
-    dot_block<count, run>(values + 4 * row, a, a_stride, steps, dots);
-    for (int k = 0; k < 2; ++k) {
-      const __m256i offset = _mm256_slli_epi32(load(value_sums + row + 8 * k), 7);
-      scale_block<count>(s, r, row + 8 * k, offset, dots, k, acc);
-    }
+    dot_block<count, run>(values + 4 * row, value_sums + row, a, a_stride, steps, dots);
+    for (int k = 0; k < 2; ++k) scale_block<count>(s, r, row + 8 * k, dots, k, acc);
   }
 }
 
@@ -254,7 +279,7 @@ GemmSegment segment_of(const Gemm& job, int64_t t, int half) {
 
 void gemm(const Gemm& job) {
   const Weights& w = *job.weights;
-  const int steps = steps_of(w);
+  const int steps = kVnni ? 8 : steps_of(w);
   for (int64_t t = job.begin; t < job.end; ++t) {
     for (int half = 0; half < w.halves(); ++half) {
       const GemmSegment s = segment_of(job, t, half);

@@ -4,6 +4,9 @@
 
 #include "isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -21,6 +24,14 @@ struct Candidate {
 [[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
+}
+[[maybe_unused]] bool has_avxvnni() {
+#ifdef FLWR_EDGE_EVEX  // the tests' build, see avxvnni.h
+  return has_avx2() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+  unsigned a = 0, b = 0, c = 0, d = 0;  // GCC and Clang know the name since 11 and 12 only
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+#endif
 }
 [[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -53,6 +64,9 @@ const Candidate kCandidates[] = {
 #ifdef FLWR_EDGE_AVX512
     {avx512_isa, has_avx512},
 #endif
+#ifdef FLWR_EDGE_AVXVNNI
+    {avxvnni_isa, has_avxvnni},
+#endif
 #ifdef FLWR_EDGE_AVX2
     {avx2_isa, has_avx2},
 #endif
@@ -65,6 +79,18 @@ const Candidate kCandidates[] = {
     {scalar_isa, always},
 };
 
+}  // namespace
+
+std::vector<const Isa*> isas() {
+  std::vector<const Isa*> all;
+  for (const Candidate& candidate : kCandidates) {
+    if (candidate.supported()) all.push_back(candidate.isa());
+  }
+  return all;
+}
+
+namespace {
+
 struct Choice {
   const Isa* isa = nullptr;
   std::string error;
@@ -74,9 +100,7 @@ Choice choose() {
   const char* wanted = std::getenv("FLWR_EDGE_ISA");
   const bool any = !wanted || !*wanted;
   std::string names;
-  for (const Candidate& candidate : kCandidates) {
-    if (!candidate.supported()) continue;
-    const Isa* isa = candidate.isa();
+  for (const Isa* isa : isas()) {
     if (any || std::strcmp(wanted, isa->name) == 0) return {isa, ""};
     names += names.empty() ? isa->name : std::string(", ") + isa->name;
   }

@@ -1,4 +1,5 @@
 // What this library is, as JSON, for `flwr-edge info` and for tests.
+#include <cstring>
 #include <string>
 
 #include "isa.h"
@@ -30,6 +31,9 @@ std::string features() {
   ADD("avx512vbmi")
   ADD("avx512vnni")
 #undef ADD
+  for (const Isa* isa : isas()) {
+    if (std::strcmp(isa->name, "avxvnni") == 0) list += ", \"avxvnni\"";
+  }
 #elif defined(__aarch64__)
   list = getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? "\"asimd\", \"asimddp\"" : "\"asimd\"";
 #endif

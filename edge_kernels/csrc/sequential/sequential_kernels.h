@@ -54,6 +54,7 @@ struct SequentialKernels {
 const SequentialKernels* sequential_scalar();
 // Where the build has them. On ARM the scalar ones run.
 const SequentialKernels* sequential_avx2();
+const SequentialKernels* sequential_avxvnni();
 const SequentialKernels* sequential_avx512vnni();
 
 // Those that fit the Isa of this name.

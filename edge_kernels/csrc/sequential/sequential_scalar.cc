@@ -100,6 +100,9 @@ const SequentialKernels& sequential_kernels(const char* isa) {
 #ifdef FLWR_EDGE_AVX512VNNI
   if (std::strcmp(isa, "avx512vnni") == 0) best = sequential_avx512vnni();
 #endif
+#ifdef FLWR_EDGE_AVXVNNI
+  if (std::strcmp(isa, "avxvnni") == 0) best = sequential_avxvnni();
+#endif
 #ifdef FLWR_EDGE_AVX2
   if (!best && std::strncmp(isa, "avx", 3) == 0) best = sequential_avx2();
 #endif

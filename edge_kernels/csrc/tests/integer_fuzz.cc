@@ -8,11 +8,6 @@
 #include "int_network.h"
 #include "isa.h"
 
-#if defined(__aarch64__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#endif
-
 namespace {
 
 using flwr_edge::integer::Code;
@@ -134,21 +129,6 @@ void mutate(Values* v) {
   else change(&v->int64s);
 }
 
-std::vector<const char*> sets() {
-  std::vector<const char*> names{"scalar"};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) names.push_back("avx2");
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-    names.push_back("avx512vnni");
-  }
-#endif
-#if defined(__aarch64__)
-  names.push_back("neon");
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.push_back("neon_dot");
-#endif
-  return names;
-}
-
 enum class End { kRefused, kRan, kDiffers };
 
 // At any length that it allows.
@@ -167,13 +147,13 @@ End run(const Case& c, std::string* why) {
   const int64_t batch = 2;
   std::vector<uint8_t> x(size_t(batch) * program.values[0].bytes()), first;
   for (uint8_t& each : x) each = uint8_t(below(256));
-  for (const char* set : sets()) {
-    const auto network = Network::create(set, code, longest, constants, why);
+  for (const flwr_edge::Isa* isa : flwr_edge::isas()) {
+    const auto network = Network::create(isa->name, code, longest, constants, why);
     if (!network) return End::kRefused;
     std::vector<uint8_t> y(size_t(batch) * program.values[size_t(program.result)].bytes());
     network->run(x.data(), batch, length, y.data(), flwr_edge::Pool{});
     if (first.empty()) first = y;
-    if (first != y) return *why = set, End::kDiffers;
+    if (first != y) return *why = isa->name, End::kDiffers;
   }
   return End::kRan;
 }

@@ -191,30 +191,6 @@ void bench_gemm(const Isa& isa, const Options& o, int bits, int64_t k, int64_t n
               double(m) * double(k) * double(n) / all / 1e3);
 }
 
-std::vector<const Isa*> known() {
-  std::vector<const Isa*> all;
-#ifdef FLWR_EDGE_AVX512VNNI
-  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
-    all.push_back(avx512vnni_isa());
-  }
-#endif
-#ifdef FLWR_EDGE_AVX512
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    all.push_back(avx512_isa());
-  }
-#endif
-#ifdef FLWR_EDGE_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(avx2_isa());
-#endif
-#ifdef FLWR_EDGE_NEON
-  all.push_back(neon_isa());
-#endif
-#ifdef FLWR_EDGE_NEON_DOT
-  all.push_back(neon_dot_isa());
-#endif
-  return all;
-}
-
 Options parse(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
@@ -246,7 +222,7 @@ Options parse(int argc, char** argv) {
 int main(int argc, char** argv) {
   using namespace flwr_edge;
   const Options o = parse(argc, argv);
-  for (const Isa* isa : known()) {
+  for (const Isa* isa : isas()) {
     const auto wanted = std::find(o.names.begin(), o.names.end(), isa->name);
     if (!o.names.empty() && wanted == o.names.end()) continue;
     for (auto [k, n] : o.sizes) {

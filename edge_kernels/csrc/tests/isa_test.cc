@@ -7,9 +7,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#if defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
 
 #include <cmath>
 #include <cstdio>
@@ -552,40 +549,6 @@ void test_corrupt(const Shape& s, Random& random) {
 
 // ---- Driver
 
-struct Candidate {
-  const Isa* isa;
-  bool supported;
-};
-
-std::vector<Candidate> candidates() {
-  std::vector<Candidate> all{{scalar_isa(), true}};
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-#define HAS(feature) (__builtin_cpu_supports(feature) != 0)
-  const bool avx512 =
-      HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl");
-  static_cast<void>(avx512);
-#if defined(FLWR_EDGE_AVX2)
-  all.push_back({avx2_isa(), HAS("avx2") && HAS("fma")});
-#endif
-#if defined(FLWR_EDGE_AVX512)
-  all.push_back({avx512_isa(), avx512});
-#endif
-#if defined(FLWR_EDGE_AVX512VNNI)
-  all.push_back({avx512vnni_isa(), avx512 && HAS("avx512vbmi") && HAS("avx512vnni")});
-#endif
-#undef HAS
-#elif defined(__aarch64__)
-#if defined(FLWR_EDGE_NEON)
-  all.push_back({neon_isa(), true});
-#endif
-#if defined(FLWR_EDGE_NEON_DOT)
-  all.push_back({neon_dot_isa(), (getauxval(AT_HWCAP) >> 20 & 1) != 0});  // HWCAP_ASIMDDP
-#endif
-#endif
-  return all;
-}
-
 void test_isa(const Isa& isa, uint64_t seed, int64_t cases) {
   Random first(seed);
   g_isa = isa.name;
@@ -680,28 +643,22 @@ Options parse(int argc, char** argv) {
   return o;
 }
 
-bool wanted(const Options& o, const Candidate& c) {
-  if (o.names.empty()) return c.isa != scalar_isa();  // the oracle itself only by name
+bool wanted(const Options& o, const Isa& isa) {
+  if (o.names.empty()) return &isa != scalar_isa();  // the oracle itself only by name
   for (const std::string& name : o.names) {
-    if (name == c.isa->name) return true;
+    if (name == isa.name) return true;
   }
   return false;
 }
 
 int run(const Options& o) {
   size_t found = 0;
-  for (const Candidate& c : candidates()) {
-    if (!wanted(o, c)) continue;
+  for (const Isa* isa : isas()) {
+    if (!wanted(o, *isa)) continue;
     ++found;
-    if (!c.supported) {
-      std::printf("%-10s skipped: this CPU lacks it\n", c.isa->name);
-    } else if (!o.kernel.empty()) {
-      count(*c.isa, o.kernel, o.cases);
-    } else {
-      test_isa(*c.isa, o.seed, o.cases);
-    }
+    o.kernel.empty() ? test_isa(*isa, o.seed, o.cases) : count(*isa, o.kernel, o.cases);
   }
-  if (found < o.names.size()) std::printf("an instruction set named is not in this build\n");
+  if (found < o.names.size()) std::printf("this CPU or build lacks an instruction set named\n");
   return found < o.names.size() ? 1 : 0;
 }
 

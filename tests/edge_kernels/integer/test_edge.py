@@ -20,7 +20,7 @@ library_path()  # where it is not built these tests fail, and do not pass by ski
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-SETS = ["scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dot"]
+SETS = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neon_dot"]
 
 
 def kind_of(levels):
