@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "libflwr_edge_ops.so"
 _EQUIPPED = "flwr_edge.library"  # an entry of options that have the library
+_MOST_BYTES = (1 << 31) - 1  # of a protobuf
 _MOST_THREADS = 1024  # a session makes them at once: a million take the machine along
 
 
@@ -99,7 +100,7 @@ def session(
     Raises
     ------
     ValueError
-        If there are no or too many threads, or the model is none of these.
+        If there are no or too many threads, or the model is none of these or too large.
     """
     held = model_of(model)
     if not 1 <= whole("threads", threads) <= _MOST_THREADS:
@@ -111,6 +112,11 @@ def session(
         source: bytes | str = str(held)
     else:
         source = held if isinstance(held, bytes) else held.SerializeToString()
+        if len(source) > _MOST_BYTES:
+            raise ValueError(
+                f"the model has {len(source)} bytes; ONNX Runtime takes {_MOST_BYTES} from memory: "
+                "give the path of a file whose weights lie in another (external data)"
+            )
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.graph import Graph, know_domain, reads
+from edge_kernels.quantize.shapes import shaped
 from edge_kernels.sequential_program import Program, Unfused
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ def fold(model: ModelProto) -> ModelProto:
     model : ModelProto
         Not changed.
     """
-    from onnx import numpy_helper, shape_inference
+    from onnx import numpy_helper
 
     folded = copy.deepcopy(model)
     graph = folded.graph
     types = {v.name: v.type.tensor_type.elem_type for v in graph.input}
-    inferred = shape_inference.infer_shapes(folded).graph.value_info
+    inferred = shaped(folded, graph.value_info).value_info
     types.update((v.name, v.type.tensor_type.elem_type) for v in inferred)
     fed = {value.name for value in graph.input}
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name not in fed}

@@ -74,17 +74,17 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
     """
     if Path(path).is_dir():
         raise ValueError(f"{Path(path)} is a folder; the path of a file is needed")
-    held = sum(len(each.raw_data) for each in model.graph.initializer)
-    if held > _LARGEST:
+    whole = model.SerializeToString()
+    if len(whole) > _LARGEST:
         raise ValueError(
-            f"the model still has {held} bytes of weights; an ONNX file ends at {_LARGEST}. "
+            f"the model still has {len(whole)} bytes; an ONNX file ends at {_LARGEST}. "
             "Fewer bits, or fewer skipped layers, make it smaller"
         )
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with part.open("xb") as file:
-            file.write(model.SerializeToString())
+            file.write(whole)
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -113,7 +114,8 @@ def operation(graph: Graph, node: NodeProto) -> Operation | None:
     inputs: list[str | float] = []
     for name in node.input[:1] if node.op_type in ("Dropout", "Cast") else node.input:
         known = graph.constant(name) if name else None
-        if known is not None and (known.size != 1 or known.ndim > 1):
+        deep = known is not None and known.ndim > 1 and node.op_type != "PRelu"  # adds no axis
+        if known is not None and (known.size != 1 or deep):
             return None
         if name:
             inputs.append(name if known is None else float(known.reshape(())))
@@ -155,6 +157,7 @@ _RUNS: Final[dict[str, Callable[..., Tensor]]] = {
     "Abs": lambda _, x: abs(x),
     "Add": lambda _, x, y: x + y,
     "Cast": lambda _, x: x,
+    "Celu": lambda given, x: functional.celu(x, given.get("alpha", 1.0)),
     "Clip": _clip,
     "Div": lambda _, x, y: x / y,
     "Dropout": lambda _, x: x,
@@ -168,9 +171,12 @@ _RUNS: Final[dict[str, Callable[..., Tensor]]] = {
     "HardSwish": lambda _, x: functional.hardswish(x),
     "Identity": lambda _, x: x,
     "LeakyRelu": lambda given, x: functional.leaky_relu(x, given.get("alpha", 0.01)),
+    "Max": lambda _, *each: reduce(torch.maximum, map(torch.as_tensor, each)),
+    "Min": lambda _, *each: reduce(torch.minimum, map(torch.as_tensor, each)),
     "Mish": lambda _, x: functional.mish(x),
     "Mul": lambda _, x, y: x * y,
     "Neg": lambda _, x: -x,
+    "PRelu": lambda _, x, slope: functional.leaky_relu(x, slope),
     "Pow": lambda _, x, y: x**y,
     "Relu": lambda _, x: functional.relu(x),
     "Selu": lambda given, x: (

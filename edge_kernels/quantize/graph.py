@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 _CANDIDATES = ("MatMul", "Gemm", "Conv")
+_OTHERS = ("ConvTranspose", "Einsum", "GRU", "LSTM", "RNN")
+_QUANTIZED = (
+    *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+    *("DynamicQuantizeMatMul", "MatMulNBits", "QGemm"),
+)
 _PASSED = ("Identity", "Transpose")
 
 
@@ -170,6 +175,14 @@ def candidate(node: NodeProto) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in _CANDIDATES
 
 
+def unserved(node: NodeProto) -> str | None:
+    """Return why a node that multiplies is no candidate; None: it is one, or does not multiply."""
+    if node.op_type in _QUANTIZED:
+        return "it is quantized already: give the float model"
+    plain = node.domain in ("", "ai.onnx") and node.op_type in _OTHERS
+    return "no kernel serves such a layer" if plain else None
+
+
 def read_layer(graph: Graph, at: int) -> Layer:
     """Read the layer whose product is the node at this index.
 
@@ -204,6 +217,9 @@ def _weights(graph: Graph, name: str, rank: int) -> Floats:
     weights = graph.constant(name)
     if name in graph.defaults:
         raise Unserved(f"its weights {name!r} are an input of the model, too")
+    maker = graph.maker(name)
+    if weights is None and maker is not None and maker.op_type == "DequantizeLinear":
+        raise Unserved("its weights are quantized already: give the float model")
     if weights is None:
         raise Unserved("its weights are computed at run time")
     if weights.dtype != np.float32:

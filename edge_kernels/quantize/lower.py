@@ -22,6 +22,7 @@ from edge_kernels.quantize.graph import (
     read_layer,
     reads,
     subgraphs,
+    unserved,
 )
 from edge_kernels.quantize.report import Line, Report
 from edge_kernels.quantize.rounding import Rounded
@@ -100,6 +101,9 @@ def _find(
     lines: dict[int, Line] = {}
     unused = set(skip)
     for at, node in enumerate(graph.nodes):
+        why = unserved(node)
+        if why is not None:
+            lines[at] = Line(node.name or node.output[0], node.op_type, (), "float", why)
         if not candidate(node):
             continue
         names = (node.name, *node.output)

@@ -197,7 +197,10 @@ def shared(
 
 
 def _chosen(name: str, bits: int, seed: int, settings: Mapping[str, Any] | None) -> Quantizer:
-    return by_name(name, bits=whole("bits", bits), seed=whole("seed", seed), **(settings or {}))
+    more = dict(settings or {})
+    if twice := sorted(more.keys() & {"bits", "seed"}):
+        raise ValueError(f"settings hold {' and '.join(twice)}, which have arguments of their own")
+    return by_name(name, bits=whole("bits", bits), seed=whole("seed", seed), **more)
 
 
 def to_qdq(quantized: Quantized) -> ModelProto:

@@ -20,8 +20,10 @@ from edge_kernels.quantize.graph import (
     read_layer,
     reads,
     sizes,
+    unserved,
 )
 from edge_kernels.quantize.parts import parted
+from edge_kernels.quantize.shapes import settled
 from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.walk import called, walk
 from edge_kernels.quantize.widths import widened
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 _ENDS: Final = ("LpNormalization", "Softmax", "LogSoftmax")
 # What may lie between a vector and its division by its length.
 _LENGTH: Final = (
-    *("Pow", "Mul", "ReduceSum", "ReduceL2", "Sqrt", "Clip", "Max", "Add", "Expand", "Shape"),
+    *("Pow", "Mul", "ReduceSum", "ReduceL2", "Sqrt", "Clip", "Max", "Add"),
+    *("Expand", "Shape", "Concat"),
 )
 
 
@@ -80,10 +83,7 @@ def read(model: ModelProto) -> Split:
         Naming the node, its operator and what to do, where no layer can be served, or something
         after the first one cannot.
     """
-    from onnx import shape_inference
-
-    model = shape_inference.infer_shapes(narrowed(fold(model)), data_prop=True)
-    model = unsliced(model)
+    model = unsliced(settled(narrowed(fold(model))))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)
@@ -144,8 +144,14 @@ def _epilogue(graph: Graph, output: str) -> tuple[str, list[int]]:
         if node is None or node.op_type not in _LENGTH:
             return output, []
         nodes.add(graph.at(node))
-        wanted.extend(reads(node))
+        wanted.extend(() if _counts_samples(graph, node) else reads(node))
     return vector, sorted(nodes)
+
+
+def _counts_samples(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node asks the model's input for its shape, for one other alone to know."""
+    of_input = node.op_type == "Shape" and graph.maker(node.input[0]) is None
+    return of_input and graph.only_reader(node.output[0]) is not None
 
 
 def _held(model: ModelProto, nodes: list[int]) -> tuple[list[NodeProto], list[TensorProto]]:
@@ -196,6 +202,8 @@ def _warn_of_floats(graph: Graph, left: dict[int, str], source: str) -> None:
         for at, node in nodes.items()
         if node.output[0] in before and graph.constant(node.input[1]) is not None
     ]
+    others = [node for node in graph.nodes if before.intersection(node.output)]
+    whys += [f"{called(node)}: {why}" for node in others if (why := unserved(node)) is not None]
     if whys:
         warnings.warn(
             f"layers before {source!r}, where the integers begin, stay in float: {'; '.join(whys)}",

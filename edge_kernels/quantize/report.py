@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Line:
-    """One product of the float model.
+    """One product of the float model, or a node that holds several (an LSTM).
 
     Attributes
     ----------

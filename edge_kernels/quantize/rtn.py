@@ -14,6 +14,7 @@ from edge_kernels.quantize.files import load
 from edge_kernels.quantize.lower import lower
 from edge_kernels.quantize.report import Report
 from edge_kernels.quantize.rounding import Rounded, round_to_nearest
+from edge_kernels.quantize.shapes import settled
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,7 +39,9 @@ def rtn(
 
     MatMul and Gemm with constant weights become LutMatMul, 1-D Conv becomes LutConv1d; a factor, a
     term or a batch norm of each output and a ReLU that follow are folded in; products of the same
-    input become one operator. What cannot be served stays as it is, and the report says why.
+    input become one operator. What cannot be served stays as it is, and the report says why; but
+    a Reshape to (batch, sizes) gets a constant shape, so that `edge_kernels.sequential.fuse` may
+    take it along.
 
     Parameters
     ----------
@@ -89,8 +92,9 @@ def rtn(
         rows, inputs = weights.shape
         return round_to_nearest(weights, Shape(rows, inputs, bits, group, values))
 
-    return lower(
-        load(model),
+    report = Report() if report is None else report
+    low = lower(
+        settled(load(model)),
         rounder,
         lambda rows, inputs: Shape(rows, inputs, bits, group, values).size,
         skip=tuple(skip),
@@ -99,6 +103,7 @@ def rtn(
         fake=fake,
         report=report,
     )
+    return low if report.served else load(model)  # as it was
 
 
 def _values(bits: int, *, ternary: bool, symmetric: bool) -> Values:

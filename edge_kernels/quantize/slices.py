@@ -156,7 +156,9 @@ def _weight_axis(graph: Graph, node: NodeProto, part: _Part) -> int | None:
     """The axis of a layer's constant weights that runs over the part's channels."""
     if node.domain not in ("", "ai.onnx") or list(node.input).count(part.name) != 1:
         return None
-    weight = graph.constant(node.input[1]) if node.input[0] == part.name else None
+    if len(node.input) < 2 or node.input[0] != part.name:
+        return None
+    weight = graph.constant(node.input[1])
     if weight is None:
         return None
     given, axis = attributes(node), None

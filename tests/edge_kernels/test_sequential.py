@@ -291,6 +291,7 @@ def test_reshapes_that_may_mix_samples_are_left(sizes, batch, given, says):
 def test_a_shape_that_is_computed_is_left_and_called_so():
     net = Net(5)
     wanted = net.add("Concat", net.add("Shape", "x", start=0, end=1), net.ints(24), axis=0)
+    wanted = net.add("Mod", wanted, net.ints(99))  # what the inference of shapes cannot compute
     x = net.add("Reshape", net.conv("x", 3, 4, 3, pads=(1, 1)), wanted)
     report = Fusion()
     fuse(rtn(net.model((3, 6), net.gemm(x, 24, 5)), bits=4, gain=0), report=report)
@@ -352,14 +353,8 @@ def test_input_of_another_shape(shape):
         ran(fused, np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni"])
 def test_every_instruction_set_gives_the_same_bits(isa, tmp_path):
-    from edge_kernels import info
-
-    known = ["scalar", "avx2", "avx512", "avx512vnni"]
-    best = info()["isa"]
-    if best not in known or known.index(isa) > known.index(best):
-        pytest.skip(f"this machine runs {best}")
     x = np.random.default_rng(1).standard_normal((2, 8, 100), dtype=np.float32)
     np.save(tmp_path / "x.npy", x)
     script = (
@@ -375,7 +370,12 @@ def test_every_instruction_set_gives_the_same_bits(isa, tmp_path):
         here = ran(model, x)[0]
         environment = {**os.environ, "FLWR_EDGE_ISA": isa}
         command = [sys.executable, "-c", script, str(tmp_path), str(library_path().parent)]
-        subprocess.run(command, check=True, env=environment, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=60, check=False
+        )
+        if "this CPU and build can run" in done.stderr:
+            pytest.skip(f"no {isa} here")
+        assert done.returncode == 0, done.stderr[-2000:]
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), here)
 
 

@@ -81,6 +81,27 @@ def test_a_fixed_batch_of_more_than_one():
     close(served(quantizer.to_edge(made), x), run(model, x), 0.06)
 
 
+class Unit(nn.Module):
+    def __init__(self, turned):
+        super().__init__()
+        self.first, self.last, self.turned = nn.Linear(20, 32), nn.Linear(32, 8), turned
+
+    def forward(self, x):
+        x = self.first(x.abs() if self.turned else x).clamp(min=0)
+        return nn.functional.normalize(self.last(x), dim=-1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_division_by_the_vector_s_length_stays_in_float(turned):
+    torch.manual_seed(0)
+    model, x = export(Unit(turned), shape=(20,)), normal(5, 20)
+    made = quantizer.quantize(model, normal(64, 20, seed=1), quantizer="rtn")
+    assert made.split.epilogue[0][-1].op_type == "Div"
+    for found in (served(quantizer.to_edge(made), x), run(quantizer.to_qdq(made), x)):
+        close(found, run(model, x), 0.06)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_fixed_batch_behind_a_float_prologue(batch):
     class Net(nn.Module):

@@ -3,6 +3,7 @@ import sys
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from edge_kernels.quantize import rtn
 from edge_kernels.quantize.files import load, save
@@ -107,6 +108,15 @@ def test_a_model_too_large_for_a_file(mlp, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="an ONNX file ends at 1000"):
         save(mlp, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_raw_bytes_are_counted_too(tmp_path, monkeypatch):
+    """Converters of scikit-learn's models write lists of floats."""
+    monkeypatch.setattr("edge_kernels.quantize.files._LARGEST", 1000)
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [300], [0.5] * 300)
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [], [], [weights])
+    with pytest.raises(ValueError, match="an ONNX file ends at 1000"):
+        save(helper.make_model(graph), tmp_path / "out.onnx")
 
 
 def test_too_little_memory_is_no_fault_of_the_model(monkeypatch, tmp_path):

@@ -313,3 +313,28 @@ def test_a_function_is_computed_in_the_middle_of_others():
     both = b.add("Add", activation(b, x, "silu"), b.add("Relu", b.linear(x, WIDTH, WIDTH, seed=5)))
     b.linear(both, WIDTH, WIDTH, seed=9)
     assert len(kinds(agree(b.model(3)), Function)) == 1
+
+
+@pytest.mark.parametrize(
+    ("op", "slope", "given"),
+    [
+        ("Celu", (), {"alpha": 0.7}),
+        ("LeakyRelu", (), {"alpha": 0.2}),
+        ("PRelu", (np.float32([0.3]),), {}),
+        ("PRelu", (np.float32([[0.3]]),), {}),  # as torch's exporter writes it
+        ("Max", (np.float32(0.2),), {}),  # and clamp(min=…)
+        ("Min", (np.float32(0.2),), {}),
+    ],
+)
+def test_functions_that_bend_at_0(op, slope, given):
+    b = Builder()
+    b.linear(b.add(op, b.linear("x", WIDTH, WIDTH, seed=1), *slope, **given), WIDTH, WIDTH, seed=2)
+    assert len(kinds(agree(b.model(3)), Function)) == 1
+
+
+def test_a_slope_for_each_channel_is_no_function_of_one_number():
+    b = Builder()
+    bent = b.add("PRelu", b.linear("x", WIDTH, WIDTH, seed=1), weights(WIDTH, seed=5))
+    b.linear(bent, WIDTH, WIDTH, seed=2)
+    with pytest.raises(ValueError, match=r"\(PRelu\) cannot run in integers"):
+        read(b.model(3))

@@ -142,6 +142,11 @@ def test_quantizers_are_found_by_name():
         by_name("rtn", width=3)
 
 
+def test_a_setting_that_is_an_argument_is_refused():
+    with pytest.raises(ValueError, match="settings hold bits, which have arguments of their own"):
+        quantizers.quantize(classifier(), np.zeros(1), settings={"bits": 4})
+
+
 def test_settings_reach_the_quantizer(quantized):
     x = windows(300, 5)[0]
     given = [(-9.0, 9.0), (0.0, 20.0), (0.0, 10.0), (0.0, 30.0)]

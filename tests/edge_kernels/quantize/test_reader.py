@@ -210,6 +210,16 @@ def test_layers_that_stay_in_float_before_the_first_are_told(group, recwarn):
     ] * (group > 1)
 
 
+def test_layers_that_no_kernel_serves_are_told():
+    nodes = [
+        ("ConvTranspose", ["x", "w"], ["c"], {"strides": [2]}),
+        ("Conv", ["c", "v"], ["y"], {}),
+    ]
+    model = build(nodes, {"w": normal(5, 4, 2), "v": normal(4, 4, 3)}, (5, 12), "y")
+    with pytest.warns(UserWarning, match=r"'node0' \(ConvTranspose\): no kernel serves such a"):
+        read(model)
+
+
 def test_a_dropout_that_drops_is_refused():
     nodes = [
         ("Conv", ["x", "w"], ["c"], {}),

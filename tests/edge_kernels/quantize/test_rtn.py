@@ -278,3 +278,44 @@ def test_fast_is_asked_of_the_operator(mlp):
 def test_blobs_are_sound(mlp):
     blob = tensors(rtn(mlp, bits=3, group=32))["node0.lut"]
     assert unpack(blob).shape.rows == 256
+
+
+def test_other_nodes_that_multiply_are_reported(nets):
+    constants = {
+        "w": nets.normal(1, 256, 8),
+        "r": nets.normal(1, 256, 64),
+        "v": nets.normal(64, 96),
+    }
+    nodes = [
+        ("LSTM", ["x", "w", "r"], ["h"], {"hidden_size": 64}),
+        ("MatMul", ["h", "v"], ["y"], {}),
+    ]
+    report = Report()
+    rtn(nets.build(nodes, constants, [("x", 3)], [("y", 4)]), bits=2, report=report)
+    assert [(line.op, line.served) for line in report.lines] == [
+        ("LSTM", "float"),
+        ("MatMul", "LutMatMul"),
+    ]
+    assert report.lines[0].why == "no kernel serves such a layer"
+    assert "LSTM" in str(report)
+
+
+def test_a_model_that_is_quantized_already_is_told(nets):
+    constants = {
+        "q": np.ones((128, 96), np.int8),
+        "s": np.float32(0.1),
+        "b": np.zeros((), np.int8),
+        "zero": np.zeros((), np.uint8),
+    }
+    nodes = [
+        ("DequantizeLinear", ["q", "s", "b"], ["w"], {}),
+        ("MatMul", ["x", "w"], ["h"], {}),
+        ("DynamicQuantizeLinear", ["h"], ["n", "scale", "at"], {}),
+        ("MatMulInteger", ["n", "t"], ["m"], {}),
+        ("Cast", ["m"], ["y"], {"to": 1}),
+    ]
+    constants["t"] = np.ones((96, 8), np.int8)
+    report = Report()
+    rtn(nets.build(nodes, constants, [("x", 2)], [("y", 2)]), bits=2, report=report)
+    assert [line.op for line in report.lines] == ["MatMul", "MatMulInteger"]
+    assert all("quantized already: give the float model" in line.why for line in report.lines)

@@ -154,3 +154,17 @@ def test_a_part_that_is_summed_too_is_refused():
     held = {**ONE, "w": normal(8, 6, 3), "v": normal(3, 3, 3)}
     with pytest.raises(ValueError, match=r"Slice.*cannot run in integers"):
         read(build(nodes, held, (6, 20), "y"))
+
+
+def test_a_half_that_a_function_reads_is_refused_by_name():
+    """A gated linear unit: a Split of which a node of one input reads a part."""
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], CONV),
+        ("Split", ["c", "sizes"], ["a", "b"], {"axis": 1}),
+        ("Sigmoid", ["b"], ["s"], {}),
+        ("Mul", ["a", "s"], ["g"], {}),
+        ("Conv", ["g", "v"], ["y"], CONV),
+    ]
+    constants = {"sizes": [4, 4], "w": normal(8, 6, 3), "v": normal(4, 4, 3)}
+    with pytest.raises(ValueError, match=r"'node1' \(Split\) cannot run in integers"):
+        read(build(nodes, constants, (6, 20), "y"))
