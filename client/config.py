@@ -1,5 +1,6 @@
 """The daemon's configuration: one TOML file, checked whole before anything starts."""
 
+import os
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from client.conditions import ConditionsConfig
-from client.files import read_plain
+from client.files import barred, read_plain, user_name
 from client.identity import Identity
 from schemas.base import ConfigError, Strict, describe
 
@@ -141,8 +142,8 @@ class DaemonConfig(Strict):
     rotation: RotationConfig | None = None
 
     @classmethod
-    def load(cls, path: Path) -> "DaemonConfig":
-        """Read and check a file; relative paths in it start at its folder.
+    def load(cls, path: Path, base: Path | None = None) -> "DaemonConfig":
+        """Read and check a file; relative paths in it start at ``base``, else at its folder.
 
         Raises
         ------
@@ -156,7 +157,7 @@ class DaemonConfig(Strict):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(str(path), [str(error)]) from None
         try:
-            return cls.model_validate(table)._from(path.absolute().parent)
+            return cls.model_validate(table)._from(base or path.absolute().parent)
         except ValidationError as error:
             raise ConfigError(str(path), describe(error.errors(), _allowed())) from None
 
@@ -176,7 +177,11 @@ class DaemonConfig(Strict):
             "broker.tls.key": tls and tls.key,
             "rotation.identity": self.rotation and self.rotation.identity,
         }
-        lacking = [f"{key}: no {path}" for key, path in named.items() if path and not path.exists()]
+        lacking = [
+            f"{key}: {problem}"
+            for key, path in named.items()
+            if path and (problem := _unreadable(path))
+        ]
         if self.fleet_key is not None and find_spec("cryptography") is None:
             lacking.append("fleet_key: the package cryptography is needed to check signatures")
         problems = lacking + self._folder_problems() + self._sensor_problems()
@@ -193,7 +198,14 @@ class DaemonConfig(Strict):
         root = self.rotation and self.rotation.identity
         if root and root.exists() and not Identity(root).exists():
             wrong.append(f"rotation.identity: no identity in {root}; flwr-edge enroll makes one")
-        return wrong
+        if wrong:
+            return wrong
+        written = {"state": self.state, "rotation.identity": root}
+        return [
+            f"{key}: {user_name()} cannot write to {there}"
+            for key, path in written.items()
+            if path and (there := barred(path))
+        ]
 
     def _tls_problems(self) -> list[str]:
         tls = self.broker.tls
@@ -218,6 +230,12 @@ class DaemonConfig(Strict):
         except ConfigError as error:
             return [f"{error.where}: {problem}" for problem in error.problems]
         return []
+
+
+def _unreadable(path: Path) -> str | None:
+    if not path.exists():
+        return f"no {path}"
+    return None if os.access(path, os.R_OK) else f"{user_name()} cannot read {path}"
 
 
 def _rebased(model: M, base: Path) -> M:

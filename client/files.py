@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -42,6 +43,20 @@ def read_plain(path: Path) -> bytes:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OSError(errno.EINVAL, "is no plain file", str(path))
         return opened.read()
+
+
+def user_name() -> str:
+    """Who this process is, for people."""
+    try:
+        return f"the user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"the user {os.geteuid()}"
+
+
+def barred(folder: Path) -> Path | None:
+    """The folder, or the nearest above it that is there, where this user may change nothing."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return None if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else there
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -119,9 +119,11 @@ class GraphStore:
                 found.append((facts.st_mtime, facts.st_size, path))
         over = more + sum(size for _, size, _ in found) - self._kept
         for used, size, path in sorted(found):
-            if over <= 0 or time.time() - used < _UNUSED:
+            if over <= 0:
                 return
-            if path.stem not in self._sessions:
+            # A clock that was wrong when it was used must not keep it for ever.
+            young = abs(time.time() - used) < _UNUSED
+            if not young and path.stem not in self._sessions:
                 path.unlink(missing_ok=True)
                 over -= size
 

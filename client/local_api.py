@@ -2,9 +2,11 @@
 
 A request is one line, ``{"do": "status"}`` with whatever else its handler reads. The answer is one
 line: ``{"ok": true, "answer": {…}}`` or ``{"ok": false, "error": "…"}``. A connection may ask
-again and again. Who may ask is who may open the socket.
+again and again; one that is silent for 30 s is closed. Who may ask is who may open the socket, 16
+at a time: the next is told so, unasked, and closed.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -61,9 +63,13 @@ class LocalApi:
             Where the socket cannot be made, another daemon answers there, or the path is another
             kind of file.
         """
-        _clear(self._path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._server = _Server(str(self._path), self._handlers)
+        try:
+            _clear(self._path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._server = _Server(str(self._path), self._handlers)
+        except PermissionError as error:  # a socket's names no file
+            said = f"{self._path}: the daemon's socket cannot be made here: {error.strerror}"
+            raise PermissionError(f"{said}; --socket names another place") from None
         self._path.chmod(0o660)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.2,), name="local-api", daemon=True
@@ -94,16 +100,24 @@ def ask(path: Path, action: str, *, timeout: float = 10.0, **more: Any) -> dict[
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout)
             connection.connect(str(path))
-            connection.sendall(line)
+            with contextlib.suppress(BrokenPipeError):  # it said no before it was asked
+                connection.sendall(line)
             with connection.makefile("rb") as file:
-                answer = json.loads(file.readline(MAX_LINE + 1))
+                answer = _read(file.readline(MAX_LINE + 1))
     except (OSError, ValueError) as error:
-        raise ApiError(f"{path}: no daemon answers here: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ApiError(f"{path}: no daemon answers here: {why}") from error
     if not isinstance(answer, dict) or not answer.get("ok"):
         said = answer.get("error") if isinstance(answer, dict) else answer
         raise ApiError(f"the daemon says: {said}")
     found = answer.get("answer")
     return found if isinstance(found, dict) else {}
+
+
+def _read(line: bytes) -> Any:
+    if not line:
+        raise ConnectionError("it hung up")
+    return json.loads(line)
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -117,7 +131,12 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         super().__init__(path, _Connection)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        return self._places.acquire(blocking=False)
+        if self._places.acquire(blocking=False):
+            return True
+        with contextlib.suppress(OSError):
+            said = _no(f"{_CONNECTIONS} programs are connected; ask again when one has gone")
+            request.sendall(said + b"\n")
+        return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

@@ -140,7 +140,8 @@ class Service:
 
     def unit(self, root: Path = Path("/")) -> str:
         """The unit file; what it may reach depends on the configuration below the root."""
-        config = service_paths.read(root / self.config.relative_to("/"))
+        config = service_paths.read(root / self.config.relative_to("/"), self.config.parent)
+        service_paths.check(config)
         home = service_paths.at_home(config, self.program, self.config)
         writes = "".join(map(_writable, service_paths.written(config)))
         words = (str(self.program), "run", "--config", str(self.config))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from client.conditions import Conditions
 from client.config import Broker, DaemonConfig
@@ -31,6 +31,7 @@ from schemas.objects import ObjectStore
 from schemas.wire import node_of
 
 _log = logging.getLogger("flwr_edge")
+_READ: Final = 4 << 20  # bytes a second of windows that a slow card and core read and check
 
 
 def run(config: DaemonConfig, socket: Path | None = None) -> None:
@@ -178,7 +179,11 @@ def _gatherer(config: DaemonConfig) -> Gatherer | None:
     windows = config.windows
     if windows.source is None:
         return None
-    return Gatherer(source_class(windows.source), windows.settings, config.state / "windows")
+    folder = config.state / "windows"
+    kept = sum(path.stat().st_size for path in folder.glob("*.ring"))
+    # All of them are read before READY=1: systemd is not to end that in the middle, for ever.
+    sd_notify(f"EXTEND_TIMEOUT_USEC={(60 + kept // _READ) * 1_000_000}")
+    return Gatherer(source_class(windows.source), windows.settings, folder)
 
 
 def _worker_settings(config: DaemonConfig) -> Settings:

@@ -27,7 +27,7 @@ from schemas.link_base import (
     call,
     ignore,
 )
-from schemas.link_tls import context_of, load
+from schemas.link_tls import context_of, reload
 
 __all__ = ["MAX_PACKET", "MAX_WAITING", "Link", "LinkDown", "Message", "PahoLink", "TlsFiles"]
 
@@ -100,7 +100,7 @@ class PahoLink:
         self._waiting = 0
         self._lock = threading.Lock()
         self._up, self._closing = threading.Event(), threading.Event()
-        self._reason = ""
+        self._reason, self._came = "", math.inf
         self._thread: threading.Thread | None = None
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
@@ -195,20 +195,19 @@ class PahoLink:
     def _run(self) -> None:
         wait = self._backoff[0]
         while not self._closing.is_set():
-            began = time.monotonic()
             self._one_connection()
-            if time.monotonic() - began > _STABLE:
+            if time.monotonic() - self._came > _STABLE:  # not how long it was dialled for
                 wait = self._backoff[0]
             self._closing.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             wait = min(2 * wait, self._backoff[1])
         self._close_bell()
 
     def _one_connection(self) -> None:
-        self._reason = ""
+        self._reason, self._came = "", math.inf
         try:
-            if self._renew.is_set():
-                self._renew.clear()
-                load(self._context, self._tls)
+            self._renew.clear()
+            if self._context is not None and self._tls is not None:
+                reload(self._context, self._tls)
             self._client.connect(
                 *self._address, self._keepalive, clean_start=True, properties=self._limits
             )
@@ -320,6 +319,7 @@ class PahoLink:
             self._new_filters.clear()
             filters = tuple(self._filters)
         self._subscribe(*filters)
+        self._came = time.monotonic()
         self._up.set()
         call(self.on_connected)
 

@@ -1,6 +1,7 @@
 """TLS towards a broker: what its files hold, and a handshake that can be cut short."""
 
 import contextlib
+import logging
 import socket
 import ssl
 from pathlib import Path
@@ -8,15 +9,24 @@ from typing import Any
 
 from schemas.link_base import TlsFiles
 
+_log = logging.getLogger("flwr_edge.link")
+
 
 class Context(ssl.SSLContext):
-    """A client's context that knows its last connection, so that another thread may end it."""
+    """A client's context whose files may change, and whose last connection another may end.
 
+    Attributes
+    ----------
+    loaded : SSLContext
+        What it connects with: of what the files held when they were last read.
+    """
+
+    loaded: ssl.SSLContext
     last: ssl.SSLSocket | None = None
 
     def wrap_socket(self, *arguments: Any, **settings: Any) -> ssl.SSLSocket:
         """As everywhere; remembers it."""
-        self.last = super().wrap_socket(*arguments, **settings)
+        self.last = self.loaded.wrap_socket(*arguments, **settings)
         return self.last
 
     def interrupt(self) -> None:
@@ -36,20 +46,23 @@ def context_of(tls: TlsFiles) -> Context:
         Where they do not; it names the file.
     """
     context = Context(ssl.PROTOCOL_TLS_CLIENT)
-    load(context, tls)
+    context.loaded = _load(tls)
     return context
 
 
-def load(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
-    """Trust and show what the files hold; authorities that were trusted before still are.
+def reload(context: Context, tls: TlsFiles) -> None:
+    """Trust and show what the files hold now: who replaces them by hand tells nobody.
 
-    Raises
-    ------
-    OSError
-        Where they do not; it names the file.
+    Files that are no good, as half of a new set, leave it as it was.
     """
-    if context is None or tls is None:
-        return
+    try:
+        context.loaded = _load(tls)
+    except OSError as error:
+        _log.warning("%s; what they held before is used", error)
+
+
+def _load(tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _plain(tls.ca)
     try:
         context.load_verify_locations(tls.ca)
@@ -57,6 +70,7 @@ def load(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
         raise OSError(f"{tls.ca}: no certificates of authorities in PEM: {_said(error)}") from None
     if tls.certificate is not None:
         _load_own(context, tls.certificate, tls.key)
+    return context
 
 
 def _load_own(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:

@@ -14,7 +14,8 @@ examples:
   flwr-edge install-service --dry-run                  what would be written and run
   sudo flwr-edge install-service                       reads /etc/flwr-edge/config.toml
   sudo flwr-edge install-service --memory 400M --config /etc/flwr-edge/wrist.toml
-  flwr-edge install-service --root /mnt/image          into an image; starts nothing
+  flwr-edge install-service --root /mnt/image          into an image: two files; then, for its boot,
+    systemd-sysusers --root /mnt/image; systemctl --root /mnt/image enable flwr-edge
 
 Running it again brings the unit up to date and restarts the service.
 """
@@ -70,3 +71,6 @@ def _check(service: Service) -> None:
         wrong.append(f"--config {service.config}: no such file; write it first")
     if wrong:
         raise ConfigError("install-service", wrong)
+    from client.config import DaemonConfig
+
+    DaemonConfig.load(service.config)

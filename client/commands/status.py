@@ -1,12 +1,15 @@
 """``flwr-edge status`` and ``predictions``: what the daemon says of itself."""
 
 import argparse
+import datetime as dt
 import json
-from typing import Any
+from typing import Any, Final
 
 from client.commands.control import add_socket
 from client.commands.output import emit
 from client.local_api import ask
+
+_TIMES: Final = frozenset({"at", "last_at"})  # Unix time
 
 
 def register(nouns: Any) -> None:
@@ -34,9 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
         emit(json.dumps(found, indent=2) + "\n", None)
         return
-    lines = list(_lines(found))
+    lines = _lines(found) or [("none yet", "")]
     width = max((len(key) for key, _ in lines), default=0)
-    emit("".join(f"{key:<{width}}  {value}\n" for key, value in lines), None)
+    emit("".join(f"{key:<{width}}  {value}".rstrip() + "\n" for key, value in lines), None)
 
 
 def _lines(found: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
@@ -48,6 +51,9 @@ def _lines(found: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
             lines += _lines(value, name) or [(name, "none")]
         elif isinstance(value, bool) or value is None:
             lines.append((name, {True: "yes", False: "no", None: "none"}[value]))
+        elif key in _TIMES and isinstance(value, int | float):
+            when = dt.datetime.fromtimestamp(value, dt.UTC).astimezone()
+            lines.append((name, when.isoformat(" ", "seconds")))
         elif isinstance(value, list):
             lines.append((name, " ".join(map(str, value)) or "none"))
         else:

@@ -3,8 +3,6 @@
 import contextlib
 import csv
 import math
-import os
-import pwd
 import re
 import stat
 import threading
@@ -16,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal, TextIO
 
 from pydantic import Field
 
+from client.files import barred, user_name
 from client.sources.base import AbsolutePath, DiskFull, Sink, SourceSettings, Window
 from client.sources.npy import NpyFile
 
@@ -51,10 +50,10 @@ class FolderSettings(SourceSettings):
 
     def problems(self) -> list[str]:
         """Where files cannot be removed they would be taken again at each start."""
-        there = next(each for each in (self.path, *self.path.parents) if each.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        if (there := barred(self.path)) is None:
             return []
-        return [f"path = {self.path}: {_user()} cannot remove files in {there}; make it writable"]
+        said = f"{user_name()} cannot remove files in {there}; make it writable"
+        return [f"path = {self.path}: {said}"]
 
     def writes(self) -> tuple[Path, ...]:
         """The folder: files leave it."""
@@ -148,7 +147,7 @@ class FolderSource:
     def _csv(self, path: Path, label: int) -> Iterator[Window]:
         time_, channels = self._settings.time, self._settings.channels
         values: array[float] = array("f")
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             lines = _lines(file, _LONGEST_CELL * (channels + 1))
             for number, row in enumerate(csv.reader(lines), 1):
                 numbers = _numbers(row, number)
@@ -191,13 +190,6 @@ def _bound(folder: Path, most: int) -> None:
         left -= path.lstat().st_size
         if (left < 0 or number > _MOST_REFUSED) and not path.is_dir():
             path.unlink()
-
-
-def _user() -> str:
-    try:
-        return f"the user {pwd.getpwuid(os.geteuid()).pw_name}"
-    except KeyError:
-        return f"the user {os.geteuid()}"
 
 
 def _lines(file: TextIO, longest: int) -> Iterator[str]:

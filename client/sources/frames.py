@@ -2,9 +2,10 @@
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from client.sources.base import Window
+from client.store import boot_clock
 
 
 class Framer:
@@ -47,7 +48,31 @@ class Framer:
         common = labels.pop() if len(labels) == 1 else -1
         return Window(values, (self._time, self._channels), common)
 
-    def reset(self) -> None:
-        """Forget what came: the next sample does not follow on it."""
+    def reset(self) -> bool:
+        """Forget what came: the next sample does not follow on it. Whether there was any."""
+        had = bool(self._rows)
         self._rows.clear()
         self._until = self._time
+        return had
+
+
+class Silence:
+    """Tells when a sensor said nothing for so long that what comes does not follow on what came.
+
+    Parameters
+    ----------
+    longest : float, optional
+        Seconds that are not too long; any are where it is None.
+    clock : callable() -> float
+        Seconds that only rise, sleep counted.
+    """
+
+    def __init__(self, longest: float | None, clock: Callable[[], float] = boot_clock) -> None:
+        self._longest, self._clock = longest, clock
+        self._last = clock()
+
+    def ended(self) -> float:
+        """Something came: the seconds of silence before it, where they are too long; else 0."""
+        now = self._clock()
+        silent, self._last = now - self._last, now
+        return silent if self._longest is not None and silent > self._longest else 0.0

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from client.config import host_name
 from client.sources.base import Sink, SourceSettings, Window
-from client.sources.frames import Framer
+from client.sources.frames import Framer, Silence
 from schemas.link import Link, Message, PahoLink
 
 _LARGEST: Final = 1 << 20
@@ -47,6 +47,8 @@ class MqttTopicSettings(SourceSettings):
         Each message is a whole window, or some samples that follow on the last message's.
     step : int, optional
         Of samples: from a window's first to the next one's; a window's length where left out.
+    gap : float, optional
+        Of samples: seconds of silence that no window may span; where left out, any may lie in one.
     """
 
     topic: Annotated[str, AfterValidator(_filter)] = Field(min_length=1, max_length=1024)
@@ -57,6 +59,7 @@ class MqttTopicSettings(SourceSettings):
     password: str | None = None
     payload: Literal["window", "samples"] = "window"
     step: int | None = Field(None, ge=1)
+    gap: float | None = Field(None, gt=0)
     max_per_second: float | None = Field(50.0, gt=0)
 
 
@@ -64,7 +67,7 @@ class MqttTopicSource:
     """Reads messages ``{"values": [[…], …], "label": 3}``: rows of time, a value a channel.
 
     The label may be left out, and so may all but the list. Retained messages are passed over: they
-    would come again with each connection.
+    would come again with each connection. Samples of one topic do not follow on those of another.
 
     Parameters
     ----------
@@ -82,6 +85,7 @@ class MqttTopicSource:
         self._link = link or _paho
         step = settings.step or settings.time
         self._framer = Framer(settings.time, settings.channels, step)
+        self._silence, self._topic = Silence(settings.gap), ""
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Listen until told to stop; the link comes back by itself."""
@@ -113,6 +117,7 @@ class MqttTopicSource:
     def _read(self, message: Message, sink: Sink) -> None:
         rows, label = _rows(message.payload)
         if self._settings.payload == "samples":
+            self._follow(message.topic, sink)
             for row in rows:
                 window = self._framer.add(row, label)
                 if window is not None:
@@ -123,6 +128,17 @@ class MqttTopicSource:
             raise ValueError(f"rows of {sorted(widths)} values; expected as many in each")
         values = array("f", (value for row in rows for value in row))
         sink.give(Window(values, (len(rows), widths.pop()), label))
+
+    def _follow(self, topic: str, sink: Sink) -> None:
+        """Break the run of samples where these do not follow on the last ones."""
+        before, self._topic = self._topic, topic
+        silent = self._silence.ended()
+        if not (silent or topic != before) or not self._framer.reset():
+            return
+        if silent:
+            sink.trouble("gap", f"nothing came for {silent:.0f} s; no window spans it")
+        else:
+            sink.trouble("topic", f"samples of {topic} after those of {before}: name one topic")
 
 
 def _rows(payload: bytes) -> tuple[list[list[float]], int]:

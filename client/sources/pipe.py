@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Final
 from pydantic import Field
 
 from client.sources.base import AbsolutePath, Sink, SourceSettings
-from client.sources.frames import Framer
+from client.sources.frames import Framer, Silence
 
 _POLL: Final = 0.5  # seconds between looks at whether to stop
 _LONGEST_LINE: Final = 1 << 16
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 12  # what is taken for longer reads and given back leaves the heap in holes
 
 
 class PipeSettings(SourceSettings):
@@ -26,18 +26,22 @@ class PipeSettings(SourceSettings):
         The pipe; made where there is none.
     step : int, optional
         Samples from a window's first to the next one's; a window's length where left out.
+    gap : float, optional
+        Seconds of silence that no window may span; where left out, any may lie in one. A writer
+        that fills a buffer first is silent for as long.
     """
 
     path: AbsolutePath
     step: int | None = Field(None, ge=1)
+    gap: float | None = Field(None, gt=0)
     max_per_second: float | None = Field(50.0, gt=0)
 
 
 class PipeSource:
     """Reads lines of numbers with commas, ``0.1,-0.2,9.8``; ``;3`` at the end is a label.
 
-    Samples that follow on each other make windows. A line that is none, and a writer that goes,
-    break the run: the next window starts after it.
+    Samples that follow on each other make windows. A line that is none, a writer that goes, and a
+    silence longer than ``gap`` break the run: the next window starts after it.
 
     Parameters
     ----------
@@ -50,24 +54,25 @@ class PipeSource:
         self._settings: PipeSettings = settings
         step = settings.step or settings.time
         self._framer = Framer(settings.time, settings.channels, step)
+        self._silence = Silence(settings.gap)
         self._rest = b""
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Read until told to stop; writers come and go."""
         path = self._settings.path
-        pipe = _opened(path)
+        pipe, in_use = _opened(path), False
         try:
             while not stop.is_set():
                 # Not blocking: with no writer there is nothing to wait on.
-                if not select.select([pipe], [], [], _POLL)[0]:
-                    continue
-                data = os.read(pipe, _CHUNK)
-                if data:
-                    self._feed(data, sink)
-                    continue
-                self._broken(sink)
-                stop.wait(_POLL)
-                if not _same(pipe, path):
+                if select.select([pipe], [], [], _POLL)[0]:
+                    if data := os.read(pipe, _CHUNK):
+                        in_use = True
+                        self._feed(data, sink)
+                        continue
+                    in_use = False
+                    self._broken(sink)
+                    stop.wait(_POLL)
+                if not in_use and not _same(pipe, path):
                     os.close(pipe)
                     pipe = -1
                     pipe = _opened(path)
@@ -76,6 +81,9 @@ class PipeSource:
                 os.close(pipe)
 
     def _feed(self, data: bytes, sink: Sink) -> None:
+        silent = self._silence.ended()
+        if silent and self._framer.reset():
+            sink.trouble("gap", f"nothing came for {silent:.0f} s; no window spans it")
         *lines, rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._line(line, sink)
@@ -111,6 +119,7 @@ def _opened(path: Path) -> int:
     if not os.path.lexists(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path, 0o660)
+        path.chmod(0o660)  # whatever the umask: the group's programs write to it
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
         os.close(pipe)

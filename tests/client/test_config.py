@@ -1,6 +1,7 @@
 """The daemon's file: what is good, and how what is wrong is told."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,25 @@ def test_defaults(load):
     assert config.broker.number == 1883
     assert config.fleet_key is None
     assert config.state == Path("/var/lib/flwr-edge")
+
+
+@pytest.mark.parametrize(
+    ("denied", "said"),
+    [
+        ("kept", "state: the user .* cannot write to {}"),
+        ("", "state: the user .* cannot write to {}"),  # and there is no state yet
+        ("windows", "windows.folder: the user .* cannot read {}"),
+    ],
+)
+def test_what_this_user_may_not_use_is_named(load, tmp_path, monkeypatch, denied, said):
+    config = load(GOOD.replace('tls = { ca = "ca.pem" }', ""))
+    (tmp_path / "windows").mkdir()
+    if denied:
+        (tmp_path / denied).mkdir(exist_ok=True)
+    path = tmp_path / denied
+    monkeypatch.setattr(os, "access", lambda asked, _: asked != path)
+    (problem,) = config.missing()
+    assert re.fullmatch(said.format(path), problem)
 
 
 def test_missing_files_are_named_before_the_start(load, tmp_path):

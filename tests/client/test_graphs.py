@@ -164,6 +164,16 @@ def test_graphs_unused_for_longest_make_room(tmp_path):
     assert files(store) == sorted(f"{digest}.onnx" for digest in (second, third))
 
 
+def test_a_graph_of_a_clock_that_ran_ahead_makes_room_too(tmp_path):
+    contents = [handmade.statistics(), handmade.step(), handmade.forward()]
+    store = GraphStore(tmp_path / "graphs", lean=True, kept=1)
+    young, ahead = map(store.put, contents[:2])
+    aged(store, ahead, days=-900)
+    assert files(store) == sorted(f"{one}.onnx" for one in (young, ahead))
+    newest = store.put(contents[2])
+    assert files(store) == sorted(f"{one}.onnx" for one in (young, newest))
+
+
 @pytest.mark.parametrize("use", ["has", "get", "put", "session", "young", "simulation"])
 def test_a_graph_in_use_stays(tmp_path, use):
     store = GraphStore(tmp_path / "graphs", lean=use != "simulation", kept=1)

@@ -124,6 +124,15 @@ def test_idle_connections_take_no_more_than_their_places(api, path):
     assert eventually_answers(path)
 
 
+def test_who_finds_no_place_is_told(api, path):
+    with contextlib.ExitStack() as held:
+        for _ in range(16):
+            held.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        with pytest.raises(ApiError, match="the daemon says: 16 programs are connected"):
+            ask(path, "status")
+    assert eventually_answers(path)
+
+
 def test_several_may_ask_at_once(api, path):
     answers = []
     threads = [
@@ -161,6 +170,20 @@ def test_another_kind_of_file_is_left_alone(tmp_path):
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("refused", ["socket.socket.bind", "socket.socket.connect"])
+def test_a_place_that_may_not_be_used_is_named(path, monkeypatch, refused):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path.parent.mkdir()
+    if refused.endswith("connect"):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+    monkeypatch.setattr(refused, denied)
+    with pytest.raises(OSError, match=f"{path}: .* Permission denied; --socket names another"):
+        LocalApi(path, HANDLERS).start()
+
+
 def test_a_path_too_long_is_named(tmp_path):
     with pytest.raises(OSError, match="at most 107 bytes"):
         LocalApi(tmp_path / ("x" * 120), HANDLERS).start()
@@ -173,6 +196,27 @@ def test_only_user_and_group_may_ask(api, path):
 def test_no_daemon_is_said(tmp_path):
     with pytest.raises(ApiError, match="no daemon answers here"):
         ask(tmp_path / "none.sock", "status")
+
+
+def test_why_no_daemon_answers_is_said_in_words(tmp_path):
+    with pytest.raises(ApiError, match="no daemon answers here: No such file or directory"):
+        ask(tmp_path / "none.sock", "status")
+
+
+def test_a_daemon_that_ends_meanwhile_hung_up(path):
+    path.parent.mkdir()
+
+    def end():
+        connection, _ = listener.accept()
+        connection.recv(100)
+        connection.close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        threading.Thread(target=end, daemon=True).start()
+        with pytest.raises(ApiError, match="no daemon answers here: it hung up"):
+            ask(path, "status")
 
 
 def test_stopping_twice_is_fine(path):

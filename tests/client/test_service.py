@@ -82,6 +82,42 @@ def test_folders_that_files_leave_may_be_written_to(tmp_path, state, path, write
     assert f"ProtectHome={home}\n" in text
 
 
+SENSOR = """
+device = "a"
+[windows]
+source = "{source}"
+settings = {{ path = "{path}", time = 1, channels = 1 }}
+"""
+
+
+@pytest.mark.parametrize("source", ["pipe", "replay"])
+def test_a_sensor_at_home_may_be_read(tmp_path, source):
+    (tmp_path / "a.toml").write_text(SENSOR.format(source=source, path="/home/pi/imu"))
+    unit = Service(Path("/a.toml"), Path("/opt/edge/bin/flwr-edge")).unit(tmp_path)
+    assert parsed(unit)["Service"]["ProtectHome"] == "read-only"
+
+
+@pytest.mark.parametrize("path", ["/tmp/imu", "/var/tmp/in/imu"])
+def test_what_a_tmp_of_its_own_would_hide_is_refused(tmp_path, path):
+    (tmp_path / "a.toml").write_text(SENSOR.format(source="pipe", path=path))
+    with pytest.raises(ConfigError, match=f"{path}: the service has a /tmp of its own"):
+        Service(Path("/a.toml")).unit(tmp_path)
+
+
+def test_relative_paths_start_where_an_image_will_have_the_file(tmp_path):
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv" / "a.toml").write_text(CONFIG.format(state="state", path="/srv/state/in"))
+    assert 'ReadWritePaths="-/srv/state"\n' in Service(Path("/srv/a.toml")).unit(tmp_path)
+
+
+def test_a_configuration_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """As enrolment leaves it, root's alone: a plan without it would not be what sudo does."""
+    (tmp_path / "a.toml").write_text(CONFIG.format(state="/srv/edge", path="/srv/in"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"a\.toml: the user .* cannot read it"):
+        plan(Service(Path("/a.toml")), tmp_path)
+
+
 def test_a_folder_that_would_write_into_the_unit_is_refused(tmp_path):
     (tmp_path / "a.toml").write_text(CONFIG.format(state="/a\\nExecStartPre=/x", path="/in"))
     with pytest.raises(ConfigError, match="without quotes or control characters"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import bundle
+from client import bundle, start
+from client.config import DaemonConfig
 from client.local_api import ApiError, ask
 from client.windows import PersonWindows
 from edge_kernels.quantize.calibrate import quantized_values
@@ -65,6 +66,22 @@ def resident(pid) -> float:
         if line.startswith("VmRSS")
     ]
     return int(line.split()[1]) / 1024
+
+
+def test_a_card_full_of_windows_has_time_to_be_read(tmp_path, monkeypatch):
+    """All are checked before READY=1, after which the unit's timeout would start it afresh."""
+    said = []
+    monkeypatch.setattr("client.start.sd_notify", said.append)
+    (tmp_path / "pi.toml").write_text(
+        'device = "pi-1"\n[windows]\nsource = "pipe"\n'
+        f'settings = {{ path = "{tmp_path / "imu"}", time = 1, channels = 1 }}\n'
+    )
+    config = DaemonConfig.load(tmp_path / "pi.toml").model_copy(update={"state": tmp_path})
+    (tmp_path / "windows").mkdir()
+    with (tmp_path / "windows" / "train.ring").open("wb") as file:
+        file.truncate(4 << 30)  # it is sparse, and no ring
+    start._gatherer(config).stop()
+    assert said == ["EXTEND_TIMEOUT_USEC=1084000000"]
 
 
 def test_small(hub, process):

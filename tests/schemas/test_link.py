@@ -405,3 +405,74 @@ def test_an_encrypted_key_asks_nobody(tmp_path):
     files["key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
     with pytest.raises(OSError, match="not encrypted"):
         PahoLink("127.0.0.1", 1, "dev-1", tls=TlsFiles(**files))
+
+
+def behind_tls(files):
+    return (
+        f"cafile {files['ca']}\ncertfile {files['certificate']}\nkeyfile {files['key']}\n"
+        "require_certificate true\n"
+    )
+
+
+def test_certificates_that_were_replaced_are_taken_up_by_themselves(tmp_path):
+    files = certificates(tmp_path)
+    broker = Mosquitto(tmp_path, behind_tls(files))
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        device = stage.link("dev-1", tls=TlsFiles(**files))
+        device.link.connect()
+        stage.until(lambda: device.connections)
+        stage.crash()
+        certificates(tmp_path)  # the authority is another, too
+        stage.revive()
+        stage.until(lambda: device.connections == 2)
+    finally:
+        stage.close()
+
+
+def test_a_half_written_set_of_tls_files_does_not_keep_a_link_down(tmp_path, caplog):
+    files = certificates(tmp_path)
+    broker = Mosquitto(tmp_path, behind_tls(files))
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        device = stage.link("dev-1", tls=TlsFiles(**files))
+        device.link.connect()
+        stage.until(lambda: device.connections)
+        (tmp_path / "other").mkdir()
+        files["key"].write_bytes(certificates(tmp_path / "other")["key"].read_bytes())
+        stage.vanish(device)
+        stage.until(lambda: device.connections == 2)
+        assert "what they held before is used" in caplog.text
+    finally:
+        stage.close()
+
+
+class Waits(threading.Event):
+    """Waits for nothing, and is set after the third time."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def wait(self, timeout=None):
+        self.asked.append(timeout)
+        if len(self.asked) == 3:
+            self.set()
+        return self.is_set()
+
+
+def test_a_dial_that_takes_long_is_no_good_connection(monkeypatch):
+    """As where the resolver does not answer: the pauses grow all the same."""
+
+    def unanswered(*_, **__):
+        time.sleep(0.05)
+        raise OSError("Temporary failure in name resolution")
+
+    monkeypatch.setattr("schemas.link._STABLE", 0.01)
+    monkeypatch.setattr("schemas.link.random.uniform", lambda *_: 1.0)
+    link = PahoLink("broker.invalid", 1883, "dev-1", backoff=(0.5, 60))
+    link._client.connect, link._closing = unanswered, Waits()
+    link._run()
+    assert link._closing.asked == [0.5, 1, 2]

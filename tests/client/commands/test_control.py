@@ -1,4 +1,5 @@
 import argparse
+import datetime as dt
 import json
 
 import pytest
@@ -56,6 +57,22 @@ def test_status_is_a_line_a_value(asked, tmp_path, capsys):
         "windows troubles  none",
         "windows kinds     a b",
     ]
+
+
+def test_times_are_for_people_to_read(asked, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SAID, "windows", {"last_at": 1796066656.3})
+    flwr_edge(tmp_path, "status")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "last at" in line]
+    when = dt.datetime.fromisoformat(line.removeprefix("windows last at").strip())
+    assert when.timestamp() == 1796066656
+
+
+def test_no_prediction_yet_is_said(tmp_path, capsys):
+    api = LocalApi(tmp_path / "api.sock", {"prediction": lambda _: {}})
+    api.start()
+    flwr_edge(tmp_path, "predictions")
+    api.stop()
+    assert capsys.readouterr().out == "none yet\n"
 
 
 @pytest.mark.parametrize(("word", "action"), [("status", "status"), ("predictions", "prediction")])

@@ -32,3 +32,12 @@ def test_what_could_not_start_is_not_installed(tmp_path):
     assert "--program" in str(caught.value)
     assert "none.toml: no such file; write it first" in str(caught.value)
     assert not Path("/", UNIT).exists()
+
+
+def test_a_configuration_that_is_wrong_is_not_installed(tmp_path, monkeypatch):
+    """Its unit would allow too little, and the daemon could not start."""
+    monkeypatch.setattr(service, "install", lambda *_: pytest.fail("it is installed"))
+    config = tmp_path / "a.toml"
+    config.write_text('device = "a"\n[windoes]\n')
+    with pytest.raises(ConfigError, match=r"a\.toml"):
+        flwr_edge("--program", __file__, "--config", config)

@@ -1,6 +1,6 @@
 import pytest
 
-from client.sources.frames import Framer
+from client.sources.frames import Framer, Silence
 
 
 def cut(framer, samples, label=lambda n: -1):
@@ -35,3 +35,10 @@ def test_a_break_starts_a_window():
 def test_a_sample_of_another_width_is_refused():
     with pytest.raises(ValueError, match="a sample of 3 values; expected 2"):
         Framer(4, 2, 4).add([1, 2, 3])
+
+
+@pytest.mark.parametrize(("longest", "told"), [(5, [0, 0, 3600, 0]), (None, [0, 0, 0, 0])])
+def test_a_silence_is_told_once_it_ends(longest, told):
+    times = iter([0, 1, 6, 3606, 3607])
+    silence = Silence(longest, lambda: next(times))
+    assert [silence.ended() for _ in told] == told

@@ -1,9 +1,11 @@
+import functools
 import json
 import time
 
 import pytest
 from pydantic import ValidationError
 
+from client.sources.frames import Silence
 from client.sources.mqtt_topic import MqttTopicSettings, MqttTopicSource
 from schemas.link import Message, PahoLink
 from tests.mosquitto import program, running
@@ -30,9 +32,9 @@ class Carrier:
     def close(self):
         self.closed = True
 
-    def say(self, payload, **more):
+    def say(self, payload, topic="s/a", **more):
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.on_message(Message("s/a", data, **more))
+        self.on_message(Message(topic, data, **more))
 
 
 @pytest.fixture
@@ -70,6 +72,30 @@ def test_samples_and_a_lost_link(listening, carrier, sink, until):
         carrier.say(WINDOW)
     assert [window.values[0] for window in sink.windows] == [1, 1]
     assert sink.troubles == {"link": 1}
+
+
+def test_samples_of_two_sensors_make_no_window_together(listening, carrier, sink, until):
+    with listening(payload="samples"):
+        until(lambda: carrier.filters)
+        carrier.say(WINDOW[:2])
+        carrier.say([[8, 8], [9, 9]], topic="s/b")
+        carrier.say(WINDOW)
+    assert [window.values[0] for window in sink.windows] == [1]
+    assert sink.troubles == {"topic": 2}
+
+
+def test_no_window_spans_an_hour_without_messages(listening, carrier, sink, until, monkeypatch):
+    hour = [0.0]
+    of_the_test = functools.partial(Silence, clock=lambda: hour[0])
+    monkeypatch.setattr("client.sources.mqtt_topic.Silence", of_the_test)
+    with listening(payload="samples", gap=60):
+        until(lambda: carrier.filters)
+        carrier.say(WINDOW[:2])
+        hour[0] = 3600
+        carrier.say([[8, 8]])
+        carrier.say(WINDOW)
+    assert [window.values[0] for window in sink.windows] == [8]
+    assert sink.troubles == {"gap": 1}
 
 
 ODD = [
