@@ -125,6 +125,13 @@ def pending(engine: Engine) -> bool:
         return revision_of(connection) != HEAD
 
 
+def newer(engine: Engine) -> bool:
+    """Whether a database is of a newer release, so that this one cannot bring it up to date."""
+    with engine.connect() as connection:
+        revision = revision_of(connection)
+    return bool(revision) and not knows(revision)
+
+
 def _alembic() -> Any:
     from alembic.config import Config
 

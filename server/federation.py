@@ -51,6 +51,6 @@ class Federation:
 
     @property
     def cohort(self) -> int:
-        """Clients a round."""
+        """Clients a round; those that there are, where the file names more."""
         size = self.config.cohort.size
-        return len(self.clients) if size is None else size
+        return len(self.clients) if size is None else min(size, len(self.clients))

@@ -193,9 +193,19 @@ class Authority:
 
     @property
     def serving(self) -> Ca:
-        """It issues the server's and the broker's certificates."""
+        """It issues the server's and the broker's certificates.
+
+        Raises
+        ------
+        Refusal
+            Where the newest one's life is over too.
+        """
+        if not (trusted := self.trusted):
+            end = _when(self.newest.ends).isoformat(timespec="seconds")
+            hint = "run flwr-fleet ca rollover, and enroll every device again"
+            raise Refusal(f"authority {self.newest.number} expired at {end}; {hint}")
         moved = self.newest.made + self.lifetimes.overlap_days * _DAY / 2
-        return self.newest if self.clock() >= moved else self.trusted[0]
+        return self.newest if self.clock() >= moved else trusted[0]
 
     @property
     def chain(self) -> str:

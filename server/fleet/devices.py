@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from schemas.wire import node_of
@@ -224,16 +224,25 @@ def last_enrolment(db: Session, device: str) -> Enrolment:
 
 def retire_old(write: Write, before: float) -> list[str]:
     """Revoke certificates of keys that were rotated away before a time; their serials."""
-    retired = select(Key.id).where(Key.state == "retired", Key.changed < before)
-    rows = select(Certificate).where(
-        Certificate.key.in_(retired),
-        Certificate.revoked.is_(None),
-        Certificate.not_after > write.now,
-    )
-    old = write.db.scalars(rows).all()
+    # Joined: a subquery would go through the keys of years each time, and serve asks all the time.
+    rows = select(Certificate).join(Key, Key.id == Certificate.key)
+    good = Certificate.revoked.is_(None), Certificate.not_after > write.now
+    old = write.db.scalars(rows.where(Key.state == "retired", Key.changed < before, *good)).all()
     for row in old:
         row.revoked, row.reason = write.now, SUPERSEDED
     return [row.serial for row in old]
+
+
+def outlasting(db: Session, at: float) -> tuple[int, float]:
+    """Accepted devices that have a good certificate after a time; when the last of these ends."""
+    rows = (
+        select(func.count(Certificate.device.distinct()), func.max(Certificate.not_after))
+        .join(Device, Device.id == Certificate.device)
+        .where(Device.state == "accepted", Certificate.revoked.is_(None))
+        .where(Certificate.not_after > at)
+    )
+    count, end = db.execute(rows).one()
+    return count, end or at
 
 
 def revoked_certificates(db: Session, now: float) -> list[Revoked]:

@@ -231,7 +231,8 @@ def _certificate(db: Session, pem: str) -> Certificate:
         raise Denied("malformed", "expected one certificate, PEM") from None
     row = db.get(Certificate, serial) if len(serial) <= 40 else None
     if row is None or row.device is None or _der(row.pem) != der:
-        raise Denied("not-this-fleet", "the certificate is not of this fleet's CA")
+        known = "another fleet's, or newer than the backup that this registry is from"
+        raise Denied("not-this-fleet", f"the registry has no such certificate: {known}")
     return row
 
 

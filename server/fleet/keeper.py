@@ -50,6 +50,7 @@ class Keeper:
         self._accepted: list[str] = []
         self._lock = threading.Lock()
         self._thinned: float | None = None
+        self._wrong: set[str] = set()
 
     def accepted(self, device: str) -> None:
         """Note that a device came; ``flush`` tells the others, in batches."""
@@ -109,10 +110,18 @@ class Keeper:
             told = Changes(replaced=self._replaced(new))
             wrong += hooks.changed(self.folder, self.config, told)
         self.note()
-        for line in wrong + hooks.tick(self.folder, self.config):
-            _log.error("%s", line)
+        self._tell(wrong + hooks.tick(self.folder, self.config))
         self._thin()
         return changed
+
+    def _tell(self, wrong: list[str]) -> None:
+        """Log what a tick could not do, once while it lasts: a broker may be down for days."""
+        for line in wrong:
+            if line not in self._wrong:
+                _log.error("%s; tried again until it is done", line)
+        if self._wrong and not wrong:
+            _log.warning("what could not be done before is done now")
+        self._wrong = set(wrong)
 
     def _thin(self) -> None:
         """Take out old notes of the audit log's head, once a day: else their file has no end."""

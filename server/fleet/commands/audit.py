@@ -19,6 +19,9 @@ def show(
     action: Annotated[
         str | None, typer.Option(help="Only actions that begin so, as in device.revoke.")
     ] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this one did, as in operator:ann.")
+    ] = None,
     last: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="So many rows, the newest.")
     ] = 50,
@@ -31,7 +34,7 @@ def show(
     from server.fleet.registry import audit
 
     with Fleet(fleet).registry() as registry, registry.read() as db:
-        rows = [_row(row) for row in audit.newest(db, last, subject, action)]
+        rows = [_row(row) for row in audit.newest(db, last, subject, action, actor)]
     head = ("number", "at", "actor", "action", "subject", "detail")
     answer(rows, format_, lambda: columns(head, ([row[key] for key in head] for row in rows)))
 

@@ -53,13 +53,18 @@ def restore(
 ) -> None:
     """Make a fleet from a backup, on this machine; its devices go on as they were.
 
-    What was enrolled or revoked after the backup is not known here: revoke again who was revoked
-    since. Stop the old server first: two of them would each decide alone.
+    What was done after the backup is not known here. Revoke again who was revoked since. Devices
+    that rotated since go on until their certificates end, and cannot rotate again: audit show
+    --action enrol.refused names them as they try, and device rotate makes the claims that they
+    need; those enrolled since need new claims. Stop the old server first: two of them would each
+    decide alone.
 
     Example: flwr-fleet restore fleet.flwrseal /srv/fleet && flwr-fleet serve --fleet /srv/fleet
     """
     from server.fleet.backup import check
     from server.fleet.backup import restore as make
+    from server.fleet.listing import when
+    from server.fleet.registry import audit
 
     passphrase = _passphrase(key_file, confirm=False)
     if dry_run:
@@ -68,8 +73,12 @@ def restore(
     rows = make(file, folder, passphrase, database)
     opened = Fleet(folder)
     with opened.registry() as registry, registry.write(actor()) as transaction:
+        last = audit.newest(transaction.db, 1)
         transaction.audit("fleet.restore", opened.config.name, rows=rows, file=file.name)
-    say(f"restored {rows} rows; next: flwr-fleet serve --fleet {folder}")
+    at = f", as of {when(last[0].at)}" if last else ""
+    say(f"restored {rows} rows{at}")
+    say("what was revoked, rotated or enrolled since then it does not know: restore --help")
+    say(f"next: flwr-fleet broker config --fleet {folder}, and flwr-fleet serve --fleet {folder}")
 
 
 def _note(opened: Fleet, rows: int, out: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from schemas.enrolment import ClaimText
     from schemas.fleet import FleetConfig
     from server.fleet.keeper import Keeper
-    from server.fleet.registry import Write
+    from server.fleet.registry import Registry, Write
 
 app = typer.Typer(help="Devices: who waits, who is in, who is out.")
 Names = Annotated[list[str] | None, typer.Argument(help="Names of devices.")]
@@ -115,10 +115,16 @@ def approve(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        them = chosen(keeper, names, tag, ("pending",))
-        if confirm("approve", them, yes=yes, dry_run=dry_run):
-            authority = keeper.authority
-            done = _do(keeper, lambda write: devices.approve(write, authority, them))
+        them, authority = chosen(keeper.registry, names, tag, ("pending",)), keeper.authority
+        done = carry_out(
+            keeper,
+            "approve",
+            them,
+            lambda write: devices.approve(write, authority, them),
+            yes=yes,
+            dry_run=dry_run,
+        )
+        if done is not None:
             tell(keeper.apply(Changes(accepted=done)))
             say(f"approved {len(done)}")
 
@@ -136,9 +142,17 @@ def reject(
     from server.fleet import devices
 
     with Fleet(fleet).keeper() as keeper:
-        them = chosen(keeper, names, tag, ("pending", "expected"))
-        if confirm("reject", them, yes=yes, dry_run=dry_run):
-            say(f"rejected {len(_do(keeper, lambda write: devices.reject(write, them, reason)))}")
+        them = chosen(keeper.registry, names, tag, ("pending", "expected"))
+        done = carry_out(
+            keeper,
+            "reject",
+            them,
+            lambda write: devices.reject(write, them, reason),
+            yes=yes,
+            dry_run=dry_run,
+        )
+        if done is not None:
+            say(f"rejected {len(done)}")
 
 
 @app.command()
@@ -164,7 +178,7 @@ def revoke(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        them = chosen(keeper, names, tag, ("accepted", "pending", "expected", "rejected"))
+        them = chosen(keeper.registry, names, tag, ("accepted", "pending", "expected", "rejected"))
         with keeper.registry.read() as db:
             them = devices.revocable(db, them)
         if not confirm("revoke", them, yes=yes, dry_run=dry_run):
@@ -199,34 +213,45 @@ def remove(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        them = chosen(keeper, names, tag, ("revoked", "rejected", "pending", "expected"))
-        if confirm("remove", them, yes=yes, dry_run=dry_run):
-            done = _do(keeper, lambda write: devices.remove(write, them))
+        them = chosen(keeper.registry, names, tag, ("revoked", "rejected", "pending", "expected"))
+        done = carry_out(
+            keeper,
+            "remove",
+            them,
+            lambda write: devices.remove(write, them),
+            yes=yes,
+            dry_run=dry_run,
+        )
+        if done is not None:
             tell(keeper.apply(Changes(gone=done)))
             say(f"removed {len(done)}")
 
 
 @app.command()
 def tag(
-    name: Annotated[list[str], typer.Argument(help="Names of devices.")],
+    names: Names = None,
     add: Annotated[list[str] | None, typer.Option(help="A tag to add; repeatable.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A tag to drop; repeatable.")] = None,
     fleet: FleetOption = None,
+    tag: TagOption = None,
 ) -> None:
     """Add tags to devices, or drop them.
 
-    Example: flwr-fleet device tag watch-7 watch-8 --add pilot
+    Example: flwr-fleet device tag --tag pilot --add autumn
     """
     from server.fleet import devices
     from server.fleet.listing import find
+    from server.fleet.registry.identity import STATES
 
     if not add and not drop:
         raise Refusal("name a tag with --add or --drop")
-    with Fleet(fleet).registry() as registry, registry.write(actor()) as write:
-        rows = find(write.db, name)
-        changed = [row.id for row in rows if devices.set_tags(row, add or (), drop or ())]
-        for one in changed:
-            write.audit("device.tag", one, add=add or [], drop=drop or [])
+    with Fleet(fleet).registry() as registry:
+        them = chosen(registry, names, tag, STATES)
+        with registry.write(actor()) as write:
+            rows = find(write.db, them)
+            changed = [row.id for row in rows if devices.set_tags(row, add or (), drop or ())]
+            said = {"add": add or [], "drop": drop or []}
+            write.audit_all(("device.tag", one, said) for one in changed)
     say(f"changed {len(changed)}")
 
 
@@ -287,9 +312,6 @@ def import_(
     from server.fleet import claims, devices
 
     rows = _read(file)
-    if dry_run:
-        confirm("expect", [row["device"] for row in rows], yes=True, dry_run=True)
-        return
     them = [
         devices.Expected(row["device"], tuple(row["tags"].split()), row["key"] or None)
         for row in rows
@@ -299,6 +321,8 @@ def import_(
         ca = keeper.authority.serving.id
         with keeper.registry.read() as db:
             devices.check_expected(db, them)  # before anything is changed, since it is in parts
+        if not confirm("expect", [one.name for one in them], yes=True, dry_run=dry_run):
+            return
         with _claims_file(claims_out, keeper.config) as keep:
 
             def known(write: "Write", part: list[devices.Expected]) -> list[devices.Expected]:
@@ -339,13 +363,39 @@ def _in_parts(
         raise
 
 
-def _do(keeper: "Keeper", change: "Callable[[Write], list[Any]]") -> list[Any]:
+class _Undone(Exception):  # noqa: N818 - no defect: it ends a transaction
+    """Nothing of it stays."""
+
+
+def carry_out(
+    keeper: "Keeper",
+    what: str,
+    names: list[str],
+    change: "Callable[[Write], list[T]]",
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> list[T] | None:
+    """Ask, and change devices; None where that was not said.
+
+    A dry run does it and undoes it, so that what would be refused is refused then too.
+    """
+    if dry_run:
+        with suppress(_Undone), keeper.registry.write(actor()) as write:
+            change(write)
+            raise _Undone
+    if not confirm(what, names, yes=yes, dry_run=dry_run):
+        return None
+    return _do(keeper, change)
+
+
+def _do(keeper: "Keeper", change: "Callable[[Write], list[T]]") -> list[T]:
     with keeper.registry.write(actor()) as write:
         return change(write)
 
 
 def chosen(
-    keeper: "Keeper",
+    registry: "Registry",
     names: Iterable[str] | None,
     tag: str | None,
     states: tuple[str, ...],
@@ -355,7 +405,7 @@ def chosen(
     """Devices that were named, and those of a tag in one of the states; ``held``: quarantined."""
     from server.fleet.listing import device_rows, find
 
-    with keeper.registry.read() as db:
+    with registry.read() as db:
         them = {row.id: None for row in find(db, names or ())}  # a set in their order
         for row in device_rows(db, tag=tag) if tag is not None else ():
             if row["state"] in states and (row["quarantined"] or not held):

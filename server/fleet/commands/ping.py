@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from server.fleet.grid import FleetGrid
 
 _SETTLE: Final = 2.0  # seconds in which those who are online have said so
+_SEEK: Final = 0.5  # seconds between looks for those who were off
 _LOOK: Final = 0.005  # seconds between looks at what came
 _HEAD: Final = ("device", "seconds", "answer")
 
@@ -47,29 +48,44 @@ def ping(
 
 
 def _asked(grid: "FleetGrid", states: Mapping[str, str], timeout: float) -> list[dict[str, Any]]:
-    end, names = time.monotonic() + timeout, list(states)
-    nodes = grid.find(names, timeout if names else min(timeout, _SETTLE))
-    if not nodes:
+    """Ask each as soon as it is there: who is off takes no time from the others."""
+    end, absent = time.monotonic() + timeout, set(states)
+    rows = {name: {"device": name, "seconds": None, "answer": "offline"} for name in states}
+    waiting: dict[str, tuple[str, float]] = {}
+    nodes = grid.find(absent, min(timeout, _SETTLE))
+    while nodes or ((waiting or absent) and time.monotonic() < end):
+        began = time.monotonic()
+        ids = grid.push_messages(map(_question, nodes.values()))
+        waiting |= {id_: (name, began) for id_, name in zip(ids, nodes, strict=True)}
+        absent -= nodes.keys()
+        _take(grid, waiting, rows, min(end, began + _SEEK) if absent else end)
+        left = max(0.0, end - time.monotonic())
+        nodes = grid.find(absent, 0 if waiting else min(left, _SEEK)) if absent and left else {}
+    grid.withdraw(waiting)
+    for name, _ in waiting.values():
+        rows[name] = {"device": name, "seconds": None, "answer": f"none within {timeout:g} s"}
+    if all(row["answer"] == "offline" for row in rows.values()):
         for name, state in states.items():
             if state != "accepted":
                 raise NotFoundError(f"{name} is {state}; no such device is online")
         raise NotFoundError("no such device is online; is its daemon running, and the broker up?")
-    rows: dict[str, dict[str, Any]] = {
-        name: {"device": name, "seconds": None, "answer": "offline"} for name in names
-    }
-    began = time.monotonic()
-    waiting = dict(zip(grid.push_messages(map(_question, nodes.values())), nodes, strict=True))
-    while waiting and time.monotonic() < end:
+    return [rows[name] for name in sorted(rows)]
+
+
+def _take(
+    grid: "FleetGrid",
+    waiting: dict[str, tuple[str, float]],
+    rows: dict[str, dict[str, Any]],
+    until: float,
+) -> None:
+    """Take answers until all are here, or a moment is."""
+    while waiting and time.monotonic() < until:
         for reply in grid.pull_messages(waiting):
-            name = waiting.pop(reply.metadata.reply_to_message_id)
+            name, began = waiting.pop(reply.metadata.reply_to_message_id)
             took = None if reply.has_error() else time.monotonic() - began
             said = reply.error.reason if reply.has_error() else "good"
             rows[name] = {"device": name, "seconds": took, "answer": said}
         time.sleep(_LOOK)
-    grid.withdraw(waiting)
-    for name in waiting.values():
-        rows[name] = {"device": name, "seconds": None, "answer": f"none within {timeout:g} s"}
-    return [rows[name] for name in sorted(rows)]
 
 
 def _question(node: int) -> "Message":

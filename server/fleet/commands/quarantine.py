@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from server.fleet.commands.device import Names, Reason, TagOption, chosen, tell
-from server.fleet.commands.options import DryRun, Fleet, FleetOption, Yes, actor, confirm, say
+from server.fleet.commands.device import Names, Reason, TagOption, carry_out, chosen, tell
+from server.fleet.commands.options import DryRun, Fleet, FleetOption, Yes, say
 
 
 def quarantine(
@@ -32,10 +32,16 @@ def quarantine(
 
     check_hours(hours, endless=True)
     with Fleet(fleet).keeper() as keeper:
-        them = chosen(keeper, names, tag, ("accepted",))
-        if confirm("quarantine", them, yes=yes, dry_run=dry_run):
-            with keeper.registry.write(actor()) as write:
-                done = quarantines.by_hand(write, them, reason, hours)
+        them = chosen(keeper.registry, names, tag, ("accepted",))
+        done = carry_out(
+            keeper,
+            "quarantine",
+            them,
+            lambda write: quarantines.by_hand(write, them, reason, hours),
+            yes=yes,
+            dry_run=dry_run,
+        )
+        if done is not None:
             tell(keeper.apply(Changes(held=done)))
             say(f"quarantined {len(done)}")
 
@@ -58,9 +64,15 @@ def release(
     from server.fleet.hooks import Changes
 
     with Fleet(fleet).keeper() as keeper:
-        them = chosen(keeper, names, tag, ("accepted",), held=True)
-        if confirm("release", them, yes=yes, dry_run=dry_run):
-            with keeper.registry.write(actor()) as write:
-                done = quarantines.release(write, them, reason)
+        them = chosen(keeper.registry, names, tag, ("accepted",), held=True)
+        done = carry_out(
+            keeper,
+            "release",
+            them,
+            lambda write: quarantines.release(write, them, reason),
+            yes=yes,
+            dry_run=dry_run,
+        )
+        if done is not None:
             tell(keeper.apply(Changes(released=done)))
             say(f"released {len(done)}")

@@ -113,7 +113,8 @@ def create(
 
     Each device proves the bundle on its own windows before it predicts with it, keeps the last good
     one, and goes back by itself where the new one fails on probation. The next group begins when
-    enough of the last have succeeded; too many errors stop the roll-out.
+    enough of the last have succeeded; too many errors stop the roll-out. Who is in which group is
+    decided now: who is enrolled or tagged later needs a roll-out of its own.
 
     Example: flwr-fleet rollout create --bundle walk --group tag=beta --group 10% --group rest
     --success 0.9 --errors 0.05

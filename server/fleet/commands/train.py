@@ -48,6 +48,7 @@ def train(
 
     Example: flwr-fleet train spring.toml --set rounds=50
     """
+    from server.fleet.training.devices import too_few
     from server.fleet.training.file import load
     from server.fleet.training.folder import TrainingFolder
     from server.fleet.training.progress import Progress
@@ -65,6 +66,8 @@ def train(
             if len(choice.nodes) < least:
                 said = f"{len(choice.nodes)} would take part; {least} needed (devices.least)"
                 raise FoundError(said)
+            if few := too_few(choice, loaded.training):
+                raise FoundError(few)
             return
         place = Place(opened.folder, opened.config, registry, actor())
         progress = Progress(loaded.training.rounds, say)

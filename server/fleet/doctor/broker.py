@@ -59,7 +59,8 @@ def _loaded(it: Deployment, name: str, digest: str) -> Finding:
     try:
         newest = Control(it.folder, it.config).loaded(digest)
     except (BrokerError, OSError) as error:
-        return fault(name, f"the broker cannot be asked: {error}", _WRITE)
+        first = f"see to what else is said of the broker; where that is nothing, {_WRITE}"
+        return fault(name, f"the broker cannot be asked: {error}", first)
     if not newest:
         return fault(name, "the broker goes by older lists than the registry's", _RELOAD)
     return ok(name, f"the broker goes by the newest, {digest[:12]}")

@@ -8,8 +8,18 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from schemas.base import ConfigError
 from server.fleet.authority import Ca, key_id
-from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok, warning
+from server.fleet.doctor.finding import (
+    Check,
+    Deployment,
+    Finding,
+    fault,
+    locked,
+    ok,
+    sealed,
+    warning,
+)
 from server.fleet.keeper import x509_crls
 
 _DAY: Final = 86_400.0
@@ -47,10 +57,15 @@ def authority_key(it: Deployment) -> Iterator[Finding]:
     if it.locked:
         yield locked("ca-key")
         return
+    try:
+        opens = it.secret
+    except ConfigError as error:
+        yield sealed("ca-key", error)
+        return
     newest = it.authority.newest
     file = it.folder.ca / f"{newest.number}.key"
     try:
-        key = load_pem_private_key(file.read_bytes(), it.secret)
+        key = load_pem_private_key(file.read_bytes(), opens)
     except (OSError, ValueError, TypeError) as error:
         same = "is the key file or passphrase the one that it was encrypted with? If it is lost, "
         yield fault("ca-key", f"{file}: {error}", same + _RESTORE)

@@ -95,6 +95,12 @@ def warning(name: str, seen: str, advice: str) -> Finding:
     return Finding(name, "warning", seen, advice)
 
 
+def sealed(name: str, error: Exception) -> Finding:
+    """A key that cannot be looked at, since what it is encrypted with cannot be had."""
+    advice = "do what this says; where that file is lost, bring it back from a backup"
+    return fault(name, f"not checked: {error}", f"{advice}: flwr-fleet restore")
+
+
 def locked(name: str) -> Finding:
     """A key that cannot be looked at for want of the passphrase."""
     advice = f"set {secret.VARIABLE}, or run it on a terminal"

@@ -13,6 +13,7 @@ from server.fleet.registry import audit
 
 _AHEAD: Final = 60.0  # seconds that a database's clock may differ
 _PATIENCE: Final = 3.0  # seconds for a port to answer
+_EXPIRED: Final = 10  # OpenSSL's word for a certificate whose time is over
 _LEAST: Final = 200 << 20  # bytes free
 _FEW: Final = 2 << 30
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -74,12 +75,19 @@ def port(it: Deployment, name: str, where: tuple[str, int], starts: str) -> Find
         _shake_hands(context, address)
     except ConnectionRefusedError:
         return _free(name, where, shown, starts)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            renew = f"run flwr-fleet serve, which renews it; if the file is new, {starts} again"
+            return fault(name, f"{shown} shows a certificate that has expired", renew)
+        return _another(it, name, shown, error)
     except (OSError, ValueError) as error:
-        other = (
-            f"end what listens there (ss -ltnp says who), or name another port in {it.folder.file}"
-        )
-        return fault(name, f"{shown} answers, but not as this fleet: {error}", other)
+        return _another(it, name, shown, error)
     return ok(name, f"{shown} answers with a certificate of this fleet")
+
+
+def _another(it: Deployment, name: str, shown: str, error: Exception) -> Finding:
+    advice = f"end what listens there (ss -ltnp says who), or name another port in {it.folder.file}"
+    return fault(name, f"{shown} answers, but not as this fleet: {error}", advice)
 
 
 def _context(it: Deployment) -> ssl.SSLContext:

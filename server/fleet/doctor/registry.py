@@ -12,11 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.base import ConfigError
 from schemas.signing import public_hex
-from server.database import open_engine, pending
+from server.database import newer, open_engine, pending
 from server.fleet.alone import serving
 from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
-from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok
+from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok, sealed
 from server.fleet.registry import Bundle, TaskRow, audit
 from server.transport.tables import OPEN
 
@@ -35,14 +35,18 @@ def database(it: Deployment) -> Iterator[Finding]:
         return
     engine = open_engine(where)
     try:
-        old = pending(engine)
+        other = pending(engine)
+        too_new = other and newer(engine)
     except SQLAlchemyError as error:
         advice = f"is it started, and is its URL in {it.folder.file} right?"
         yield fault("database", f"cannot be used: {str(error).splitlines()[0]}", advice)
         return
     finally:
         engine.dispose()
-    if old:
+    if too_new:
+        seen, advice = "of a newer release", "install the flwr-edge that last used it"
+        yield fault("database", seen, f"{advice}, or {_RESTORE}")
+    elif other:
         seen, advice = "not of this release", "run flwr-fleet init or serve, which migrate it"
         yield fault("database", seen, advice)
     else:
@@ -86,7 +90,12 @@ def signing(it: Deployment) -> Iterator[Finding]:
         yield locked("signing-key")
         return
     try:
-        key = signing_key(it.folder, it.secret)
+        opens = it.secret
+    except ConfigError as error:
+        yield sealed("signing-key", error)
+        return
+    try:
+        key = signing_key(it.folder, opens)
         mine = public_hex(key) if isinstance(key, Ed25519PrivateKey) else ""
         public = it.folder.signing_public.read_text().strip()
     except (OSError, ValueError) as error:

@@ -101,12 +101,18 @@ def head(db: Session) -> Head:
 
 
 def newest(
-    db: Session, count: int, subject: str | None = None, action: str | None = None
+    db: Session,
+    count: int,
+    subject: str | None = None,
+    action: str | None = None,
+    actor: str | None = None,
 ) -> list[Audit]:
-    """The newest rows, oldest first: of one subject, or of actions that begin so."""
+    """The newest rows, oldest first: of one subject or actor, or of actions that begin so."""
     rows = select(Audit).order_by(Audit.number.desc()).limit(count)
     if subject is not None:
         rows = rows.where(Audit.subject == subject)
+    if actor is not None:
+        rows = rows.where(Audit.actor == actor)
     if action is not None:
         rows = rows.where(Audit.action.startswith(action, autoescape=True))
     return list(db.scalars(rows))[::-1]

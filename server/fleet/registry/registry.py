@@ -9,7 +9,7 @@ from typing import Any, Self
 from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.base import ConfigError
-from server.database import migrate, open_engine, pending, serialised
+from server.database import migrate, newer, open_engine, pending, serialised
 from server.fleet.registry import audit
 from server.fleet.registry.audit import Entry
 
@@ -71,6 +71,8 @@ class Registry:
             migrate(self.engine)
         elif pending(self.engine):
             shown = self.engine.url.render_as_string(hide_password=True)
+            if newer(self.engine):
+                raise ConfigError(shown, ["of a newer flwr-edge; use that release with it"])
             raise ConfigError(shown, ["not of this release; run flwr-fleet init or serve first"])
         self._read = sessionmaker(self.engine, expire_on_commit=False)
         self._write = sessionmaker(serialised(self.engine), expire_on_commit=False)

@@ -85,6 +85,15 @@ def _move(
             raise Refusal(f"roll-out {rollout}: {_OVER[row.state]}")
         if row.state == state:
             return False
+        if state == "running":
+            _wait_on(row, tx.now - row.changed)
         row.state, row.changed = state, tx.now
         tx.audit(action, rollout)
         return True
+
+
+def _wait_on(row: Rollout, paused: float) -> None:
+    """Have groups wait as much longer for their devices as nothing was offered to them."""
+    plan = Plan.model_validate(row.plan)
+    started = {group: began + max(0.0, paused) for group, began in plan.started.items()}
+    row.plan = plan.model_copy(update={"started": started}).model_dump(mode="json")

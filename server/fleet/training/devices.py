@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from schemas.training import Training
 from server.fleet.listing import device_rows
 from server.transport.tables import DeviceRow
 
@@ -30,6 +31,14 @@ class Choice:
     def counts(self) -> dict[str, int]:
         """How many are left out, by why."""
         return dict(sorted(Counter(self.left_out.values()).items()))
+
+
+def too_few(choice: Choice, training: Training) -> str:
+    """Why those who take part could never make a round; "" where they could."""
+    count, needed = len(choice.nodes), training.cohort.min_replies
+    if count < needed:
+        return f"{count} would take part; {needed} have to answer a round (cohort.min_replies)"
+    return ""
 
 
 def choose(db: Session, tags: Collection[str], among: Collection[str] | None = None) -> Choice:

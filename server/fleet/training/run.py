@@ -17,7 +17,7 @@ from server.federation import Federation
 from server.fleet.errors import NotFoundError, Refusal
 from server.fleet.grid import FleetGrid, open_grid
 from server.fleet.registry import Registry
-from server.fleet.training.devices import Choice, choose
+from server.fleet.training.devices import Choice, choose, too_few
 from server.fleet.training.file import Loaded
 from server.fleet.training.folder import TrainingFolder, line_of
 from server.fleet.training.progress import Progress
@@ -92,7 +92,7 @@ def plan(
     ConfigError
         Where the sources cannot be read, or the strategy needs some and there are none.
     Refusal
-        Where the folder is no place for the run, or is another's.
+        Where the folder is no place for the run, or is another's; where too few would take part.
     NotFoundError
         Where no device takes part.
     """
@@ -103,6 +103,8 @@ def plan(
     if began is None:
         runs.check_new()
     choice = chosen(place.registry, loaded, began)
+    if few := too_few(choice, training):
+        raise Refusal(few)
     devices = choice.nodes if began is None else began["devices"]
     name = f"{training.name}-{secrets.token_hex(4)}" if began is None else str(began["name"])
     sources, digest = read_sources(training, loaded.path)

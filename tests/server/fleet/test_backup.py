@@ -1,8 +1,10 @@
 """Backup while serving, and a restore after which devices go on."""
 
 import io
+import re
 import shutil
 import tarfile
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import insert, inspect, text
@@ -16,11 +18,11 @@ from server.database import migrate, open_engine, pending, revision_of
 from server.fleet import claims, dump, sealed, secret
 from server.fleet.authority import Authority
 from server.fleet.backup import _with_database, backup, restore
-from server.fleet.errors import Refusal
+from server.fleet.errors import Denied, Refusal
 from server.fleet.keeper import Keeper
 from server.fleet.registry import Claim, Embedding, Registry, Update, audit
 from server.fleet.sealed import Opener, Sealer, SealError
-from tests.server.fleet.requests import claim, request
+from tests.server.fleet.requests import claim, new_key, request, rotation
 from tests.server.fleet.site import Site
 from tests.server.fleet.test_enrolment import do, rows
 
@@ -233,6 +235,36 @@ def test_a_dry_run_leaves_the_key_file_elsewhere_as_it_is(
     assert files(tmp_path) == before
     assert there is None or key.read_bytes() == there
     assert not (tmp_path / "no").exists()
+
+
+def test_a_restore_says_as_of_when_and_what_it_does_not_know(fleet, tmp_path, monkeypatch, capsys):
+    file = saved(fleet(), tmp_path / "b")
+    monkeypatch.setenv("FLWR_FLEET_BACKUP_PASSPHRASE", WORD.decode())
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", str(file), str(tmp_path / "new")])
+    assert ended.value.code == 0
+    said = capsys.readouterr().err
+    assert re.search(r"restored \d+ rows, as of 20\d\d-", said)
+    assert "what was revoked, rotated or enrolled since then it does not know" in said
+    assert "next: flwr-fleet broker config" in said  # its configuration names the old folder
+
+
+def test_a_rotation_since_the_backup_is_refused_with_the_reason(
+    keeper, registrar, config, clock, tmp_path
+):
+    first = registrar.enrol(request(claim(keeper, "watch-1"), key=(key := new_key())), "10.0.0.1")
+    backup(keeper.folder, config, tmp_path / "b", WORD, objects=False)
+    asked = rotation(first.certificate, key, new=(newer := new_key()))
+    second = registrar.rotate(asked, "10.0.0.1")
+    restore(tmp_path / "b", tmp_path / "other", WORD, "registry.sqlite")
+    with Registry(tmp_path / "other" / "registry.sqlite", clock=clock) as registry:
+        old = replace(registrar, registry=registry)
+        with pytest.raises(Denied, match="newer than the backup that this registry is from"):
+            old.rotate(rotation(second.certificate, newer), "10.0.0.1")
+        terms = claims.Terms(1.0, replaces=True)
+        (made,) = do(old, claims.create, terms, keeper.authority.serving.id, ["watch-1"])
+        again = old.enrol(request(made.sent, key=new_key()), "10.0.0.1")
+    assert again.state == "accepted"
 
 
 def test_another_key_file_is_never_overwritten(fleet, tmp_path):

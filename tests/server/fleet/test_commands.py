@@ -183,10 +183,43 @@ def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
         "device,state,tags,certificate_until",
         "a,expected,left pilot,",
     ]
+    code, _, err = run("device", "import", str(file), "--dry-run")
+    assert (code, "b is there already, and accepted" in err) == (1, True)
     for bad in ("name\na\n", "device\na\na\n", "device,key\na,short\n", "device\n../a\n"):
         file.write_text(bad)
         assert run("device", "import", str(file))[0] in (1, 2)
     assert listed(run) == {"a": "expected", "b": "accepted"}
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject", "remove", "release"])
+def test_a_dry_run_refuses_what_would_be_refused(run, enrolled, verb):
+    enrolled("a", "--device", "a")
+    code, _, err = run("device", verb, "a", "--dry-run")
+    assert (code, err) == run("device", verb, "a", "--yes")[::2]
+    assert code == 1
+
+
+def test_a_dry_run_changes_nothing(run, enrolled, fleet):
+    enrolled("a", "--approval")
+    before = run("audit", "verify")[1]
+    for verb in ("approve", "reject", "remove"):
+        code, _, err = run("device", verb, "a", "--dry-run")
+        assert (code, "nothing was changed" in err) == (0, True)
+    assert listed(run) == {"a": "pending"}
+    assert run("audit", "verify")[1] == before
+
+
+def test_devices_of_a_tag_are_tagged_and_who_did_what_is_found(run, enrolled):
+    for name in "abc":
+        enrolled(name, *(["--tag", "pilot"] if name != "c" else []))
+    assert run("device", "tag", "--tag", "pilot", "--add", "autumn")[2] == "changed 2\n"
+    assert set(listed(run, "--tag", "autumn")) == {"a", "b"}
+    assert run("device", "tag", "--add", "x")[0] == 3
+    me = json.loads(run("audit", "show", "--action", "device.tag", "--format", "json")[1])[0]
+    rows = json.loads(run("audit", "show", "--actor", me["actor"], "--format", "json")[1])
+    assert {row["actor"] for row in rows} == {me["actor"]}
+    assert [row["subject"] for row in rows if row["action"] == "device.tag"] == ["a", "b"]
+    assert run("audit", "show", "--actor", "operator:nobody")[1] == "none\n"
 
 
 def test_an_operator_rotates_a_key(run, enrolled):

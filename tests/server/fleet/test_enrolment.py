@@ -4,7 +4,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import AttributeOID, NameOID
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from server.fleet import csr as csrs
 from server.fleet import devices, hooks, secret
@@ -294,6 +294,33 @@ def test_who_rotates_by_itself_keeps_its_session(registrar, keeper, clock, monke
     keeper.tick()
     assert listed(keeper, old)
     assert [it for it in told if it] == []
+
+
+def test_keys_of_years_are_not_gone_through_at_each_tick(registrar, keeper):
+    asked = []
+    listen = (keeper.registry.engine, "before_cursor_execute")
+    event.listen(*listen, lambda _c, _cursor, text, values, *_: asked.append((text, values)))
+    with keeper.registry.write("server") as write:
+        devices.retire_old(write, write.now)
+        text, values = asked[-1]
+        if write.db.get_bind().dialect.name != "sqlite":
+            return  # plans of an empty table say nothing there
+        plan = write.db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)
+        steps = [row[-1] for row in plan]
+    assert steps
+    assert not [step for step in steps if step.startswith("SCAN")]
+
+
+def test_what_a_tick_cannot_do_is_said_once_and_when_it_is_done(keeper, monkeypatch, caplog):
+    down = ["broker: no broker runs"]
+    monkeypatch.setattr(hooks, "tick", lambda *_: list(down))
+    for _ in range(3):
+        keeper.tick()
+    assert caplog.text.count("no broker runs; tried again until it is done") == 1
+    down.clear()
+    keeper.tick()
+    keeper.tick()
+    assert caplog.text.count("is done now") == 1
 
 
 def test_hooks_hear_of_a_replaced_device_that_it_goes_and_then_that_it_came(monkeypatch):

@@ -56,6 +56,13 @@ def test_a_round_asks_a_cohort_of_clients_and_an_evaluation_asks_all(
     assert sorted(m.metadata.dst_node_id for m in asked) == [1, 2, 3, 4]
 
 
+def test_a_cohort_larger_than_the_federation_waits_for_nobody(federation, training):
+    """A training file names its size before anybody knows how many devices there are."""
+    strategy = FedAvg(federation(cohort=10), FedAvg.Parameters())
+    assert strategy.fraction_train == 1  # more, and Flower would wait for so many, for ever
+    assert {m.metadata.dst_node_id for m in training(strategy)} == {1, 2, 3, 4}
+
+
 def test_finetuning_is_the_evaluation_s(federation, plan_of):
     plain = FedAvg(federation(), FedAvg.Parameters())
     tuned = FinetunedFedAvg(federation(), FinetunedFedAvg.Parameters())

@@ -1,11 +1,13 @@
 """The doctor finds each planted fault by its name, with advice, and none in a sound fleet."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import socket
 import sqlite3
+import ssl
 import threading
 import time
 
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import update
 
+from schemas.base import ConfigError
 from schemas.fleet import BrokerPlace, FleetConfig, FleetFolder, Lifetimes, Server
 from schemas.signing import new_key
 from server.cli import main
@@ -157,10 +160,14 @@ def database_gone(folder):
     (folder.root / "registry.sqlite").unlink()
 
 
-def database_old(folder):
+def database_old(folder, revision="0001"):
     with sqlite3.connect(folder.root / "registry.sqlite") as db:
-        db.execute("UPDATE alembic_version SET version_num = 'v0000'")
+        db.execute("UPDATE alembic_version SET version_num = ?", [revision])
     db.close()
+
+
+def database_newer(folder):
+    database_old(folder, "9999")
 
 
 def database_broken(folder):
@@ -254,6 +261,7 @@ FAULTS = [
     (key_for_all, "key-mode"),
     (database_gone, "database"),
     (database_old, "database"),
+    (database_newer, "database"),
     (database_broken, "database"),
     (audit_changed, "audit-log"),
     (audit_cut_off, "audit-log"),
@@ -317,6 +325,17 @@ def database_at(folder, url):
     folder.file.write_text(text.replace('"registry.sqlite"', f'"{url}"'))
 
 
+def test_a_database_that_no_migration_helps_is_not_to_be_migrated(folder):
+    database_old(folder)
+    assert "which migrate it" in of(folder, "fault")["database"].advice
+    database_newer(folder)
+    found = of(folder, "fault")["database"]
+    assert found.seen == "of a newer release"
+    assert found.advice.startswith("install the flwr-edge that last used it")
+    with pytest.raises(ConfigError, match="of a newer flwr-edge; use that release with it"):
+        registry(folder)
+
+
 def test_a_postgresql_that_answers_is_well(folder, postgres_server):
     database_at(folder, postgres_server.new("migrated"))
     assert "database" in of(folder, "ok")
@@ -362,6 +381,36 @@ def test_a_port_that_somebody_else_has_is_a_fault(folder, name, table):
         found = of(folder, "fault")
         stranger.join(10)
     assert "not as this fleet" in found[name].seen
+
+
+def show(listening, context):
+    """Take one caller, and show it a certificate."""
+    caller, _ = listening.accept()
+    with caller, contextlib.suppress(OSError):
+        context.wrap_socket(caller, server_side=True).close()
+
+
+@pytest.mark.parametrize(("name", "table"), [("enrolment-port", "server"), ("broker", "broker")])
+def test_a_certificate_that_has_expired_is_not_somebody_else(folder, name, table):
+    own, place = folder.root / table, getattr(folder.config(), table)
+    issue(folder, authority(folder, -100 * DAY), own)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own / "certificate.pem", own / "key.pem")
+    with socket.create_server(("127.0.0.1", place.port)) as own_server:
+        shower = threading.Thread(target=show, args=(own_server, context))
+        shower.start()
+        found = of(folder, "fault")
+        shower.join(10)
+    assert "shows a certificate that has expired" in found[name].seen
+    assert found[name].advice.startswith("run flwr-fleet serve, which renews it")
+
+
+def test_a_key_file_that_others_read_sends_nobody_to_a_backup(folder):
+    (folder.root / "secret.key").chmod(0o644)
+    found = of(folder, "fault")
+    for name in ("ca-key", "signing-key"):
+        assert "chmod 600 it" in found[name].seen
+        assert found[name].advice.startswith("do what this says")
 
 
 def test_an_address_of_another_machine_is_a_fault(folder):

@@ -164,6 +164,36 @@ def test_pause_and_resume(fleet):
         resume(world.registry, "operator:test", "x")
 
 
+def test_weeks_of_a_pause_are_not_weeks_in_which_devices_were_off(fleet):
+    world = fleet()
+    rollout = world.create("tag=beta", "rest", at_once=1, deadline=7 * 86_400.0)
+    world.go(1)
+    pause(world.registry, "operator:test", rollout)
+    world.clock.now += 21 * 86_400
+    world.go()
+    resume(world.registry, "operator:test", rollout)
+    world.go(40)
+    assert world.state(rollout) == "finished"
+    assert set(world.states(rollout).values()) == {"succeeded"}
+
+
+def test_who_is_off_is_passed_over_after_a_pause_too(fleet):
+    world = fleet()
+    world.off("a")
+    rollout = world.create("tag=beta", success=0.6, error=0.1, deadline=7 * 86_400.0)
+    world.go()
+    world.clock.now += 5 * 86_400
+    pause(world.registry, "operator:test", rollout)
+    world.clock.now += 21 * 86_400
+    resume(world.registry, "operator:test", rollout)
+    world.clock.now += 1.9 * 86_400
+    world.go()
+    assert world.states(rollout)["a"] == "waiting"
+    world.clock.now += 0.2 * 86_400
+    world.go()
+    assert world.states(rollout)["a"] == "skipped"
+
+
 @pytest.mark.parametrize("stage", ["before", "offered", "testing", "between", "after"])
 def test_abort_at_each_stage(fleet, stage):
     world = fleet(holds=stage in ("offered", "testing"))

@@ -27,7 +27,7 @@ strategy = "fedavg"
 devices = { tags = ["pilot"], wait_seconds = 30, least = 2 }
 windows = { time = 20, channels = 6, classes = ["sit", "walk"], magnitudes = [[0, 1, 2]] }
 model = { width = 4, latent = 4 }
-cohort = { timeout_seconds = 60 }
+cohort = { size = 10, timeout_seconds = 60 }
 strategies.fedavg = { start = "random", steps = 2 }
 """
 
@@ -218,6 +218,10 @@ def test_what_is_wrong_is_one_clear_line(pilot, here):
     code, out, line = here("--dry-run")
     assert (code, "accepted" in out) == (5, True)
     assert "1 would take part; 2 needed (devices.least)" in line
+    replies = ("--set", "cohort.min_replies=2", "--set", "devices.least=1")
+    never = "1 would take part; 2 have to answer a round (cohort.min_replies)"
+    assert never in said(*replies, code=1)
+    assert never in here("--dry-run", *replies)[2]
     assert "sources.path" in said("--set", "strategies.fedavg.start=source", code=2)
     short = ("--set", "devices.wait_seconds=0.5")
     assert "0 of 1 devices are online after 0.5 s; 2 needed" in said(
