@@ -47,7 +47,8 @@ def describe(errors: Iterable[Any], allowed: dict[str, list[str]] | None = None)
         key = ".".join(str(part) for part in error["loc"])
         given = _short(error["input"])
         if error["type"] == "extra_forbidden":
-            table = ".".join(str(part) for part in error["loc"][:-1])
+            # An entry of an array of tables has the array's keys: its number is none.
+            table = ".".join(part for part in error["loc"][:-1] if isinstance(part, str))
             known = ", ".join((allowed or {}).get(table, []))
             lines.append(
                 f"{key} = {given}: unknown key" + (f"; allowed here: {known}" if known else "")

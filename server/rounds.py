@@ -23,7 +23,7 @@ from server.install import install
 from server.learned import learned
 from server.outcome import Outcome, RoundRecord, outcome_of, progress_of
 from server.strategies.base import EdgeStrategy, own_arrays
-from server.view import GridView
+from server.view import CountedView, GridView
 
 Confusions = dict[str, NDArray[np.int64]]
 
@@ -232,9 +232,10 @@ class Rounds:
         down = 0 if self.outcome.client_updates else None
         self.outcome.confusion = self._evaluate(last, arrays, self.persons, down)
         if self.unseen:
-            view = GridView(self.exam, self.unseen)
+            view = CountedView(self.exam, self.unseen)
             if self.strategy.stream is None:
                 self.strategy.join(sorted(self.unseen), view)
+            self._asked(view, counted=down is None)
             self.outcome.unseen = self._evaluate(last, arrays, self.unseen, down)
         score = self._mean(self.rounds, self.outcome.confusion)
         if self.outcome.rounds:
@@ -253,7 +254,8 @@ class Rounds:
         """Counts by person; who fails is left out and named.
 
         Where nobody trains, evaluation is the one participation: its download is counted
-        (``bytes_down`` None). Devices that live through days do so one day after the other.
+        (``bytes_down`` None), and what the strategy asks for it. Devices that live through days do
+        so one day after the other.
         """
         stream, confusions = self.strategy.stream, Confusions()
         turns = [sorted(persons)] if stream is None else stream.turns(persons)
@@ -285,7 +287,7 @@ class Rounds:
         persons: Mapping[int, str],
         bytes_down: int | None,
     ) -> Confusions:
-        view = GridView(self.exam, persons)
+        view = CountedView(self.exam, persons)
         if persons and not list(view.get_node_ids()):
             return {}  # Flower's strategies would wait for somebody to come
         config = ConfigRecord(dict(self.evaluate_config))
@@ -304,7 +306,13 @@ class Rounds:
                 self._fault(node, f"evaluation after round {number}: {reason}")
         if bytes_down is None and stream is None:
             self.outcome.bytes_down += sum(payload(request.content) for request in requests)
+            self._asked(view, counted=True)
         return confusions
+
+    def _asked(self, view: CountedView, *, counted: bool) -> None:
+        """Add what a strategy asked by itself, such as conditions, and the answers."""
+        self.outcome.bytes_down += counted * view.down
+        self.outcome.bytes_up += counted * view.up
 
     def _take_counts(self, reply: Message | None, node: int, into: Confusions) -> str | None:
         if reply is None:
@@ -389,7 +397,9 @@ def record_of(
     score: float | None,
 ) -> RoundRecord:
     """What came of a round, from all replies to it."""
-    losses = [_metric(update, "loss") for part in parts for update in part.updates]
+    updates = [update for part in parts for update in part.updates]
+    # Who learned from no window (it told its condition alone, say) says 0, which is no loss.
+    losses = [_metric(update, "loss") for update in updates if _metric(update, "num-examples")]
     return RoundRecord(
         round=number,
         cohort=cohort,

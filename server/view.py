@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.border import payload
+
 
 class GridView(Grid):
     """Another grid, narrowed to some nodes.
@@ -56,3 +58,24 @@ class GridView(Grid):
     ) -> Iterable[Message]:
         """Pass on."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class CountedView(GridView):
+    """A view that counts the bytes of what is asked through it, and of what comes back.
+
+    Attributes
+    ----------
+    down, up : int
+    """
+
+    down = up = 0
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Pass on."""
+        asked = list(messages)
+        replies = list(super().send_and_receive(asked, timeout=timeout))
+        self.down += sum(payload(one.content) for one in asked)
+        self.up += sum(payload(one.content) for one in replies if not one.has_error())
+        return replies

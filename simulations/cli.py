@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TextIO, cast
 
 import typer
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 from rich.console import Console
+from rich.text import Text
 
 from server import garbage
 from simulations import bench_commands, memory_commands, model_commands
@@ -103,9 +106,10 @@ def strategies(format_: Formats = Format.table) -> None:
         return
     console = Console()
     for row in rows:
-        console.print(f"[bold]{row['name']}[/bold]  {row['about']}", highlight=False)
+        console.print(Text.assemble((row["name"], "bold"), f"  {row['about']}"), highlight=False)
         for key, value in row["parameters"].items():
-            console.print(f"    {key} = {value['default']!r}  {value['about']}", markup=False)
+            given = "must be given" if value["required"] else f"= {value['default']!r}"
+            console.print(f"    {key} {given}  {value['about']}", markup=False)
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:
@@ -115,10 +119,19 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
         "about": (cls.__doc__ or "").strip().partition("\n")[0],
         "needs_labels": cls.needs_labels,
         "parameters": {
-            key: {"default": field.default, "about": field.description or ""}
+            key: {
+                "default": to_jsonable_python(_default_of(field)),
+                "required": field.is_required(),
+                "about": field.description or "",
+            }
             for key, field in fields.items()
         },
     }
+
+
+def _default_of(field: FieldInfo) -> Any:
+    """None where there is none: somebody else's parameter may have to be given."""
+    return None if field.is_required() else field.get_default(call_default_factory=True)
 
 
 @app.command()
@@ -192,7 +205,8 @@ def sweep(
 
     with Progress(Console(stderr=True)) as progress:
         table = run_sweep(load_sweep(file), out, progress, seed or (), jobs)
-    Console().print(table.read_text(), markup=False, highlight=False)
+    # Markdown, which a line broken in two would spoil.
+    Console().print(table.read_text(), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Live progress of a run: round, cohort, loss, macro-F1 so far, updates a second, time left."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Self
@@ -101,7 +102,7 @@ class Progress:
         left = spent / done * (self._rounds - record.round) if record.round else 0.0
         parts = [
             f"cohort {record.cohort}",
-            f"loss {record.loss:.3f}",
+            f"loss {_score(None if math.isnan(record.loss) else record.loss)}",
             f"macro-F1 {_score(self._score)}",
             f"{rate:.1f} updates/s",
             f"{clock(left)} left",

@@ -1,6 +1,7 @@
 """Run a grid of methods, label fractions and seeds; skip what is done; write one table."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -96,10 +97,11 @@ def _check_folder(folder: Path) -> None:
 
 def _sweep_up(folder: Path) -> None:
     """Remove windows that processes of this machine which were killed left here."""
-    ours = windows_of(folder, "").name
+    ours = re.escape(windows_of(folder, "").name)
     for path in folder.iterdir():
-        process = path.name.removeprefix(ours)
-        if path.name.startswith(ours) and not Path("/proc", process).exists():
+        # Whole, or half-written: see ``simulations.data.shards``.
+        left = re.fullmatch(rf"{ours}(\d+)|\.{ours}(\d+)\.(part|old)", path.name)
+        if left and not Path("/proc", left[1] or left[2]).exists():
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from schemas.base import ConfigError, describe
 from schemas.summary import MethodSummary
 from schemas.sweep import Method, Sweep
-from schemas.toml_file import read_toml
+from schemas.toml_file import allowed_keys, read_toml
 from server.rounds import RoundsError
 from server.strategies.installed import strategies
 from simulations.config import Loaded, load
@@ -92,8 +92,7 @@ def load_sweep(path: Path) -> LoadedSweep:
     try:
         sweep = Sweep.model_validate(table)
     except ValidationError as error:
-        fields = {"": sorted(Sweep.model_fields)}
-        raise ConfigError(str(path), describe(error.errors(), fields)) from error
+        raise ConfigError(str(path), describe(error.errors(), allowed_keys(Sweep))) from error
     loaded = LoadedSweep(path, path.parent / sweep.base, sweep)
     for method in sweep.methods:
         cell(loaded, method, 1.0, 0)

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hypernet.generators.conditioned import ConditionedGenerator
+from hypernet.networks.refined import RefinedClassifier
 from hypernet.parameters import ParameterSpec, vector_of
 from schemas.base import Strict
 from schemas.npy import array_values
@@ -123,7 +124,7 @@ class FunctionalMemoryStrategy(GeneratedStrategy):
         """What a device does with an adapter before it is judged; ``Plan``'s fields besides."""
         settings, book = self.settings, self.federation.graphs
         stages = self._adapted()
-        if settings.prototypes:
+        if isinstance(self.network, RefinedClassifier):
             graph = book.update(self.network, "prototypes")
             stages.append(Adapt(graph=graph, windows=STREAM))
         if settings.tuning_steps:

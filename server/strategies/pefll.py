@@ -10,6 +10,7 @@ from hypernet.networks.losses import cross_entropy
 from hypernet.parameters import ParameterSpec, vector_of
 from hypernet.virtual_users import Turning, VirtualUsers
 from schemas.base import Strict
+from schemas.plan import Stage
 from server.federation import Federation
 from server.strategies.functional_memory import Exchange, FunctionalMemoryStrategy
 
@@ -57,6 +58,10 @@ class PeFLLStrategy(FunctionalMemoryStrategy):
         if settings.given != "none":
             self._learn(network, generator, classifier)
         return network.freeze(), generator
+
+    def _training(self) -> tuple[Stage, ...]:
+        """On labels alone: where clients have none, their embeddings are all that they send."""
+        return super()._training() if self.federation.config.data.label_fraction > 0 else ()
 
     def _learn(
         self, network: EmbeddedClassifier, generator: PeFLL, classifier: ParameterSpec

@@ -9,7 +9,7 @@ from simulations.data.arrays import read_arrays
 from simulations.data.base import DataError, DataSource, Recordings
 from simulations.data.fields import Fields
 from simulations.data.npz import KEYS, NpzSource
-from simulations.data.order import check_overlap, numbered, positions
+from simulations.data.order import check_changes, check_overlap, numbered, positions
 from simulations.data.paths import configured
 from simulations.data.windows import step_of
 
@@ -123,4 +123,5 @@ class DaysSource(DataSource):
         position = positions(stream)
         step = step_of(x.shape[1], self.config.overlap)
         check_overlap(str(file.path), x, stream, position, step)
+        check_changes(str(file.path), x, person, y)
         return stream, position * step

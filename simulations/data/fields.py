@@ -15,7 +15,7 @@ from simulations.data.checks import (
     whole,
 )
 from simulations.data.facts import SIX_CHANNEL_MAGNITUDES, SIX_CHANNELS, notes_for
-from simulations.data.order import check_overlap, numbered, positions
+from simulations.data.order import check_changes, check_overlap, numbered, positions
 from simulations.data.windows import step_of
 
 _MAX_START = 2**40
@@ -95,7 +95,8 @@ class Fields:
             self._check_range("start", start, 0, _MAX_START, "the first sample, from 0")
             return stream, start
         step = step_of(x.shape[1], overlap)
-        if self._pair("run", "pos"):
+        timed = self._pair("run", "pos")
+        if timed:
             stream = numbered(person, self.whole("run", len(x)))
             position = self.whole("pos", len(x))
             self._check_range("pos", position, 0, _MAX_START // x.shape[1], "a place, from 0")
@@ -103,6 +104,8 @@ class Fields:
             stream = numbered(person, y)
             position = positions(stream)
         check_overlap(str(self.path), x, stream, position, step)
+        if not timed:
+            check_changes(str(self.path), x, person, y)
         return stream, position * step
 
     def magnitudes(self, channels: int) -> tuple[tuple[int, ...], ...]:

@@ -39,7 +39,8 @@ class NpzSource(DataSource):
 
     Where neither ``stream`` nor ``run`` is there, the windows of one person and class are taken to
     be one stream, in file order, each overlapping the next by ``data.overlap``. A file that is seen
-    to overlap by more is refused.
+    to overlap by more is refused, and so is one whose windows overlap where the class changes: say
+    then where they were cut.
     """
 
     ignores = frozenset({"window_seconds", "source_days", "client_days", "held_out"})

@@ -86,10 +86,58 @@ def check_overlap(
             )
 
 
+def check_changes(
+    where: str, x: NDArray[np.floating], person: NDArray[np.int64], y: NDArray[np.int64]
+) -> None:
+    """Refuse recordings that go on through a change of class.
+
+    Without their times, windows of two classes are taken to share nothing: one class's test would
+    hold samples of another's training, or of windows without a class. Up to 64 changes of class, in
+    file order, are looked at; one that shares a lively piece is enough, for other recordings may be
+    of one class each.
+
+    Parameters
+    ----------
+    where : str
+        The file, for the message.
+    x : (windows, time, channels)
+        Windows.
+    person, y : (windows,), int64
+        Their persons and classes.
+
+    Raises
+    ------
+    DataError
+        Where a window of another class begins within the one before it.
+    """
+    length = x.shape[1]
+    here = _some(np.flatnonzero((np.diff(person) == 0) & (np.diff(y) != 0)))
+    begins = (x[here] == x[here + 1, :1]).all(axis=2).any(axis=0)
+    for true in np.flatnonzero(begins[1:]) + 1:
+        ends, starts = x[here, true:], x[here + 1, : length - true]
+        same = (ends == starts).all(axis=(1, 2)) & (_changes(ends) >= 2 * _CHANGES)
+        if same.any() or _overlap(ends, starts, length):
+            raise DataError(
+                f"{where}: X: neighbouring windows share {length - true} of {length} samples where "
+                "the class changes, so that training and test would share some; say where each "
+                "window was cut with the keys stream and start"
+            )
+
+
+def _some(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return 64 of them at most, spread evenly."""
+    return rows[np.linspace(0, len(rows) - 1, min(_PAIRS, len(rows))).astype(np.intp)]
+
+
+def _changes(pieces: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Count how often each piece (pieces, samples, channels) changes."""
+    counts: NDArray[np.intp] = np.count_nonzero(np.diff(pieces, axis=1), axis=(1, 2))
+    return counts
+
+
 def _overlap(ends: NDArray[np.floating], starts: NDArray[np.floating], length: int) -> bool:
     """Tell whether ends of windows are the following ones' starts; (pairs, samples, channels)."""
-    changes = np.count_nonzero(np.diff(ends, axis=1), axis=(1, 2))
-    telling = changes >= (1 if ends.shape[1] >= length // 4 else _CHANGES)
+    telling = _changes(ends) >= (1 if ends.shape[1] >= length // 4 else _CHANGES)
     if telling.sum() < max(2, len(ends) / 4):
         return False
     same = (ends[telling] == starts[telling]).all(axis=(1, 2))
@@ -102,8 +150,7 @@ def _neighbours(
     """Return some pairs of windows that follow each other, none of them constant."""
     order = np.lexsort((position, stream))
     follows = (np.diff(stream[order]) == 0) & (np.diff(position[order]) == 1)
-    at = np.flatnonzero(follows)
-    at = at[np.linspace(0, len(at) - 1, min(_PAIRS, len(at))).astype(np.intp)]
+    at = _some(np.flatnonzero(follows))
     here, following = order[at], order[at + 1]
     moving = (x[here] != x[here, :1]).any(axis=(1, 2))
     return here[moving], following[moving]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message
 
-from server.border import weights_of
+from server.border import payload, weights_of
 from server.checkpoint import Checkpoint, CheckpointError
 from server.outcome import Outcome
 from server.rounds import Rounds, RoundsError, Watch, outcome_of, progress_of
 from server.strategies.averaging import FedAvg
+from server.strategies.base import request
 from server.strategies.local import SourceModel
 from server.strategies.pfedhn import PFedHN
 
@@ -73,6 +74,21 @@ def test_updates_bytes_and_seconds_add_up(go):
     assert sorted(outcome.confusion) == sorted(PERSONS.values())
     assert sorted(outcome.unseen) == sorted(UNSEEN.values())
     assert not outcome.failures
+
+
+def test_who_learned_from_no_window_has_no_loss(go, trained):
+    def answer(message, good):
+        if message.metadata.message_type != "train" or message.metadata.dst_node_id not in told:
+            return good(message)
+        return trained(message, examples=0, loss=0.0)
+
+    told = {1, 2}
+    outcome, _, _ = go(answer=answer, rounds=1)
+    assert (outcome.client_updates, outcome.rounds[0].loss) == (4, 0.5)
+    told = set(PERSONS)
+    outcome, _, _ = go(answer=answer, rounds=1)
+    assert outcome.client_updates == 4
+    assert math.isnan(outcome.rounds[0].loss)
 
 
 def test_the_unseen_are_never_trained(go):
@@ -242,6 +258,42 @@ def test_where_nobody_trains_the_download_of_every_evaluated_person_counts(go):
     assert outcome.bytes_down >= 6 * size
     assert outcome.bytes_up == 0
     assert [(r.round, r.macro_f1) for r in outcome.rounds] == [(0, 1.0)]
+
+
+class Asking(SourceModel):
+    """Asks each device once, before it is judged, as functional memory does for conditions."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.known = set()
+
+    def configure_evaluate(self, server_round, arrays, config, grid):
+        self.join([node for node in grid.get_node_ids() if node not in self.known], grid)
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def join(self, nodes, grid):
+        plan = FedAvg(self.federation, FedAvg.Parameters()).train_config()
+        arrays = self.initial()
+        asked = [request(node, "train", arrays, plan, 0) for node in nodes]
+        self.known |= {reply.metadata.src_node_id for reply in grid.send_and_receive(asked)}
+
+
+def test_where_nobody_trains_what_a_strategy_asks_for_an_evaluation_counts_too(go, trained):
+    replies = []
+
+    def answer(message, good):
+        if message.metadata.message_type != "train":
+            return good(message)
+        if message.metadata.dst_node_id == 4:
+            return Message(Error(1, "asleep"), reply_to=message)
+        replies.append(trained(message, np.ones(weights_of(message).size)))
+        return replies[-1]
+
+    outcome, _, grid = go(Asking, answer=answer, rounds=0)
+    assert (outcome.client_updates, len(replies)) == (0, 5)
+    asked = sent(grid, "train") + sent(grid, "evaluate")
+    assert outcome.bytes_down == sum(payload(one.content) for one in asked)
+    assert outcome.bytes_up == sum(payload(one.content) for one in replies) > 0
 
 
 def test_the_curve_has_a_point_every_so_often_and_at_the_end(go):

@@ -262,6 +262,16 @@ def test_a_cell_that_fails_ends_no_sweep(sim, sweep_file, installed, tmp_path):
         assert [line[:5] for line in (out / "table.md").read_text().splitlines()[2:]] == ["| b |"]
 
 
+def test_a_sweep_s_table_is_markdown_on_a_narrow_console_too(sim, sweep_file, tmp_path):
+    label = "a method of a long name, whose row is wider than a terminal of eighty columns"
+    sweep_file.write_text(sweep_file.read_text().replace('label = "b"', f'label = "{label}"'))
+    code, out, _ = sim("sweep", sweep_file, "--out", tmp_path / "out")
+    assert code == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert label in table
+    assert out.strip() == table.strip()
+
+
 def test_a_sweep_leaves_a_run_s_folder_and_a_file_alone(sim, sweep_file, finished_run, tmp_path):
     before = sorted(finished_run.iterdir())
     code, _, (said,) = sim("sweep", sweep_file, "--out", finished_run)
@@ -339,6 +349,31 @@ def test_a_main_strategy_that_fails_is_one_line(sim, simulation_file, installed,
     code, _, lines = sim("run", simulation_file, "--set", "strategy=whole", "--out", tmp_path / "r")
     assert code == 1
     assert lines[-1].startswith("flwr-sim: strategy 'whole' returned weights int64[")
+
+
+TOLD = '''
+from pydantic import Field
+from server.strategies.averaging import FedAvg
+class Told(FedAvg):
+    """FedAvg as of [arxiv:1602.05629] and [/others]."""
+    class Parameters(FedAvg.Parameters):
+        beta: float = Field(description="No default.")
+        layers: tuple[str, ...] = Field(default_factory=tuple)
+'''
+
+
+def test_what_somebody_else_says_of_a_strategy_is_shown_as_it_is(sim, installed, tmp_path):
+    (tmp_path / "told_strategies.py").write_text(TOLD)
+    installed("told", "told_strategies:Told")
+    code, out, _ = sim("strategies")
+    assert code == 0
+    assert "told  FedAvg as of [arxiv:1602.05629] and [/others].\n" in out
+    assert "    beta must be given  No default.\n" in out
+    (row,) = [
+        row for row in json.loads(sim("strategies", "--format", "json")[1]) if row["name"] == "told"
+    ]
+    assert row["parameters"]["beta"] == {"default": None, "required": True, "about": "No default."}
+    assert row["parameters"]["layers"]["default"] == []
 
 
 def test_a_broken_strategy_of_somebody_else_is_named_and_ends_no_listing(

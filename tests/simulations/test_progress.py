@@ -28,8 +28,8 @@ def progress(clock):
     return Progress(Console(file=StringIO(), width=60), every=0)
 
 
-def record(number, score=None, failures=0, cohort=4):
-    return RoundRecord(number, cohort, 0.5, failures, 10, 5, 1.0, score)
+def record(number, score=None, failures=0, cohort=4, loss=0.5):
+    return RoundRecord(number, cohort, loss, failures, 10, 5, 1.0, score)
 
 
 def said(progress):
@@ -44,6 +44,12 @@ def test_a_round_is_one_line_however_narrow_the_console(progress, clock):
     assert line == (
         "fedavg: round 1/10  cohort 4  1 left out  loss 0.500  macro-F1 –  1.5 updates/s  0:18 left"
     )
+
+
+def test_a_round_that_nobody_learned_in_has_no_loss(progress):
+    progress.begin("functional-memory", 2)
+    progress.round(record(1, loss=float("nan")))
+    assert "loss –  " in said(progress)[-1]
 
 
 def test_updates_of_evaluated_rounds_count_and_the_last_told_twice_counts_once(progress, clock):

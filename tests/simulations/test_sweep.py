@@ -193,6 +193,11 @@ def test_cells_are_run_again_where_the_data_changed_and_only_then(
         ('strategy = "finetune"', 'strategy = "magic"', "no such strategy"),
         ('base = "tiny.toml"', 'base = "absent.toml"', "absent.toml: no such file"),
         ('name = "grid"', 'name = "grid"\nmore = 1', "more"),
+        (
+            "seeds =",
+            "seed =",
+            "seed = [0, 1]: unknown key; allowed here: label_fractions, only, seeds",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_sweep_file_is_said_before_anything_runs(sweep_file, old, new, words):

@@ -203,9 +203,11 @@ def test_windows_of_a_killed_sweep_are_removed(sweep_file, told, tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = windows_of(out, dead.pid)
-    others = [windows_of(out, os.getppid()), out / f".windows-elsewhere-{dead.pid}"]
-    for folder in (left, *others):
+    halves = [left.with_name(f".{left.name}.{kind}") for kind in ("part", "old")]
+    alive = windows_of(out, os.getppid())
+    others = [alive, alive.with_name(f".{alive.name}.part"), out / f".windows-elsewhere-{dead.pid}"]
+    for folder in (left, *halves, *others):
         folder.mkdir(parents=True)
     run_sweep(load_sweep(sweep_file), out, told.progress, seeds=[1], jobs=1)
     assert all(folder.is_dir() for folder in others)
-    assert not left.exists()
+    assert not any(folder.exists() for folder in (left, *halves))

@@ -84,8 +84,10 @@ def _axis(axes: Axes, moved: Sequence[float]) -> list[float]:
         return list(moved)
     low, high = np.log10(min(positive)), np.log10(max(positive))
     nothing = float(np.floor(low)) - 0.5
-    decades = [float(d) for d in range(int(np.floor(low)), int(np.ceil(high)) + 1)]
-    ticks = [nothing, *decades] if min(moved) <= 0 else decades
+    decades = np.arange(np.floor(low), np.ceil(high) + 1)
+    steps = np.log10([1, 2, 5]) if high - low < 2 else [0.0]  # one decade alone is no scale
+    ticks = [float(decade + step) for decade in decades for step in steps]
+    ticks = [nothing, *ticks] if min(moved) <= 0 else ticks
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(

@@ -62,10 +62,19 @@ def _draw(above: Axes, below: Axes, outcome: Outcome, look: style.Look) -> None:
     line: dict[str, Any] = {"color": look.color, "ls": look.dash, "lw": look.width}
     line |= {"zorder": look.front, "clip_on": False}
     rounds, scores = points(outcome)
-    dots = look.marker if len(rounds) <= 15 and look.front > 2 else ""
-    above.plot(rounds, scores, marker=dots, ms=4.2, mec=style.PAPER, mew=0.5, **line)
+    line |= {"marker": look.marker, "ms": 4.2, "mec": style.PAPER, "mew": 0.5}
+    dots = None if len(rounds) <= 15 and look.front > 2 else lonely(scores)
+    above.plot(rounds, scores, markevery=dots, **line)
+    losses = [record.loss for record in outcome.rounds]
     rounds = [record.round for record in outcome.rounds]
-    below.plot(rounds, [record.loss for record in outcome.rounds], **line)
+    below.plot(rounds, losses, markevery=lonely(losses), **line)
+
+
+def lonely(values: Sequence[float]) -> list[int]:
+    """Points without a neighbour, of which a line shows nothing."""
+    there = np.pad(np.isfinite(values), 1)
+    found: list[int] = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:]).tolist()
+    return found
 
 
 def _label_ends(axes: Axes, results: Mapping[str, float], looks: Mapping[str, style.Look]) -> None:

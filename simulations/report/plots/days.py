@@ -36,7 +36,7 @@ def figure(outcomes: Sequence[Outcome], lives: Lives) -> Figure:
         axis.set_major_locator(MaxNLocator(6, integer=True))
     above.grid(visible=True, axis="y")
     made.align_ylabels()
-    made.legend(loc="outside lower center", ncols=3)
+    style.legend(made, above.get_legend_handles_labels()[0], columns=3)
     return made
 
 

@@ -63,7 +63,7 @@ def _bars(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]) -> Figu
         if len(groups) > 1:
             axes.set_title(name, loc="left", fontsize=8.5, color=style.MUTED, pad=3)
     panels[-1, 0].set_xlabel("macro-F1")
-    made.legend(handles=_legend(looks), loc="outside lower center", ncols=4, columnspacing=1.4)
+    style.legend(made, _legend(looks), columns=4)
     return made
 
 
@@ -107,16 +107,22 @@ def _marks(axes: Axes, values: Sequence[float], look: style.Look, *, small: bool
 
 
 def _legend(looks: Mapping[str, style.Look]) -> list[Artist]:
+    return [
+        Patch(color=look.color, label=label) if look.front == 5 else _dot(look, label)
+        for label, look in _entries(looks)
+    ]
+
+
+def _entries(looks: Mapping[str, style.Look]) -> list[tuple[str, style.Look]]:
     """One entry a strategy; the grey ones share one."""
-    handles: list[Artist] = []
-    grey = [name for name, look in looks.items() if look.front == 2]
-    for name, look in looks.items():
-        label = style.shorten(name) + (", the best baseline" if grey and look.front == 4 else "")
-        if look.front == 5:
-            handles.append(Patch(color=look.color, label=label))
-        elif look.front > 2:
-            handles.append(_dot(look, label))
-    return [*handles, _dot(looks[grey[0]], f"the other {len(grey)}")] if grey else handles
+    grey = [look for look in looks.values() if look.front == 2]
+    best = ", the best baseline" if grey else ""
+    entries = [
+        (style.shorten(name) + best * (look.front == 4), look)
+        for name, look in looks.items()
+        if look.front > 2
+    ]
+    return [*entries, (f"the other {len(grey)}", grey[0])] if grey else entries
 
 
 def _dot(look: style.Look, label: str) -> Line2D:
@@ -133,15 +139,17 @@ def _sorted_scores(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]
         axes.grid(visible=True, axis="y")
     panels[0].set_ylabel("macro-F1")
     panels[0].set_ylim(0, 1)
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    lines = [Line2D([], [], label=label, **_line(look)) for label, look in _entries(looks)]
+    style.legend(made, lines, columns=3)
     return made
 
 
 def _curves(axes: Axes, scores: Scores, looks: Mapping[str, style.Look]) -> None:
     for name, one in scores.items():
         if one:
-            look = looks[name]
-            line: dict[str, Any] = {"color": look.color, "ls": look.dash, "lw": look.width}
             share = np.linspace(0, 100, len(one))
-            label = style.shorten(name)
-            axes.plot(share, sorted(one.values()), label=label, zorder=look.front, **line)
+            axes.plot(share, sorted(one.values()), **_line(looks[name]))
+
+
+def _line(look: style.Look) -> dict[str, Any]:
+    return {"color": look.color, "ls": look.dash, "lw": look.width, "zorder": look.front}

@@ -8,13 +8,14 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -131,8 +132,20 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def shorten(name: str, length: int = 20) -> str:
-    """Cut a name that would push the data off the figure."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """Cut a name that would push the data off the figure; its end stays: it may be a number."""
+    end = length // 3
+    return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
+
+
+def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """Put a legend below, in as many columns as there is room for."""
+    for number in range(columns, 0, -1):
+        made = figure.legend(
+            handles=handles, loc="outside lower center", ncols=number, columnspacing=1.4
+        )
+        if number == 1 or made.get_window_extent().width <= figure.bbox.width:
+            return
+        made.remove()
 
 
 def spread(values: ArrayLike, gap: float, low: float, high: float) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ def brief() -> Callable[[type[Any]], Any]:
 
     def make(kind: type[Any]) -> Any:
         known = kind.Parameters.model_fields
-        steps = {"memory_steps": 2, "reconstruction_steps": 2}
+        steps = {"memory_steps": 2, "reconstruction_steps": 2, "server_steps": 2}
         return kind.Parameters(**{key: steps[key] for key in steps if key in known})
 
     return make

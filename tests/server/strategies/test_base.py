@@ -6,6 +6,7 @@ from flwr.app import Array, ArrayRecord
 from pydantic import ValidationError
 
 from schemas.plan import Adapt, Train
+from schemas.simulation import Data
 from server.strategies.base import (
     Finetune,
     Local,
@@ -152,3 +153,17 @@ def test_one_labelled_window_alone_teaches_a_round_nothing(federation):
     assert [stage.suits(labelled) for labelled in range(4)] == [False, False, True, True]
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         Local(batch_size=1)
+
+
+@pytest.mark.parametrize("name", sorted(strategies()))
+@pytest.mark.parametrize("labels", [0.0, 0.2])
+def test_every_installed_strategy_plans_what_its_network_can_do(
+    name, labels, federation, plan_of, brief
+):
+    kind = strategies()[name]
+    if kind.needs_labels and not labels:
+        return  # such a file is refused
+    strategy = kind(federation(data=Data(label_fraction=labels)), brief(kind))
+    strategy.initial()
+    strategy.train_config()
+    assert plan_of(strategy.evaluate_config()).predict is not None

@@ -135,6 +135,13 @@ def test_windows_that_overlap_by_more_than_is_said_are_refused(arrays, opened, t
     assert recordings.start[:EACH].tolist() == [0, 5, 10, 15, 20]
 
 
+def test_a_recording_that_goes_on_through_a_change_of_class_needs_its_times(arrays, opened):
+    signal = np.random.default_rng(1).standard_normal((len(arrays["y"]) * 5 + 10, 3))
+    arrays["X"] = np.stack([signal[5 * n : 5 * n + 10] for n in range(len(arrays["y"]))])
+    with pytest.raises(DataError, match=r"share 5 of 10 samples where the class changes"):
+        opened(arrays, overlap=0.5)
+
+
 def test_windows_that_overlap_by_less_than_is_said_are_read(arrays, opened):
     recordings, _ = opened(arrays, overlap=0.5)
     assert recordings.start[:EACH].tolist() == [0, 5, 10, 15, 20]

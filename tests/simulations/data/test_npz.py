@@ -200,6 +200,43 @@ def test_an_overlap_of_a_slow_or_coarse_signal_is_seen(
         load(tmp_path, overlap=0, **content)
 
 
+def lively(changes: list[int], step: int) -> dict[str, Any]:
+    """Windows of 20 samples, cut through where the class changes at those windows."""
+    signal = np.random.default_rng(4).normal(size=(2000, 3))
+    x = np.stack([signal[step * n : step * n + 20] for n in range(90)])
+    y = np.searchsorted(changes, np.arange(90), side="right") % 3 - 1
+    return {"X": x, "y": y, "subject": np.arange(90) // 45}
+
+
+@pytest.mark.parametrize("changes", [[20], [20, 30, 31, 50, 60]])
+def test_a_recording_that_goes_on_through_a_change_of_class_needs_its_times(
+    tmp_path: Path, changes: list[int]
+) -> None:
+    with pytest.raises(
+        DataError, match=r"share 10 of 20 samples where the class.*stream and start"
+    ):
+        load(tmp_path, **lively(changes, step=10))
+    timed = {"stream": np.arange(90) // 45, "start": np.arange(90) * 10}
+    assert load(tmp_path, **lively(changes, step=10), **timed)
+    load(tmp_path, **lively(changes, step=20))  # they share nothing
+    apart = lively(changes, step=10)
+    apart["X"][np.array(changes)] = np.random.default_rng(5).normal(size=(len(changes), 20, 3))
+    load(tmp_path, **apart)
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_change_of_class_within_a_slow_or_coarse_recording_is_seen(
+    tmp_path: Path, name: str
+) -> None:
+    length, make = COARSE[name]
+    content = cut_from(make(160 * length), length, length // 2)
+    content["y"] = np.arange(len(content["X"])) // 8 % 2
+    with pytest.raises(DataError, match=r"where the class changes"):
+        load(tmp_path, overlap=0.5, **content)
+    content = cut_from(make(160 * length), length, length) | {"y": np.arange(160) // 8 % 2}
+    load(tmp_path, overlap=0.5, **content)
+
+
 @pytest.mark.parametrize("shared", [5, 9])
 def test_a_small_overlap_of_a_lively_signal_is_seen(tmp_path: Path, shared: int) -> None:
     signal = np.random.default_rng(3).normal(size=(10_000, 3))

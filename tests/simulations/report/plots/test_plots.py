@@ -100,6 +100,27 @@ def test_a_round_that_everybody_failed_is_a_gap(make: Callable[..., Any]) -> Non
         assert curves.figure(made.outcomes).axes
 
 
+def test_a_point_alone_is_a_dot_where_a_line_would_show_nothing(make: Callable[..., Any]) -> None:
+    made = make(persons=2, strategies=9, rounds=1)
+    with style.applied():
+        above, below = curves.figure(made.outcomes).axes
+    lines = [line for axes in (above, below) for line in axes.lines if len(line.get_xdata()) == 1]
+    assert len(lines) == 2 * sum(map(curves.has_rounds, made.outcomes))
+    assert all(line.get_marker() and line.get_markevery() in (None, [0]) for line in lines)
+    nothing = float("nan")
+    assert curves.lonely([0.5, nothing, 0.4, 0.3, nothing, 0.2]) == [0, 5]
+    assert curves.lonely([0.5, 0.4]) == []
+
+
+def test_bytes_of_one_decade_have_more_than_one_tick() -> None:
+    with style.applied():
+        axes = style.new(3).subplots()
+        low, high = cost._axis(axes, [1.6e3, 3e4])
+        seen = [tick for tick in axes.xaxis.get_major_locator()() if low <= tick <= high]
+        said = [axes.xaxis.get_major_formatter()(tick, 0) for tick in seen]
+    assert said == ["2 kB", "5 kB", "10 kB", "20 kB"]
+
+
 def test_bytes_that_differ_tenfold_stand_on_decades_with_nothing_apart() -> None:
     with style.applied():
         axes = style.new(3).subplots()
@@ -128,5 +149,31 @@ def test_spread_moves_labels_apart_as_little_as_possible() -> None:
     assert placed.min() >= 0.01
 
 
-def test_long_names_are_cut() -> None:
-    assert style.shorten("x" * 30) == "x" * 19 + "…"
+def test_long_names_are_cut_and_keep_what_tells_them_apart() -> None:
+    assert style.shorten("x" * 20) == "x" * 20
+    cut = style.shorten("participant_of_the_ulm_trial_007")
+    assert cut == "participant_o…al_007"
+    assert len(cut) == 20
+
+
+@pytest.mark.parametrize("people", [3, 80])
+def test_a_legend_of_long_names_stays_on_the_figure(people: int, make: Callable[..., Any]) -> None:
+    made = make(persons=people, strategies=5)
+    for number, outcome in enumerate(made.outcomes):
+        outcome.strategy = f"a strategy of quite some name {number}"
+    with style.applied():
+        figure = persons.figure(made.outcomes)
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 5
+    assert figure.bbox.x0 <= legend.get_window_extent().x0
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("people", [3, 80])
+def test_grey_strategies_share_one_entry_of_a_legend(people: int, make: Callable[..., Any]) -> None:
+    with style.applied():
+        (legend,) = persons.figure(make(persons=people, strategies=9).outcomes).legends
+    _, best, others = [text.get_text() for text in legend.get_texts()]
+    assert best.endswith("the best baseline")
+    assert others == "the other 7"
