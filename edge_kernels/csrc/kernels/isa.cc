@@ -29,8 +29,10 @@ struct Candidate {
 #ifdef FLWR_EDGE_EVEX  // the tests' build, see avxvnni.h
   return has_avx2() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 #else
-  unsigned a = 0, b = 0, c = 0, d = 0;  // GCC and Clang know the name since 11 and 12 only
-  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+  // __builtin_cpu_supports knows the name since GCC 11 and Clang 12 only.
+  unsigned leaves = 0, features = 0, b, c, d;
+  return has_avx2() && __get_cpuid_count(7, 0, &leaves, &b, &c, &d) && leaves >= 1 &&
+         __get_cpuid_count(7, 1, &features, &b, &c, &d) && (features >> 4 & 1);
 #endif
 }
 [[maybe_unused]] bool has_avx512() {
