@@ -183,7 +183,8 @@ class DaemonConfig(Strict):
             if path and (problem := _unreadable(path))
         ]
         if self.fleet_key is not None and find_spec("cryptography") is None:
-            lacking.append("fleet_key: the package cryptography is needed to check signatures")
+            needs = "needs the package cryptography: pip install 'flwr-edge[signed]'"
+            lacking.append(f"fleet_key: {needs}")
         problems = lacking + self._folder_problems() + self._sensor_problems()
         return problems if lacking else problems + self._tls_problems()
 

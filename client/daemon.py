@@ -79,7 +79,7 @@ class Daemon:
     ) -> None:
         self.device, self.link, self.store, self.objects = device, link, store, objects
         self._fleet_key, self._most_tasks = fleet_key, most_tasks
-        self.dropped = 0
+        self.dropped, self._unlinked = 0, ""
         self.downloads = Downloads(objects, self._ask)
         installed = Installed(store, objects.folder.with_name("bundles"))
         self.bundles = Installer(store, objects, installed, bundle_bytes)
@@ -88,7 +88,7 @@ class Daemon:
         )
         self._thread = threading.Thread(target=self.runner.run, name="runner", daemon=True)
         link.on_message = self._on_message
-        link.on_connected, link.on_lost = self._online, self._lost
+        link.on_connected, link.on_lost, link.on_failed = self._online, self._lost, self._failed
 
     def start(self) -> None:
         """Begin; returns at once. The link connects when it can."""
@@ -119,11 +119,12 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """How it stands, for the local API."""
-        rows = self.store.open()
+        rows, connected, why = self.store.open(), self.link.connected, self._unlinked
         return {
             "device": self.device,
             "version": version(),
-            "connected": self.link.connected,
+            "connected": connected,
+            **({} if connected or not why else {"link": why}),
             "paused": self.runner.paused,
             "waiting": self.runner.waiting,
             "task": self.runner.current,
@@ -144,6 +145,10 @@ class Daemon:
 
     def _lost(self, reason: str) -> None:
         _log.warning("connection lost: %s", reason)
+        self._unlinked = reason
+
+    def _failed(self, reason: str) -> None:
+        self._unlinked = reason  # the link has logged it
 
     def _on_message(self, message: Message) -> None:
         try:

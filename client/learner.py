@@ -92,7 +92,9 @@ class Learner:
         result.weights = self._stages(plan.stages, plan, weights, None, rng, result)
         if plan.own:
             start = weights if own is None else own
-            result.own = self._stages(plan.own, plan, start, weights, rng, result)
+            made = self._stages(plan.own, plan, start, weights, rng, result)
+            # Where no stage ran there is no model of its own: it would stay what came first.
+            result.own = own if made is start else made
         result.report = {
             name: noised(self.report(name, plan, result.weights), plan) for name in plan.report
         }

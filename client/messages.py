@@ -188,11 +188,24 @@ class Proved(_Message):
 
 @dataclass(frozen=True)
 class Predicted(_Message):
-    """A window's class, and each one's probability."""
+    """A window's class, and each one's probability.
+
+    Attributes
+    ----------
+    label, name
+        The class: its number, and its name where a bundle predicts.
+    scores : tuple[float, ...]
+    model : str, optional
+        SHA-256 of what predicted: a bundle's file, or the last task's model.
+    window_at : float, optional
+        When the newest window came, Unix time; None: a program gave one, or it is not known.
+    """
 
     label: Annotated[StrictInt, Field(alias="class")]
     scores: tuple[StrictFloat, ...]
     name: str | None = None
+    model: str | None = None
+    window_at: StrictFloat | None = None
 
 
 @dataclass(frozen=True)

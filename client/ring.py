@@ -12,6 +12,7 @@ import logging
 import os
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ from client.ring_file import (
     fitted,
     is_whole,
     read_head,
+    read_last_at,
     read_slot,
     write_count,
     write_head,
@@ -57,6 +59,11 @@ class Ring:
     limit : int
         Most bytes on disk, the moment of moving included.
 
+    Attributes
+    ----------
+    last_at : float
+        When the last window came, Unix time, in an earlier life too; 0 where that is not known.
+
     Raises
     ------
     RingError
@@ -71,7 +78,7 @@ class Ring:
         except RingError as error:
             raise RingError(f"{path}: {error}") from None
         self._path, self._lock = path, threading.Lock()
-        self._count, self._file = 0, -1
+        self._count, self._file, self.last_at = 0, -1, 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._held = _only(path.with_name(f".{path.name}.lock"))
         try:
@@ -101,8 +108,9 @@ class Ring:
             if self._count == self._at.capacity:
                 self._move(range(self._count - self._at.capacity // 2, self._count), self._at)
             write_slot(self._file, self._at, self._count, label, packed)
-            write_count(self._file, self._count + 1)
-            self._count += 1
+            now = time.time()
+            write_count(self._file, self._count + 1, now)
+            self._count, self.last_at = self._count + 1, now
             if self._count % _SYNC_EVERY == 0:
                 os.fdatasync(self._file)
 
@@ -149,6 +157,7 @@ class Ring:
     def _mend(self, wanted: Layout) -> None:
         """Leave out what is torn; take up another limit."""
         self._at, self._count = read_head(self._file, self._path)
+        self.last_at = read_last_at(self._file)
         if self._at[:3] != wanted[:3]:
             raise RingError(
                 f"{self._path}: holds windows of {self._at}, not of {wanted}; "
@@ -169,7 +178,7 @@ class Ring:
             write_head(file, at)
             for new, old in enumerate(slots):
                 write_slot(file, at, new, *read_slot(self._file, self._at, old))
-            write_count(file, len(slots))
+            write_count(file, len(slots), self.last_at)
             os.fsync(file)
             self._part.replace(self._path)
         except BaseException:
@@ -198,19 +207,22 @@ def mapped(folder: Path) -> "PersonWindows":
     """
     from client.windows import PersonWindows
 
-    return PersonWindows(*_mapped(folder / "train.ring"), *_mapped(folder / "test.ring"))
+    train, labels, train_at = _mapped(folder / "train.ring")
+    test, test_labels, test_at = _mapped(folder / "test.ring")
+    return PersonWindows(train, labels, test, test_labels, train_at=train_at, test_at=test_at)
 
 
-def _mapped(path: Path) -> "tuple[NDArray[np.floating], NDArray[np.int64]]":
+def _mapped(path: Path) -> "tuple[NDArray[np.floating], NDArray[np.int64], float]":
     import numpy as np
 
     with path.open("rb") as file:
         at, count = read_head(file.fileno(), path)
+        last_at = read_last_at(file.fileno())
         dtype, shape = np.dtype(f"<f{at.item}"), (count, at.time, at.channels)
         if not count:
-            return np.zeros(shape, dtype), np.zeros(0, np.int64)
+            return np.zeros(shape, dtype), np.zeros(0, np.int64), last_at
         windows = np.memmap(file, dtype, "r", at.windows, shape)
-        return windows, np.memmap(file, np.dtype("<i8"), "r", PAGE, (count,))
+        return windows, np.memmap(file, np.dtype("<i8"), "r", PAGE, (count,)), last_at
 
 
 def _only(path: Path) -> int:

@@ -1,5 +1,6 @@
 """The file of a ring of windows: a page of header, labels, checksums, then the windows."""
 
+import math
 import os
 import struct
 import zlib
@@ -11,7 +12,7 @@ SLOT_EXTRA: Final = 12  # bytes of a slot beside its window: label and checksum
 CODES: Final = {2: "e", 4: "f"}  # of struct, by bytes of a value
 _MAGIC: Final = b"FLWRING1"
 _HEAD: Final = struct.Struct("<8sIIIQQ")  # magic, time, channels, item size, capacity, dropped
-_COUNT: Final = struct.Struct("<Q")
+_COUNT: Final = struct.Struct("<Qd")  # windows, Unix time of the last: 0 in files of before
 _LABEL: Final = struct.Struct("<q")
 _CHECK: Final = struct.Struct("<I")
 _COUNT_AT: Final = 64
@@ -100,9 +101,15 @@ def write_head(file: int, at: Layout) -> None:
     _put(file, _HEAD.pack(_MAGIC, *at), 0)
 
 
-def write_count(file: int, count: int) -> None:
-    """Say how many slots count: what makes an added one real."""
-    _put(file, _COUNT.pack(count), _COUNT_AT)
+def write_count(file: int, count: int, last_at: float) -> None:
+    """Say how many slots count, and when the last came: what makes an added one real."""
+    _put(file, _COUNT.pack(count, last_at), _COUNT_AT)
+
+
+def read_last_at(file: int) -> float:
+    """When a file's last window came, Unix time; 0 where that is not known."""
+    at: float = _COUNT.unpack(os.pread(file, _COUNT.size, _COUNT_AT))[1]
+    return at if math.isfinite(at) else 0.0
 
 
 def read_slot(file: int, at: Layout, slot: int) -> tuple[int, bytes]:

@@ -213,15 +213,39 @@ def _link(device: str, broker: Broker) -> PahoLink:
         will=state_message(device, online=False),
         tls=None if tls is None else TlsFiles(tls.ca, tls.certificate, tls.key),
         username=broker.username,
-        password=_password(broker),
+        password=None if broker.password_file is None else PasswordFile(broker.password_file),
         keepalive=broker.keepalive,
     )
 
 
-def _password(broker: Broker) -> str | None:
-    if broker.password_file is None:
-        return None
-    try:
-        return broker.password_file.read_text(encoding="utf-8").split("\n", 1)[0]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("broker.password_file", [f"{broker.password_file}: {error}"]) from None
+class PasswordFile:
+    """A password that lies in a file, and may change there: who changes it tells nobody.
+
+    Parameters
+    ----------
+    path : Path
+        Its first line counts.
+
+    Raises
+    ------
+    ConfigError
+        Where it cannot be read. Later, what it held before is used then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._held = self._read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("broker.password_file", [f"{path}: {error}"]) from None
+
+    def __call__(self) -> str:
+        """What it holds now."""
+        try:
+            self._held = self._read()
+        except (OSError, UnicodeDecodeError) as error:
+            _log.warning("%s: %s; what it held before is used", self._path, error)
+        return self._held
+
+    def _read(self) -> str:
+        return self._path.read_text(encoding="utf-8").split("\n", 1)[0]

@@ -1,6 +1,6 @@
 """A person's windows on the device: a folder of ``.npy`` files, read in place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,16 @@ class PersonWindows:
         Their classes; −1 where the person gave no label.
     test, test_labels
         The later part, for evaluation only.
+    train_at, test_at : float
+        When the last of each part came, Unix time; 0 where that is not known.
     """
 
     train: NDArray[np.floating]
     labels: NDArray[np.int64]
     test: NDArray[np.floating]
     test_labels: NDArray[np.int64]
+    train_at: float = field(default=0.0, kw_only=True)
+    test_at: float = field(default=0.0, kw_only=True)
 
     @classmethod
     def open(cls, folder: Path) -> "PersonWindows":
@@ -42,7 +46,7 @@ class PersonWindows:
                 parts[name] = np.lib.format.open_memmap(path, mode="r")  # never unpickles
             except (OSError, ValueError) as error:
                 raise ValueError(f"{path}: not a readable .npy file: {error}") from error
-        windows = cls(**parts)
+        windows = cls(*parts.values())
         for x, y in ((windows.train, windows.labels), (windows.test, windows.test_labels)):
             if x.ndim != 3 or y.shape != x.shape[:1]:
                 raise ValueError(
@@ -66,6 +70,19 @@ class PersonWindows:
                 header = np.lib.format.header_data_from_array_1_0(array)
                 np.lib.format.write_array_header_1_0(file, header)
                 file.write(array.data.cast("B") if array.size else b"")
+
+    @property
+    def newest(self) -> tuple[NDArray[np.floating], float | None]:
+        """The window that came last, of whichever part, and when; None where that is not known.
+
+        Raises
+        ------
+        IndexError
+            Where there is none.
+        """
+        parts = ((self.train, self.train_at), (self.test, self.test_at))
+        windows, at = max(parts, key=lambda part: (len(part[0]) > 0, part[1]))
+        return windows[-1], at or None
 
     @property
     def labelled(self) -> NDArray[np.intp]:

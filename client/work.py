@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 _log = logging.getLogger("flwr_edge.work")
 _POLL: Final = 0.1  # seconds between looks at whether to go on
 _CHUNK: Final = 65_536
+_MEANT: Final = {9: ", as the kernel does where memory ran out"}  # we send it without asking why
 
 
 class WorkError(RuntimeError):
@@ -174,7 +175,9 @@ class WorkProcess:
         except subprocess.TimeoutExpired:
             code = 0
         self.close()
-        return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        if code < 0:
+            return f"was ended by signal {-code}{_MEANT.get(-code, '')}"
+        return f"ended with code {code}; the daemon's log says why"
 
 
 def _check(seconds: float, end: float, give_up: Callable[[], bool]) -> None:

@@ -179,18 +179,18 @@ class Worker:
             return self._by_bundle(window, request.bundle)
         arrays = arrays_of(self.objects.get(model))
         plan = Plan.model_validate_json(arrays["plan"].tobytes())
+        x, at = self._chosen(window)
         learner = Learner(self.windows(), self.graphs)
-        newest = learner.windows.train[-1:]
-        x = newest if window is None else np.asarray([window], np.float32)
-        if x.shape[1:] != newest.shape[1:] or not np.isfinite(x).all():
-            raise LearnerError(f"a window of {x.shape[1:]}; expected finite {newest.shape[1:]}")
-        logits = learner.predict(plan, arrays["weights"], x)[0].astype(np.float64)
-        return Predicted(*_scored(logits))
+        expected = learner.windows.train.shape[1:]
+        if x.shape != expected or not np.isfinite(x).all():
+            raise LearnerError(f"a window of {x.shape}; expected finite {expected}")
+        logits = learner.predict(plan, arrays["weights"], x[None])[0].astype(np.float64)
+        return Predicted(*_scored(logits), model=model, window_at=at)
 
     def _by_bundle(self, window: object, told: Served | None) -> Predicted | Failed:
         from client.bundle.predictor import NotRunnableError
 
-        x = self._newest() if window is None else np.asarray(window, np.float32)
+        x, at = self._chosen(window)
         try:
             serving = self.bundle if told is None else self._serving(told)
             assert serving is not None, "a bundle predicts where no model is named"
@@ -211,8 +211,8 @@ class Worker:
         label, scores = _scored(found["logits"])
         name = found["classes"][label]
         if told is None:
-            return Predicted(label, scores, name)
-        return Timed(label, scores, name, microseconds=took)
+            return Predicted(label, scores, name, found["model"], at)
+        return Timed(label, scores, name, found["model"], at, microseconds=took)
 
     def _sound(self, request: Predict) -> Sound | Failed:
         """Whether a bundle answers its reference input, asked after it ended this process."""
@@ -225,13 +225,15 @@ class Worker:
             raise
         return Sound() if sound else Failed("fails its reference input", fault=True)
 
-    def _newest(self) -> NDArray[np.float32]:
+    def _chosen(self, window: object) -> tuple[NDArray[np.floating], float | None]:
+        """The window that was given; else the newest one here, and when it came."""
+        if window is not None:
+            return _floats(window), None
         try:
-            newest: NDArray[np.float32] = self.windows().train[-1]
+            return self.windows().newest
         except (FileNotFoundError, IndexError):
             said = "no window was recorded here yet: give one, or wait for the sensor"
             raise LearnerError(said) from None
-        return newest
 
     def _serving(self, told: Served) -> "Serving":
         if self._installed is None or self._installed[0] != told:
@@ -257,6 +259,15 @@ class Worker:
         body, others = pack(payload)
         objects = tuple(self.objects.put(other) for other in others.values())
         return self.objects.put(body), objects
+
+
+def _floats(window: object) -> NDArray[np.float32]:
+    try:
+        with np.errstate(over="ignore"):  # it is infinity then, and refused as such
+            return np.asarray(window, np.float32)
+    except (TypeError, ValueError):
+        said = "the window given is none: expected a list of samples, each a list of its channels'"
+        raise LearnerError(f"{said} numbers") from None
 
 
 def _order(asked: Payload) -> BundleOrder:

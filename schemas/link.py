@@ -59,7 +59,9 @@ class PahoLink:
     will : Message, optional
         Published by the broker where this side is lost without a goodbye.
     tls : TlsFiles, optional
-    username, password : str, optional
+    username : str, optional
+    password : str or callable() -> str, optional
+        A callable is asked before each attempt to connect.
     keepalive : int
         Seconds.
     backoff : tuple[float, float]
@@ -75,13 +77,14 @@ class PahoLink:
         will: Message | None = None,
         tls: TlsFiles | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: str | Callable[[], str] | None = None,
         keepalive: int = 30,
         backoff: tuple[float, float] = (0.5, 60.0),
     ) -> None:
         self.on_message: Callable[[Message], None] = ignore
         self.on_connected: Callable[[], None] = ignore
         self.on_lost: Callable[[str], None] = ignore
+        self.on_failed: Callable[[str], None] = ignore
         self._address, self._keepalive = (host, port), keepalive
         self._limits = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
         self._backoff = backoff
@@ -92,7 +95,8 @@ class PahoLink:
         )
         self._tls, self._context = tls, None if tls is None else context_of(tls)
         self._renew = threading.Event()
-        self._client = self._make_client(client_id, will, (username, password))
+        self._username, self._password = username, password
+        self._client = self._make_client(client_id, will)
         self._filters: dict[str, None] = {}
         self._new_filters: deque[str] = deque()
         self._outbox: deque[_Outgoing] = deque()
@@ -170,12 +174,7 @@ class PahoLink:
             self._outbox.append(_Outgoing(message, qos))
         self._ring()
 
-    def _make_client(
-        self,
-        client_id: str,
-        will: Message | None,
-        user: tuple[str | None, str | None],
-    ) -> Client:
+    def _make_client(self, client_id: str, will: Message | None) -> Client:
         client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_publish = self._on_message, self._on_publish
@@ -186,8 +185,6 @@ class PahoLink:
             client.will_set(will.topic, will.payload, 1, will.retain, described)
         if self._context is not None:
             client.tls_set_context(self._context)
-        if user[0] is not None:
-            client.username_pw_set(*user)
         return client
 
     # What follows runs on the link's thread.
@@ -208,6 +205,11 @@ class PahoLink:
             self._renew.clear()
             if self._context is not None and self._tls is not None:
                 reload(self._context, self._tls)
+            if self._username is not None:
+                password = self._password
+                self._client.username_pw_set(
+                    self._username, password() if callable(password) else password
+                )
             self._client.connect(
                 *self._address, self._keepalive, clean_start=True, properties=self._limits
             )
@@ -294,8 +296,7 @@ class PahoLink:
         if reason in ("", "Unspecified error"):  # all that Paho knows
             reason = _GONE if was_up else f"closed before the broker greeted; {self._hint}"
         _log.warning("%s:%d: %s", *self._address, reason)
-        if was_up:
-            call(self.on_lost, reason)
+        call(self.on_lost if was_up else self.on_failed, reason)
 
     def _subscribe(self, *filters: str) -> None:
         if filters:

@@ -45,7 +45,7 @@ class TlsFiles:
 class Link(Protocol):
     """A connection that comes back by itself.
 
-    The three callbacks come one at a time, on one thread; set them before ``connect``. They may
+    The callbacks come one at a time, on one thread; set them before ``connect``. They may
     publish, subscribe and close; what they raise is logged.
 
     Attributes
@@ -56,11 +56,14 @@ class Link(Protocol):
         subscribed again by then; a retained state is not published again by itself.
     on_lost : callable(str)
         With the reason, once a lost connection.
+    on_failed : callable(str)
+        With the reason, after each attempt that came to no connection.
     """
 
     on_message: Callable[[Message], None]
     on_connected: Callable[[], None]
     on_lost: Callable[[str], None]
+    on_failed: Callable[[str], None]
 
     @property
     def connected(self) -> bool:

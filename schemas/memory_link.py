@@ -252,6 +252,7 @@ class MemoryLink:
         self.on_message: Callable[[Message], None] = ignore
         self.on_connected: Callable[[], None] = ignore
         self.on_lost: Callable[[str], None] = ignore
+        self.on_failed: Callable[[str], None] = ignore  # no attempt here comes to nothing
         self.client_id, self.will = client_id, will
         self.filters: dict[str, None] = {}
         self._broker = broker

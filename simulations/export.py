@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from client import bundle
 from client.bundle.claims import measured
 from client.bundle.predictor import session
+from client.bundle.reader import open_base
 from edge_kernels.quantize.histogram import Range
 from edge_kernels.quantize.quantizer import names, quantize, shared, to_edge, to_lookup, to_qdq
 from schemas.base import ConfigError, describe
@@ -122,7 +123,8 @@ def export(
         atomic_write(wanted.windows, _windows_npz(personal))
         said["windows"] = str(wanted.windows)
     if wanted.out is not None:
-        tell(f"quantizing: {wanted.quantizer}, {wanted.bits} bits, {wanted.form}")
+        made = f"quantizing: {wanted.quantizer}, {wanted.bits} bits, {wanted.form}"
+        tell("writing the float model" if wanted.bits == FLOAT else made)
         called = name if person is None else person
         said |= _bundled(personal, wanted, key, called, ranges, start)
     return said
@@ -229,8 +231,10 @@ def _checked(person: str | None, wanted: Export) -> bytes | None:
     problems = _file_problems(wanted)
     if person is None and wanted.windows is not None:
         problems.append("--windows: --shared has no windows of its own; name a --person")
-    if wanted.base is not None and not wanted.base.is_file():
-        problems.append(f"--base {wanted.base}: no such file")
+    if wanted.base is not None:
+        problems += _base_problems(wanted.base)
+    if wanted.form == "lookup" and wanted.bits > LOOKUP_MOST:
+        problems.append("--form lookup: its kernels have 4 and 2 bits; give --bits 4 or --bits 2")
     if wanted.quantizer not in names():
         problems.append(
             f"--quantizer {wanted.quantizer}: not installed; there are {', '.join(names())}"
@@ -241,6 +245,18 @@ def _checked(person: str | None, wanted: Export) -> bytes | None:
     if problems:
         raise ConfigError("export", problems)
     return key
+
+
+def _base_problems(path: Path) -> list[str]:
+    if not path.is_file():
+        return [f"--base {path}: no such file"]
+    try:
+        open_base(path)
+    except BundleError as error:
+        return [f"--base {error}"]
+    except OSError as error:
+        return [f"--base {path}: {error.strerror or error}"]
+    return []
 
 
 def _file_problems(wanted: Export) -> list[str]:
@@ -309,8 +325,8 @@ def _bundled(
         "out": str(wanted.out),
         "bits": wanted.bits,
         "form": form,
-        "quantizer": wanted.quantizer,
-        "ranges": wanted.ranges,
+        "quantizer": None if wanted.bits == FLOAT else wanted.quantizer,
+        "ranges": None if wanted.bits == FLOAT else wanted.ranges,
         "signed": key is not None,
         "bytes": wanted.out.stat().st_size,
         "bytes_float": len(_bytes(personal.model)),

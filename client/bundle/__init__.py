@@ -1,5 +1,6 @@
 """A personal model as one signed file. ``schemas/bundle.py`` is its manifest."""
 
+from client.bundle.predictor import NotRunnableError, Predictor
 from client.bundle.reader import Bundle, Trust
 from client.bundle.reader import open_bundle as open  # noqa: A004 - as in gzip.open
 from client.bundle.writer import write
@@ -13,6 +14,8 @@ __all__ = [
     "Input",
     "Manifest",
     "Normalisation",
+    "NotRunnableError",
+    "Predictor",
     "Trust",
     "open",
     "write",

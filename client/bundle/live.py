@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from client.bundle.predictor import Floats, Predictor
+from client.bundle.predictor import Floats, NotFiniteError, Predictor
 from client.sources.base import SensorSource, SourceSettings, Window
 from client.sources.gather import checked_settings
 from schemas.base import ConfigError
@@ -44,7 +44,13 @@ class LiveSink:
         self.done = threading.Event()
 
     def give(self, window: Window) -> str:
-        """Predict a window; the kind of trouble where it cannot be, else nothing."""
+        """Predict a window; the kind of trouble where it cannot be, else nothing.
+
+        Raises
+        ------
+        NotRunnableError
+            Where the model is to blame: it fails its reference input too.
+        """
         with self._lock:
             if self.done.is_set():
                 return ""
@@ -55,7 +61,13 @@ class LiveSink:
             if not np.isfinite(values).all():
                 self.trouble("not finite", "a window holds NaN or infinity")
                 return "not finite"
-            (logits,) = self._predictor.logits(values)
+            try:
+                (logits,) = self._predictor.logits(values)
+            except NotFiniteError as error:
+                if not self._predictor.is_sound():
+                    raise
+                self.trouble("not finite", f"{error} of a window")  # a sensor's glitch
+                return "not finite"
             self._tell(self.predicted, logits)
             self.predicted += 1
             if self.predicted == self._count:

@@ -23,7 +23,15 @@ class NotRunnableError(RuntimeError):
 
 
 class NotFiniteError(NotRunnableError):
-    """A model that makes NaN or infinity of a window: its own fault, or the window's."""
+    """A model that makes NaN or infinity of a window: its own fault, or the window's.
+
+    Attributes
+    ----------
+    window : int
+        The first of which it does; 0 where one was given.
+    """
+
+    window: int = 0
 
 
 def session(form: str, model: bytes) -> onnxruntime.InferenceSession:
@@ -63,6 +71,12 @@ class Predictor:
     ----------
     bundle : Bundle
 
+    Attributes
+    ----------
+    manifest : Manifest
+    sha256 : str
+        Of the bundle's file.
+
     Raises
     ------
     NotRunnableError
@@ -73,6 +87,7 @@ class Predictor:
         if problems := not_runnable(bundle.manifest):
             raise NotRunnableError(f"{bundle.path}: {'; '.join(problems)}")
         self.manifest: Manifest = bundle.manifest
+        self.sha256 = bundle.sha256
         self._reference = bundle.reference
         try:
             self.session = session(self.manifest.form, bundle.model)
@@ -164,7 +179,11 @@ class _Runner:
     def __call__(self, windows: Floats) -> Floats:
         logits = np.empty((len(windows), len(self._card.classes)), np.float32)
         for at in range(0, len(windows), self._batch):
-            logits[at : at + self._batch] = self._once(windows[at : at + self._batch])
+            try:
+                logits[at : at + self._batch] = self._once(windows[at : at + self._batch])
+            except NotFiniteError as error:
+                error.window += at
+                raise
         return logits
 
     def _once(self, windows: Floats) -> Floats:
@@ -179,8 +198,11 @@ class _Runner:
         expected = (len(windows), len(self._card.classes))
         if made.shape != expected:
             raise NotRunnableError(f"the model made {made.shape}; expected {expected}")
-        if not np.isfinite(made).all():
-            raise NotFiniteError("the model made NaN or infinity")
+        finite = np.isfinite(made).all(axis=1)
+        if not finite.all():
+            odd = NotFiniteError("the model made NaN or infinity")
+            odd.window = int(finite.argmin())
+            raise odd
         logits: Floats = made
         return logits
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from enum import Enum
@@ -31,6 +32,7 @@ from schemas.bundle import (
 )
 from schemas.signing import SignatureError, verify
 
+_KEY: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _MOST: Final = HEADER.size + MAX_MANIFEST + SIGNATURE + 2 * MAX_PART
 
 
@@ -101,7 +103,12 @@ def open_bundle(
         Where it is not whole, not signed by the key, or not what it says; one line, path first.
     OSError
         Where a file cannot be read.
+    ValueError
+        Where the key is none: no bundle is to be blamed for that.
     """
+    if fleet_key is not None and not _KEY.fullmatch(str(fleet_key).strip()):
+        said = f"{str(fleet_key)[:20]!r} is no public key; expected its 64 hexadecimal digits"
+        raise ValueError(f"fleet_key: {said}")
     return _opened(Path(path), fleet_key, None if base is None else Path(base))
 
 

@@ -43,7 +43,7 @@ class Serving:
         return self._opened[1]
 
     def __call__(self, window: NDArray[np.floating]) -> dict[str, Any]:
-        """Return the logits of a window (time, channels) and the names of its classes.
+        """Return the logits of a window (time, channels), its classes' names, the file's SHA-256.
 
         Raises
         ------
@@ -52,4 +52,8 @@ class Serving:
         """
         model = self.predictor()
         (logits,) = model.logits(np.ascontiguousarray(window, np.float32)[None])
-        return {"logits": logits.astype(np.float64), "classes": model.manifest.classes}
+        return {
+            "logits": logits.astype(np.float64),
+            "classes": model.manifest.classes,
+            "model": model.sha256,
+        }

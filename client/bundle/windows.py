@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from client.bundle.predictor import check_windows
+from client.bundle.predictor import check_rate, check_windows
 from client.windows import PersonWindows
 from schemas.base import ConfigError
 from schemas.bundle import Card
@@ -39,8 +39,8 @@ class Labelled:
 def read_windows(path: Path, card: Card, hz: float | None = None) -> NDArray[np.float32]:
     """Windows of an ``.npy`` file, as the model takes them; the file is mapped, not unpickled.
 
-    An ``.npz`` is taken as by ``read_labelled`` (``flwr-sim export --windows`` writes one), without
-    its labels.
+    An ``.npz`` is taken as by ``read_labelled`` (``flwr-sim export --windows`` writes one); it
+    needs no labels.
 
     Raises
     ------
@@ -48,7 +48,8 @@ def read_windows(path: Path, card: Card, hz: float | None = None) -> NDArray[np.
         No such file, no ``.npy``, or windows that do not fit: the message names the file.
     """
     if path.suffix == ".npz":
-        return _fitting(path, _npz(path)["windows"], card, hz)
+        arrays = _npz(path, labelled=False)
+        return _fitting(path, arrays["windows"], card, hz, _rate(path, arrays))
     _refuse_pipe(path)
     try:
         found: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
@@ -72,27 +73,34 @@ def read_labelled(path: Path, card: Card) -> Labelled:
     windows, labels = arrays["windows"], arrays["labels"]
     if problem := _unlike(arrays, card):
         raise ConfigError(str(path), [problem])
-    hz = float(arrays["hz"].item()) if "hz" in arrays else None
-    fitting = _fitting(path, windows, card, hz)
+    fitting = _fitting(path, windows, card, _rate(path, arrays))
     kept = labels >= 0
     return Labelled(fitting[kept], labels[kept].astype(np.int64))
 
 
 def _unlike(arrays: dict[str, NDArray[Any]], card: Card) -> str | None:
-    """What of the labels, classes and rate is not of the card."""
+    """What of the labels and classes is not of the card."""
     shape, labels = arrays["windows"].shape, arrays["labels"]
     if labels.dtype.kind not in "iu" or labels.shape != shape[:1]:
-        return f"labels {labels.dtype} {labels.shape} for windows {shape}; expected one each"
+        said = f"labels {labels.dtype} {labels.shape} for windows {shape}"
+        return f"{said}; expected one whole number each"
     if not (labels >= 0).any():
         return "no window has a label"
     if int(labels.max()) >= len(card.classes):
         return f"a label of {labels.max()}; the model has {len(card.classes)} classes, from 0"
     if "classes" in arrays and tuple(map(str, arrays["classes"].ravel())) != card.classes:
         return f"other classes than the model's, which are {', '.join(card.classes)}"
-    rate = arrays.get("hz")
-    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "iuf"):
-        return f"hz of {rate.dtype} {rate.shape}; expected one number"
     return None
+
+
+def _rate(path: Path, arrays: dict[str, NDArray[Any]]) -> float | None:
+    """Samples a second, where the file says it."""
+    rate = arrays.get("hz")
+    if rate is None:
+        return None
+    wrong = rate.size != 1 or rate.dtype.kind not in "iuf"
+    _refuse(path, wrong, f"hz of {rate.dtype} {rate.shape}; expected one number")
+    return float(rate.item())
 
 
 def _folder(path: Path) -> dict[str, NDArray[Any]]:
@@ -103,17 +111,20 @@ def _folder(path: Path) -> dict[str, NDArray[Any]]:
     return {"windows": person.test, "labels": person.test_labels}
 
 
-def _npz(path: Path) -> dict[str, NDArray[Any]]:
+def _npz(path: Path, *, labelled: bool = True) -> dict[str, NDArray[Any]]:
     _refuse_pipe(path)
+    parts = ("windows", "labels") if labelled else ("windows",)
+    wanted = "X and y" if labelled else "X, windows or test"
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(entry.file_size for entry in archive.infolist())
         _refuse(path, declared > _MOST, f"holds {declared} bytes; at most {_MOST} are read")
         with np.load(path, allow_pickle=False) as found:
-            pair = next((pair for pair in _PAIRS if set(pair) <= set(found.files)), None)
+            pairs = (pair[: len(parts)] for pair in _PAIRS)
+            pair = next((pair for pair in pairs if set(pair) <= set(found.files)), ())
             has = ", ".join(found.files[:8])
-            _refuse(path, pair is None, f"holds {has}; expected X and y")
-            names = dict(zip(("windows", "labels"), pair or (), strict=False))
+            _refuse(path, not pair, f"holds {has}; expected {wanted}")
+            names = dict(zip(parts, pair, strict=True))
             names |= {name: name for name in ("hz", "classes") if name in found.files}
             return {key: found[name] for key, name in names.items()}
     except ConfigError:
@@ -133,10 +144,12 @@ def _refuse(path: Path, wrong: bool, problem: str) -> None:  # noqa: FBT001
 
 
 def _fitting(
-    path: Path, windows: NDArray[Any], card: Card, hz: float | None
+    path: Path, windows: NDArray[Any], card: Card, *rates: float | None
 ) -> NDArray[np.float32]:
     try:
-        return check_windows(windows, card.input, hz)
+        for hz in rates:
+            check_rate(hz, card.input)
+        return check_windows(windows, card.input)
     except ConfigError as error:
         raise ConfigError(str(path), error.problems) from None
 

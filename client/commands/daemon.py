@@ -4,12 +4,15 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from client.commands import predict
 from client.commands.bundle import add_bundle, open_or_refuse
 from client.commands.control import add_socket
 from schemas.base import ConfigError
+
+if TYPE_CHECKING:
+    from client.config import DaemonConfig
 
 _DESCRIPTION: Final = """\
 With --config: the daemon. Connect to the broker, take tasks, learn on this device's own windows,
@@ -78,8 +81,8 @@ def _daemon(arguments: argparse.Namespace) -> None:
     if missing := config.missing():
         raise ConfigError(str(arguments.config), missing)
     if arguments.check:
-        if config.model is not None:  # whole; the process that learns does it when it predicts
-            open_or_refuse(config.model.bundle, config.fleet_key, config.model.base)
+        if problems := _model_problems(config):
+            raise ConfigError(str(arguments.config), problems)
         print(f"{arguments.config}: good; device {config.device}")  # noqa: T201 (its answer)
         return
     logging.basicConfig(
@@ -90,3 +93,23 @@ def _daemon(arguments: argparse.Namespace) -> None:
     from client.start import run as start
 
     start(config, arguments.socket)
+
+
+def _model_problems(config: "DaemonConfig") -> list[str]:
+    """Why the bundle that it names would not predict here, opened whole; a line each.
+
+    The process that learns opens it when it predicts.
+    """
+    if config.model is None:
+        return []
+    from client.bundle.checks import not_runnable
+
+    manifest = open_or_refuse(config.model.bundle, config.fleet_key, config.model.base).manifest
+    problems = [f"model.bundle: {problem}" for problem in not_runnable(manifest)]
+    taken = {"time": manifest.input.time, "channels": manifest.input.channels}
+    given = config.windows.settings if config.windows.source else taken
+    return problems + [
+        f"windows.settings.{name} = {given[name]}; the bundle takes windows of {size}"
+        for name, size in taken.items()
+        if given.get(name, size) != size
+    ]

@@ -68,7 +68,9 @@ def register(nouns: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Enroll, and write the configuration."""
     if find_spec("cryptography") is None:
-        raise ConfigError("enroll", ["the package cryptography is needed: flwr-edge[signed]"])
+        raise ConfigError(
+            "enroll", ["needs the package cryptography: pip install 'flwr-edge[signed]'"]
+        )
     from client.config import DEVICE
     from client.enrolment import enrol
     from client.identity import Identity

@@ -25,7 +25,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--input",
         type=Path,
         metavar="FILE.npy",
-        help="windows (count, time, channels), float32; or an .npz that has them",
+        help="windows (count, time, channels), float32; or an .npz that has them as X, windows or "
+        "test",
     )
     command.add_argument(
         "--source", metavar="NAME", help="a live sensor: one of flwr_edge.sensor_source"
@@ -74,11 +75,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _run_file(arguments: argparse.Namespace) -> None:
     bundle = opened(arguments)
-    from client.bundle.predictor import Predictor
+    from client.bundle.predictor import NotFiniteError, Predictor
     from client.bundle.windows import read_windows
 
     windows = read_windows(arguments.input, bundle.manifest, arguments.hz)
-    logits = Predictor(bundle).logits(windows)
+    try:
+        logits = Predictor(bundle).logits(windows)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{arguments.input}: window {error.window}: {error} of it") from None
     printer = Printer(bundle.manifest.classes, arguments.format)
     with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
         for number, row in enumerate(logits):
@@ -89,7 +93,10 @@ def _run_file(arguments: argparse.Namespace) -> None:
 def _run_live(arguments: argparse.Namespace) -> None:
     from client.sources.gather import source_class
 
-    source = source_class(arguments.source)
+    try:
+        source = source_class(arguments.source)
+    except ConfigError as error:
+        raise ConfigError("--source", error.problems) from None
     settings = _table(arguments.settings)
     bundle = opened(arguments)
     from client.bundle.live import LiveSink, live_settings

@@ -9,7 +9,7 @@ from client.commands.control import add_socket
 from client.commands.output import emit
 from client.local_api import ask
 
-_TIMES: Final = frozenset({"at", "last_at"})  # Unix time
+_TIMES: Final = frozenset({"at", "last_at", "window_at"})  # Unix time
 
 
 def register(nouns: Any) -> None:

@@ -38,7 +38,7 @@ class Intake:
     ) -> None:
         self._settings, self._clock = settings, clock
         self.troubles: Counter[str] = Counter()
-        self._last: float | None = None
+        self._trouble: str | None = None
         train, test = settings.limits
         shape = (settings.time, settings.channels, settings.item)
         self._train = Ring(folder / "train.ring", *shape, train)
@@ -57,7 +57,6 @@ class Intake:
         """Check a window and keep it; the kind of trouble where it was not kept, else nothing."""
         problem = self._wrong(window) or self._kept(window)
         if problem is None:
-            self._last = time.time()
             return ""
         self.trouble(*problem)
         return problem[0]
@@ -76,6 +75,7 @@ class Intake:
     def trouble(self, kind: str, detail: str) -> None:
         """Count something odd; the first of its kind is logged."""
         self.troubles[kind] += 1
+        self._trouble = f"{kind}: {detail}"
         if self.troubles[kind] == 1:
             log.warning("windows: %s: %s (said once, counted from here on)", kind, detail)
 
@@ -89,8 +89,9 @@ class Intake:
             "held": len(self._train),
             "held_for_test": len(self._test),
             "ever": self._train.ever + self._test.ever,
-            "last_at": self._last,
+            "last_at": max(self._train.last_at, self._test.last_at) or None,
             "troubles": dict(self.troubles),
+            "last_trouble": self._trouble,
         }
 
     def close(self) -> None:

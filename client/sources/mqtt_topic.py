@@ -86,12 +86,15 @@ class MqttTopicSource:
         step = settings.step or settings.time
         self._framer = Framer(settings.time, settings.channels, step)
         self._silence, self._topic = Silence(settings.gap), ""
+        self._told = False  # that there is no connection
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Listen until told to stop; the link comes back by itself."""
         link = self._link(self._settings)
         link.on_message = lambda message: self._take(message, sink)
+        link.on_connected = self._reached
         link.on_lost = lambda reason: self._lost(reason, sink)
+        link.on_failed = lambda reason: self._unreached(reason, sink)
         link.connect()
         try:
             link.subscribe(self._settings.topic)
@@ -100,9 +103,19 @@ class MqttTopicSource:
         finally:
             link.close()
 
+    def _reached(self) -> None:
+        self._told = False
+
     def _lost(self, reason: str, sink: Sink) -> None:
+        self._told = True
         sink.trouble("link", f"the sensors' broker was lost: {reason}")
         self._framer.reset()
+
+    def _unreached(self, reason: str, sink: Sink) -> None:
+        """Tell the first of many attempts."""
+        if not self._told:
+            self._told = True
+            sink.trouble("link", f"the sensors' broker is not reached: {reason}")
 
     def _take(self, message: Message, sink: Sink) -> None:
         if message.retain:

@@ -434,6 +434,13 @@ def test_the_own_vector_learns_beside_and_is_anchored_at_the_received(
     np.testing.assert_array_equal(second.weights, first.weights)
 
 
+def test_an_own_vector_that_no_stage_touched_is_none(learner, plan, train, vector):
+    """Kept, it would predict for ever with the weights that were received first."""
+    own = (train(at_least=1_000_000),)
+    assert learner.fit(plan(own=own), vector()).own is None
+    close(learner.fit(plan(own=own), vector(), vector() + 1).own, vector() + 1)
+
+
 def test_reports_are_made_with_the_learned_weights(learner, plan, train, vector, digest, person):
     predict = digest("forward", "classifier", "forward")
     report = plan(train(), report={"logits": predict})

@@ -47,7 +47,7 @@ ANSWERS = [
     Ordered(REF, ORDER),
     Proved(REF, ORDER, None, "ab" * 32, 2e6),
     Predicted(1, (0.25, 0.75)),
-    Predicted(0, (1.0,), "walk"),
+    Predicted(0, (1.0,), "walk", "ab" * 32, 1796066656.25),
     Timed(0, (1.0,), "walk", microseconds=12.5),
     Sound(),
     Failed("out of memory"),

@@ -58,6 +58,24 @@ def test_windows_come_back_mapped_and_in_order(ring, tmp_path):
     assert person.test_labels.shape == (0,)
 
 
+def test_when_the_last_window_came_outlives_a_start_and_a_move(ring, tmp_path, monkeypatch):
+    """Files of before do not say it: nothing is made up for them."""
+    monkeypatch.setattr("client.ring.time.time", lambda: 1796066656.25)
+    assert ring.last_at == 0.0
+    fill(ring, 1)
+    monkeypatch.undo()
+    ring.close()
+    ring.__init__(tmp_path / "train.ring", TIME, CHANNELS, 4, LIMIT)
+    assert ring.last_at == 1796066656.25
+    ring.close()
+    ring.__init__(tmp_path / "train.ring", TIME, CHANNELS, 4, LIMIT * 2)  # its file is another
+    assert mapped(tmp_path).train_at == ring.last_at == 1796066656.25
+    with (tmp_path / "train.ring").open("r+b") as file:
+        file.seek(72)
+        file.write(bytes(8))
+    assert mapped(tmp_path).newest[1] is None
+
+
 def test_the_newest_stay_under_the_limit_and_in_order(ring, tmp_path):
     most = 0
     for number in range(1000):

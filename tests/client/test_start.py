@@ -1,5 +1,6 @@
 """The daemon as a process: its memory, how fast it starts, its local API, a full disk."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 from client import bundle, start
-from client.config import DaemonConfig
+from client.config import Broker, DaemonConfig
 from client.local_api import ApiError, ask
 from client.windows import PersonWindows
 from edge_kernels.quantize.calibrate import quantized_values
 from edge_kernels.quantize.range_graph import range_graph
 from edge_kernels.quantize.reader import read
 from schemas import signing
+from schemas.base import ConfigError
 from schemas.link import PahoLink
 from schemas.payload import Payload
 from schemas.ranges import RangeTask
@@ -66,6 +68,57 @@ def resident(pid) -> float:
         if line.startswith("VmRSS")
     ]
     return int(line.split()[1]) / 1024
+
+
+def test_why_it_is_not_connected(tmp_path):
+    """A person at the device has no log of the broker's."""
+    handmade.windows(tmp_path / "windows")
+    with running(tmp_path / "broker") as broker:
+        broker.kill()
+        process = Process(tmp_path, broker.port)
+        process.start()
+        try:
+            down = status_until(tmp_path / "s", lambda said: "link" in said)
+            assert (down["connected"], down["link"]) == (False, "[Errno 111] Connection refused")
+            broker.start()
+            assert "link" not in status_until(tmp_path / "s", lambda said: said["connected"])
+        finally:
+            process.end()
+            process.log.close()
+
+
+def status_until(socket, found):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with contextlib.suppress(ApiError):  # it has just begun
+            if found(said := ask(socket, "status")):
+                return said
+        time.sleep(0.1)
+    raise AssertionError
+
+
+def test_a_password_in_its_file_may_change(tmp_path, caplog):
+    path = tmp_path / "password"
+    with pytest.raises(ConfigError, match=r"broker\.password_file: .*No such file"):
+        start.PasswordFile(path)
+    path.write_text("one\nnot this\n")
+    password = start.PasswordFile(path)
+    assert password() == "one"
+    path.write_text("two")
+    assert password() == "two"
+    path.unlink()
+    assert password() == "two"
+    assert "password: [Errno 2] No such file" in caplog.text
+    assert "what it held before is used" in caplog.text
+
+
+def test_the_link_asks_the_file_of_the_password(tmp_path):
+    (tmp_path / "password").write_text("one")
+    broker = Broker(username="me", password_file=tmp_path / "password")
+    link = start._link("pi-1", broker)
+    (tmp_path / "password").write_text("two")
+    assert link._password() == "two"
+    link.close()
 
 
 def test_a_card_full_of_windows_has_time_to_be_read(tmp_path, monkeypatch):

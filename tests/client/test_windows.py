@@ -1,6 +1,7 @@
 import io
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,20 @@ def test_what_was_saved_is_read_back_in_place(person, folder):
 
 def test_labelled_are_those_with_a_label(person):
     assert person.labelled.tolist() == [1, 2, 5, 8, 11, 14, 17, 20, 23]
+
+
+def test_the_newest_is_of_either_part(person):
+    def newest(**changed):
+        window, at = replace(person, **changed).newest
+        return window.tobytes(), at
+
+    train, test = person.train[-1].tobytes(), person.test[-1].tobytes()
+    assert newest() == (train, None)
+    assert newest(train_at=1.0) == newest(train_at=1.0, test_at=0.5) == (train, 1.0)
+    assert newest(train_at=1.0, test_at=2.0) == (test, 2.0)
+    assert newest(train=person.train[:0]) == (test, None)
+    with pytest.raises(IndexError):
+        newest(train=person.train[:0], test=person.test[:0])
 
 
 def test_a_person_may_have_no_label_and_no_test_window(person, tmp_path):

@@ -14,7 +14,7 @@ import json, os, sys, time
 for line in sys.stdin:
     asked = json.loads(line)
     if asked.get("crash"):
-        os.kill(os.getpid(), 11)
+        os.kill(os.getpid(), asked["crash"])
     if asked.get("exit"):
         sys.exit(asked["exit"])
     time.sleep(asked.get("sleep", 0))
@@ -50,7 +50,12 @@ def test_idle_it_ends_and_comes_back(work):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [({"crash": 1}, "ended by signal 11"), ({"exit": 3}, "ended with code 3")]
+    ("asked", "said"),
+    [
+        ({"crash": 11}, "was ended by signal 11$"),
+        ({"crash": 9}, "was ended by signal 9, as the kernel does where memory ran out$"),
+        ({"exit": 3}, "ended with code 3; the daemon's log says why$"),
+    ],
 )
 def test_a_crash_is_told_and_the_next_task_has_a_new_process(work, asked, said):
     with pytest.raises(WorkError, match=said):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,16 @@ def test_a_prediction_before_any_window_says_what_is_missing(worker, lacking):
     assert said == {
         "error": "LearnerError: no window was recorded here yet: give one, or wait for the sensor"
     }
+
+
+def test_a_learned_model_without_a_window_says_the_same(worker, graphs):
+    model = asked(worker, "train", handmade.training(graphs, 1))["model"]
+    person = worker.windows()
+    request = {"action": "predict", "model": model, "window": None}
+    said = worker(request)
+    assert (said["model"], "window_at" in said) == (model, False)
+    worker.windows = lambda: replace(person, train=person.train[:0], test=person.test[:0])
+    assert "no window was recorded here yet" in worker(request)["error"]
 
 
 def test_place_and_begin(worker):

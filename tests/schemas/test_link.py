@@ -340,6 +340,49 @@ def test_who_is_thrown_out_by_its_own_id_says_so(caplog):
     assert "taken over by another client of this id" in caplog.text
 
 
+def test_each_attempt_that_fails_says_why():
+    reasons, twice = [], threading.Event()
+    link = PahoLink("127.0.0.1", free_port(), "nobody", backoff=(0.01, 0.02))
+    link.on_failed = lambda reason: (reasons.append(reason), len(reasons) > 1 and twice.set())
+    link.on_lost = pytest.fail
+    link.connect()
+    assert twice.wait(30)
+    link.close()
+    assert all("Connection refused" in reason for reason in reasons)
+
+
+def test_a_password_is_asked_for_before_each_attempt():
+    """The broker here hangs up on every word; what it is sent is looked at."""
+    heard, both = [], threading.Event()
+
+    def deaf(connection):
+        heard.append(connection.recv(1024))
+        connection.close()
+        if len(heard) == 2:
+            both.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run():
+            with contextlib.suppress(OSError):
+                while True:
+                    deaf(listener.accept()[0])
+
+        threading.Thread(target=run, daemon=True).start()
+        passwords = iter(["word-1", "word-2"])
+        link = PahoLink(
+            *listener.getsockname(),
+            "dev-1",
+            username="me",
+            password=lambda: next(passwords, "word-3"),
+            backoff=(0.01, 0.02),
+        )
+        link.connect()
+        assert both.wait(30)
+        link.close()
+    assert [heard[0][-6:], heard[1][-6:]] == [b"word-1", b"word-2"]
+
+
 def test_a_close_without_a_word_names_what_it_may_be(tmp_path):
     broker = Mosquitto(tmp_path)
     broker.start()

@@ -79,6 +79,7 @@ def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits,
     assert said["bytes"] == path.stat().st_size
     if bits == "32":
         assert said["f1"] == said["f1_float"]
+        assert (said["quantizer"], said["ranges"]) == (None, None)
 
 
 @pytest.mark.parametrize(("bits", "form"), [(8, "edge"), (4, "edge"), (2, "lookup")])
@@ -136,6 +137,9 @@ def test_what_is_wrong_on_the_command_line_is_2_and_said_before_any_work(
         ((*who, "--out", tmp_path), "is a folder; name a file"),
         ((*who, *out, "--float", tmp_path / "x"), "each needs a file of its own"),
         ((*who, *out, "--base", tmp_path / "none"), "no such file"),
+        ((*who, *out, "--base", tmp_path / "no.pem"), f"--base {tmp_path / 'no.pem'}: 4 bytes"),
+        ((*who, *out, "--form", "lookup"), "its kernels have 4 and 2 bits; give --bits 4"),
+        ((*who, *out, "--form", "lookup", "--bits", "32"), "--form lookup: its kernels have"),
         (
             (*who, *out, "--signing-key", tmp_path / "none"),
             f"--signing-key {tmp_path / 'none'}: No such file",

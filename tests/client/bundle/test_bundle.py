@@ -1,7 +1,9 @@
 """Writing and opening: what goes in comes out, to the byte."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_the_two_exports_agree(tmp_path):
     np.testing.assert_allclose(logits["edge"], logits["qdq"], atol=0.05)
 
 
+def test_what_the_page_of_bundles_names_is_there(tmp_path):
+    page = (Path(bundle.__file__).parents[2] / "schemas" / "BUNDLE.md").read_text()
+    named = set(re.findall(r"`client\.bundle\.(\w+)", page))
+    assert named == {"open", "write", "Predictor"} <= set(bundle.__all__)
+    bundle.write(tmp_path / "b", small_models.card(bits=2, form="edge"), small_models.lut())
+    assert bundle.Predictor(bundle.open(tmp_path / "b")).logits(small_models.windows(2)).shape == (
+        2, 4
+    )  # fmt: skip
+
+
 def test_operators_of_ours_are_named(tmp_path):
     card = small_models.card(bits=2, form="edge")
     written = bundle.write(tmp_path / "b", card, small_models.lut(fused=False))
@@ -95,6 +107,16 @@ def test_not_signed(tmp_path):
     opened = bundle.open(tmp_path / "b")
     assert opened.trust is bundle.Trust.UNSIGNED
     assert opened.manifest.signer is None
+
+
+@pytest.mark.parametrize("key", ["fleet.key", "", "ab" * 31, "ab" * 33, bytes(32)])
+def test_a_key_that_is_none_is_not_the_bundle_s_fault(tmp_path, key):
+    path = tmp_path / "ann.flwb"
+    bundle.write(path, small_models.card(bits=2, form="edge"), small_models.lut(), KEY)
+    with pytest.raises(ValueError, match="expected its 64 hexadecimal digits") as error:
+        bundle.open(path, key)
+    assert not isinstance(error.value, bundle.BundleError)
+    assert bundle.open(path, f"{public_hex(KEY).upper()}\n").trust is bundle.Trust.FLEET
 
 
 def test_without_cryptography(tmp_path, monkeypatch):

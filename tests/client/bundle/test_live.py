@@ -5,7 +5,7 @@ import pytest
 
 from client import bundle
 from client.bundle.live import LiveSink, live_settings
-from client.bundle.predictor import Predictor
+from client.bundle.predictor import NotFiniteError, Predictor
 from client.sources.base import Window
 from client.sources.replay import ReplaySource
 from client.windows import PersonWindows
@@ -66,6 +66,20 @@ def test_odd_windows_are_told_once_and_not_predicted(predictor):
     assert heard.sink.troubles == {"not finite": 2, "shape": 2}
     assert len(heard.odd) == 2
     assert not heard.told
+
+
+def test_a_glitch_of_the_sensor_does_not_end_it_and_a_bad_model_does(predictor):
+    heard = Heard(predictor)
+    glitch = window([3e38] * 120, (40, 3))
+    assert heard.sink.give(glitch) == heard.sink.give(glitch) == "not finite"
+    assert heard.odd == [
+        "windows: not finite: the model made NaN or infinity of a window (said once)"
+    ]
+    assert heard.sink.give(window([0.5] * 120, (40, 3))) == ""
+    assert [number for number, _ in heard.told] == [0]
+    predictor.is_sound = lambda: False
+    with pytest.raises(NotFiniteError):
+        heard.sink.give(glitch)
 
 
 def test_settings_of_other_windows(folder):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,5 +75,33 @@ def test_the_process_that_learns_predicts_with_it(worker, path):
     assert "expected (windows, 40, 3)" in worker(
         {"action": "predict", "model": None, "window": [[1.0]]}
     )["error"]  # fmt: skip
+    assert given["model"] == newest["model"] == bundle.open(path).sha256
     path.write_bytes(path.read_bytes()[:100])
     assert worker({"action": "predict", "model": None, "window": None})["error"].startswith("Bund")
+
+
+def test_the_newest_window_may_be_one_held_out_and_says_when_it_came(worker, path):
+    """Else an app would be told of the last window that happened to be for learning."""
+    person = worker.windows()
+    held = replace(person, test=WINDOWS[:3], test_labels=np.zeros(3, np.int64))
+    worker.windows = lambda: replace(held, train_at=1.5, test_at=2.5)
+    asked = {"action": "predict", "model": None, "window": None}
+    found, expected = worker(asked), Serving(path)(WINDOWS[2])["logits"]
+    assert (found["class"], found["window_at"]) == (expected.argmax(), 2.5)
+    assert found["scores"] == pytest.approx(np.exp(expected) / np.exp(expected).sum(), abs=1e-5)
+    assert "window_at" not in worker({**asked, "window": WINDOWS[0].tolist()})
+
+
+@pytest.mark.parametrize("given", ["walk", [[1.0], [2.0, 3.0]], {"x": 1.0}, [["a", "b"]]])
+def test_what_is_no_window_is_said_without_numpy_s_words(worker, given):
+    said = worker({"action": "predict", "model": None, "window": given})["error"]
+    assert said == (
+        "LearnerError: the window given is none: expected a list of samples, each a list of its "
+        "channels' numbers"
+    )
+
+
+def test_numbers_beyond_float32_are_infinite(worker):
+    window = np.full((40, 3), 1e39).tolist()
+    said = worker({"action": "predict", "model": None, "window": window})["error"]
+    assert "window 0 holds NaN or infinity" in said

@@ -18,6 +18,25 @@ def test_an_npy_file(tmp_path):
     np.testing.assert_array_equal(read_windows(tmp_path / "x.npy", CARD, 20.0), X)
 
 
+@pytest.mark.parametrize("name", ["X", "windows", "test"])
+def test_windows_to_predict_on_need_no_labels(tmp_path, name):
+    path = tmp_path / "x.npz"
+    np.savez(path, **{name: X})
+    np.testing.assert_array_equal(read_windows(path, CARD), X)
+    np.savez(path, X)
+    with pytest.raises(ConfigError, match="holds arr_0; expected X, windows or test"):
+        read_windows(path, CARD)
+
+
+@pytest.mark.parametrize(("said", "given"), [(50.0, None), (50.0, 20.0), (20.0, 50.0)])
+def test_windows_to_predict_on_have_the_model_s_rate(tmp_path, said, given):
+    """By the file and by who names it: 20."""
+    path = tmp_path / "x.npz"
+    np.savez(path, X=X, hz=said)
+    with pytest.raises(ConfigError, match=r"x\.npz: 50 samples a second; the model takes 20"):
+        read_windows(path, CARD, given)
+
+
 def test_the_windows_of_an_npz_file(tmp_path):
     np.savez(tmp_path / "x.npz", windows=X, labels=Y)
     np.testing.assert_array_equal(read_windows(tmp_path / "x.npz", CARD, 20.0), X)
@@ -75,7 +94,7 @@ def test_a_persons_test_windows(tmp_path):
     [
         ({"X": X}, "holds X; expected X and y"),
         ({"X": X, "y": Y[:3]}, r"labels int64 \(3,\)"),
-        ({"X": X, "y": Y * 0.5}, "labels float64"),
+        ({"X": X, "y": Y * 0.5}, "labels float64 .*expected one whole number each"),
         ({"X": X, "y": Y + 1}, "a label of 4; the model has 4 classes"),
         ({"X": X, "y": Y * 0 - 1}, "no window has a label"),
         ({"X": X, "y": Y, "hz": 50}, "50 samples a second"),

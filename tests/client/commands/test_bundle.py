@@ -205,6 +205,21 @@ def test_predictions_of_a_sensor(edge):
     assert "ended after 9 windows of 10" in edge(*live, "--count", 10)[2][0]
 
 
+def test_a_window_that_the_model_cannot_take_is_named(edge, folder):
+    windows = small_models.windows(70)
+    windows[66] = 3e38
+    np.save(folder / "glitch.npy", windows)
+    code, out, err = edge("run", "shared", "--input", "glitch.npy")
+    assert (code, out) == (1, "")
+    assert err == ["flwr-edge: glitch.npy: window 66: the model made NaN or infinity of it"]
+
+
+def test_a_source_that_is_none_is_named_as_it_was_given(edge):
+    code, out, err = edge("run", "lut", "--source", "none")
+    assert (code, out) == (2, "")
+    assert err[0].startswith("flwr-edge: --source: 'none': no such source; installed: ")
+
+
 def test_a_pipe_until_ctrl_c(folder):
     (folder / "pipe.toml").write_text(f'path = "{folder / "pipe"}"\n')
     command = [sys.executable, "-m", "client.cli", "run", "lut", "--source", "pipe"]

@@ -48,6 +48,25 @@ def test_check_opens_the_bundle_that_it_predicts_with(config, capsys):
     assert "ann.flwb: not signed; only bundles of the fleet" in capsys.readouterr().err
 
 
+def test_check_says_where_the_bundle_would_not_predict(config, capsys, monkeypatch):
+    path = config.parent / "ann.flwb"
+    bundle.write(path, small_models.card(bits=2, form="edge"), small_models.lut())
+    config.write_text(
+        f'device = "pi-1"\nstate = "state"\n[model]\nbundle = "ann.flwb"\n[windows]\n'
+        f'source = "pipe"\nsettings = {{ path = "{config.parent}/imu", time = 50, channels = 3 }}\n'
+    )
+    assert run("--config", config, "--check") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("pi.toml: windows.settings.time = 50; the bundle takes windows of 40")
+    config.write_text(config.read_text().replace("time = 50", "time = 40"))
+    assert run("--config", config, "--check") == 0
+    monkeypatch.setattr("client.bundle.checks.onnxruntime.__version__", "1.19.2")
+    assert run("--config", config, "--check") == 2
+    assert "model.bundle: needs onnxruntime 1.20 or newer; here is 1.19.2" in (
+        capsys.readouterr().err
+    )
+
+
 def test_the_daemon_loads_nothing_heavy():
     script = "import client.start, client.commands.daemon, sys; print(*sys.modules)"
     done = subprocess.run(

@@ -129,7 +129,23 @@ def test_status_is_for_people(intake):
         "held_for_test": 0,
         "ever": 1,
         "troubles": {"line": 1},
+        "last_trouble": "line: odd",
     }
+
+
+def test_the_newest_window_is_of_whichever_part_and_is_remembered(intake, tmp_path):
+    chosen = intake(test_every=2)
+    assert chosen.status()["last_at"] is None
+    for number in range(40):  # the last eight are held out
+        chosen.give(window(number, 1))
+    at = chosen.status()["last_at"]
+    found, when = mapped(tmp_path).newest
+    assert (found[0, 0], when) == (39, at)
+    chosen.give(window(40))
+    assert mapped(tmp_path).newest[0][0, 0] == 40
+    last = chosen.status()["last_at"]
+    chosen.close()
+    assert intake().status()["last_at"] == last > at
 
 
 def test_the_limit_holds_for_both_parts(intake, tmp_path):

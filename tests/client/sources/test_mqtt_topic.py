@@ -74,6 +74,18 @@ def test_samples_and_a_lost_link(listening, carrier, sink, until):
     assert sink.troubles == {"link": 1}
 
 
+def test_a_broker_that_was_never_reached_is_told_of_once(listening, carrier, sink, until):
+    with listening():
+        until(lambda: carrier.filters)
+        carrier.on_failed("Connection refused")
+        carrier.on_failed("Connection refused")
+        assert sink.troubles == {"link": 1}
+        carrier.on_connected()
+        carrier.on_lost("gone")
+        carrier.on_failed("Connection refused")
+    assert sink.troubles == {"link": 2}
+
+
 def test_samples_of_two_sensors_make_no_window_together(listening, carrier, sink, until):
     with listening(payload="samples"):
         until(lambda: carrier.filters)
