@@ -4,6 +4,7 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ class GraphBook:
     """Every graph that a run's plans name.
 
     An export takes seconds, so a graph is cached under what it was made from: the network's
-    layout, the kind of graph, this package's code and torch's version.
+    layout, the kind of graph, this package's code and the exporter's versions.
 
     Parameters
     ----------
@@ -138,9 +139,13 @@ def default_cache() -> Path:
 
 @functools.cache
 def code_digest() -> str:
-    """Digest of this package's network code: what it made is stale when it changes."""
+    """Digest of this package's network code and of what exports: a change makes stale what is kept.
+
+    Releases of onnxscript and onnx_ir that do not fit torch's write graphs that do not load.
+    """
     folder = Path(str(hypernet.__file__)).parent
-    digest = hashlib.sha256(torch.__version__.encode())
+    exporter = [torch.__version__, *(version(name) for name in ("onnx", "onnx-ir", "onnxscript"))]
+    digest = hashlib.sha256(" ".join(exporter).encode())
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from flwr.app import Array
 from flwr.serverapp import Grid
 
+from schemas.base import ConfigError
 from simulations.bench.app import request
 from simulations.bench.workloads import Workload
 from simulations.engine import LocalGrid
@@ -142,13 +144,20 @@ def compare(
     rounds
         Rounds in a turn. Ray and the floor run as many.
     engines
-        Which; ``ray`` needs ``flwr[simulation]``.
+        Which; ``ray`` needs ``flwr-edge[ray]``.
 
     Returns
     -------
     list[Row]
         A row an engine: updates a second (median, min, max) and ratios to ray and to the floor.
+
+    Raises
+    ------
+    ConfigError
+        Where an engine's package is not installed.
     """
+    if "ray" in engines and find_spec("ray") is None:
+        raise ConfigError("bench", ["needs the package ray: pip install 'flwr-edge[ray]'"])
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         plan = plan_of(workload, Path(name))
         settings = {"plan": plan, "clients": clients, "workers": workers}

@@ -1,8 +1,10 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from schemas.base import ConfigError
 from simulations.bench import compare, flat_regression
 from simulations.bench.app import load_step
 from simulations.bench.engines import plan_of
@@ -27,6 +29,12 @@ def test_local_and_floor_are_measured() -> None:
     assert [row["engine"] for row in rows] == ["local", "floor"]
     assert all(row["min"] <= row["updates_per_second"] <= row["max"] for row in rows)
     assert rows[1]["ratio_to_floor"] == 1.0
+
+
+def test_without_ray_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulations.bench.engines.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'flwr-edge[ray]'")):
+        compare(flat_regression(length=100), 4, 2, repeats=1, rounds=1)
 
 
 @pytest.mark.study
