@@ -1,6 +1,8 @@
 """FedAvg and FedProx as Flower has them, on the devices' plans.
 
-FedAvg: McMahan et al., arXiv:1602.05629. FedProx: Li et al., arXiv:1812.06127.
+FedAvg: McMahan et al., arXiv:1602.05629, algorithm 1. FedProx: Li et al., arXiv:1812.06127,
+algorithm 2. Both papers have plain SGD on the devices; here it is Adam, or SGD with momentum, new
+in every round. Batch norms' statistics, which neither paper speaks of, are averaged like weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,12 +104,18 @@ class FinetunedFedAvg(FedAvg):
 
 
 class FedProx(flower.FedProx, FedAvg):
-    """FedAvg with a pull towards the received model (``flwr``'s own FedProx)."""
+    """FedAvg with a pull towards the received model (``flwr``'s own FedProx).
+
+    A device minimises F(w) + μ/2‖w − wₜ‖², equation 2, and the pull's gradient goes through the
+    optimizer with the loss's. In a few steps of a small rate w hardly leaves wₜ, and the pull is
+    hardly felt. The mean is weighted by labelled windows, as Flower's; the paper's is plain, of
+    devices that are drawn by their share of the data.
+    """
 
     class Parameters(FedAvg.Parameters):
         """``[strategies.fedprox]``."""
 
-        mu: float = Field(0.1, gt=0, le=100, description="Strength of the pull.")
+        mu: float = Field(0.1, gt=0, le=100, description="Strength of the pull, μ/2‖w − wₜ‖².")
 
     def __init__(self, federation: Federation, parameters: Strict) -> None:
         FedAvg.__init__(self, federation, parameters)

@@ -49,7 +49,9 @@ class Local(Strict):
         32, ge=2, le=4096, description="Windows a step; batch norm teaches nothing with one."
     )
     learning_rate: float = Field(3e-4, gt=0, le=10, description="The optimizer's.")
-    optimizer: Literal["sgd", "adam"] = Field("adam", description="New in every round.")
+    optimizer: Literal["sgd", "adam"] = Field(
+        "adam", description="New in every round; sgd has a momentum of 0.9."
+    )
 
 
 class Finetune(Strict):

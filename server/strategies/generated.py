@@ -33,9 +33,8 @@ class Generating(Strict):
     scale: float = Field(0.1, gt=0, le=10, description="Unit of the personal residual.")
     generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's, for φ.")
     embedding_rate: float = Field(1e-2, ge=0, le=10, description="SGD's, for v.")
-    clip: float = Field(50.0, gt=0, description="Largest norm of a gradient of φ.")
-    join_rounds: int = Field(
-        5, ge=0, le=1000, description="Exchanges in which an unseen person's v is fitted, φ frozen."
+    clip: float = Field(
+        50.0, gt=0, description="Largest norm of a gradient of φ, and of each person's v."
     )
 
 

@@ -76,7 +76,11 @@ class SourceModel(Unfederated):
 
 
 class AdaptedSource(SourceModel):
-    """The sources' model with AdaBN on each device."""
+    """The sources' model with AdaBN on each device.
+
+    Li et al., arXiv:1603.04779, algorithm 1; but running statistics become a mix of the sources'
+    and the person's own, layer by layer. ``model.own_statistics`` is the person's share, 1 there.
+    """
 
     class Parameters(Finetune):
         """``[strategies.adabn]``."""
@@ -94,7 +98,11 @@ class FinetunedSource(SourceModel):
 
 
 class LocalOnly(SourceModel):
-    """Each device alone, from an untrained network, on its own labels."""
+    """Each device alone, from an untrained network, on its own labels.
+
+    As fine-tuning does, it keeps batch norms' statistics fixed while it learns: those that AdaBN
+    measured on the untrained network.
+    """
 
     class Parameters(Finetune):
         """``[strategies.local]``."""

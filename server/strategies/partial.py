@@ -1,7 +1,11 @@
 """Part of the model is the device's own and never leaves it.
 
 FedPer: Arivazhagan et al., arXiv:1912.00818. FedRep: Collins et al., arXiv:2102.07078. FedBN: Li et
-al., arXiv:2102.07623. Ditto: Li et al., arXiv:2012.04221.
+al., arXiv:2102.07623. Ditto: Li et al., arXiv:2012.04221. Algorithm 1 of each (FedPer: 1 and 2).
+
+What is shared is weighted by labelled windows, as in FedPer and in Flower's FedAvg; FedRep, FedBN
+and Ditto take a plain mean. Where all persons have equally many labels the two are the same. Local
+steps are ``Local``'s, of Adam by default, in the place of the papers' SGD.
 """
 
 from typing import Any
@@ -34,7 +38,11 @@ class FedPer(FedAvg):
 
 
 class FedBN(FedPer):
-    """Batch norms stay on the device, statistics and all."""
+    """Batch norms stay on the device, statistics and all.
+
+    Statistics are those of training, as in the paper; there a device trains on all of its windows,
+    here on the labelled ones alone. ``adapt`` takes all of them for the statistics.
+    """
 
     class Parameters(FedAvg.Parameters):
         """``[strategies.fedbn]``; the norms are the device's already, so no AdaBN."""
@@ -47,7 +55,12 @@ class FedBN(FedPer):
 
 
 class FedRep(FedPer):
-    """First the head with the encoder fixed, then the encoder with the head fixed."""
+    """First the head with the encoder fixed, then the encoder with the head fixed.
+
+    The encoder's weights are: batch norms' running statistics move in both stages, as torch's do.
+    A device predicts with the head of its last round, which was fitted to the encoder before that
+    round's mean.
+    """
 
     class Parameters(FedAvg.Parameters):
         """``[strategies.fedrep]``."""
@@ -66,7 +79,13 @@ class FedRep(FedPer):
 
 
 class Ditto(FedAvg):
-    """FedAvg, and beside it each device's own model, pulled towards the average."""
+    """FedAvg, and beside it each device's own model, pulled towards the average.
+
+    The own model v starts at the weights that the device first receives, and takes as many steps of
+    F(v) + λ/2‖v − wₜ‖² as the shared one takes of F(w), wₜ the weights received this round; the
+    pull's gradient goes through the optimizer with the loss's. Who learns from no window keeps v
+    as it is.
+    """
 
     class Parameters(FedAvg.Parameters):
         """``[strategies.ditto]``."""

@@ -18,7 +18,14 @@ SMOOTHING = 0.05
 
 
 class PeFLLStrategy(FunctionalMemoryStrategy):
-    """All weights of a person's classifier, from an embedding of the person's windows."""
+    """All weights of a person's classifier, from an embedding of the person's windows.
+
+    Scott et al., arXiv:2306.05515: the mean over the cohort of (∂θ/∂φ)ᵀΔ moves the hypernetwork.
+    Not as there: it starts from episodes over the sources. The embedding network sees windows
+    without their labels, learns in these episodes alone, and is a constant on the devices. What is
+    generated is a residual, in units of ``scale``, on the sources' model. Neither the networks nor
+    the weights have an L2 penalty.
+    """
 
     class Parameters(Exchange):
         """``[strategies.pefll]``."""

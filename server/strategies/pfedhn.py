@@ -23,7 +23,11 @@ from server.strategies.generated import GeneratedStrategy, Generating
 class PFedHN(GeneratedStrategy):
     """Generate each client's classifier from its embedding; pull its supervised change back.
 
-    Unseen persons, who have no label, get the weights of the mean embedding.
+    Algorithm 1, for a cohort at once: φ moves by the mean of (∂θ/∂φ)ᵀΔ with Adam, each v by its own
+    (∂θ/∂v)ᵀΔ with plain SGD. The public code takes one client a step, and SGD with momentum for
+    both. Generated is a residual, in units of ``scale``, on a centre that all share and that starts
+    at the sources' model; batch norms' statistics are shared. Unseen persons, who have no label
+    to fit an embedding to, get the weights of the mean one.
     """
 
     class Parameters(Generating, Local, Finetune):

@@ -57,6 +57,12 @@ class SemiPFL(GeneratedStrategy):
             le=10_000,
             description="The generator's steps on the sources' labels, each round (joint).",
         )
+        join_rounds: int = Field(
+            5,
+            ge=0,
+            le=1000,
+            description="Exchanges in which an unseen person's v is fitted, φ frozen.",
+        )
 
     needs_labels: ClassVar[bool] = False
 

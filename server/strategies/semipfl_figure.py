@@ -37,7 +37,10 @@ class FigureSettings(BaseModelSettings):
 class FigurePersonaliser:
     """Filter by τ, train a base model a source, send them frozen; the user combines them.
 
-    A user without labels weights each source by the share of its windows that were kept.
+    A user without labels weights each source by the share of its windows that were kept, which is
+    where learning the weights starts for one with labels. The steps are the figure's. What runs in
+    them is ours in both variants: a convolutional autoencoder with AdaBN, trained on the sources
+    first, few SGD steps a round (the public code has five passes of Adam), τ relative to the user.
     """
 
     def __init__(self, federation: Federation, settings: FigureSettings) -> None:

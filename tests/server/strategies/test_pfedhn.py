@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord
+from pydantic import ValidationError
 
 from server.border import weights_of
 from server.checkpoint import Checkpoint
@@ -147,6 +148,12 @@ def test_the_unseen_get_the_mean_embedding_and_change_nothing(federation, one_ro
         torch.testing.assert_close(strategy.embeddings[node], mean)
     for name, array in before.items():
         np.testing.assert_array_equal(array, strategy.state()[name])
+
+
+def test_exchanges_with_the_unseen_are_no_option_of_it():
+    """SemiPFL's: it fits embeddings without labels, and this one has nothing to fit them to."""
+    with pytest.raises(ValidationError, match="join_rounds"):
+        PFedHN.Parameters(join_rounds=2)
 
 
 def test_payloads_are_each_device_s_own(federation, training):
