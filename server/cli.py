@@ -5,6 +5,7 @@ below a noun (``device.quarantine``); its object is a function, or a ``typer.Typ
 Only what the command line names is loaded: a command starts no slower for the others.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="flwr-fleet",
         cls=Plugins,
-        help=_HELP,
+        help=_flowing(_HELP),
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
@@ -123,7 +124,7 @@ def _load(name: str) -> click.Command | None:
     if not isinstance(loaded, typer.Typer):
         alone = typer.Typer(add_completion=False)
         alone.command(name)(loaded)
-        return typer.main.get_command(alone)
+        return _teaching(typer.main.get_command(alone))
     noun = typer.Typer(no_args_is_help=True)
     noun.callback(help=loaded.info.help)(_root)
     noun.registered_commands = list(loaded.registered_commands)
@@ -131,7 +132,21 @@ def _load(name: str) -> click.Command | None:
         noun.command(verb.partition(".")[2])(points[verb].load())
     command = typer.main.get_command(noun)
     command.name = name
+    return _teaching(command)
+
+
+def _teaching(command: click.Command) -> click.Command:
+    """Have help be as wide as the terminal: Typer keeps a docstring's own ends of lines."""
+    command.help = _flowing(command.help or "")
+    if isinstance(command, click.Group):
+        for verb in command.commands.values():
+            verb.help = _flowing(verb.help or "")
     return command
+
+
+def _flowing(text: str) -> str:
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part.replace("\n", " ") for part in paragraphs)
 
 
 def _root() -> None:

@@ -11,13 +11,15 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import StaticPool
 
 from schemas.base import ConfigError
 from server.migrations import HEAD
 
+ABSENT: Final = (OperationalError, InterfaceError, PoolTimeout)  # the database is away
 _LOCK: Final = 0x666C7772  # PostgreSQL's advisory lock of whoever writes
 _NAMES: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -130,6 +132,12 @@ def newer(engine: Engine) -> bool:
     with engine.connect() as connection:
         revision = revision_of(connection)
     return bool(revision) and not knows(revision)
+
+
+def why_absent(error: Exception) -> str:
+    """The driver's own first line, without the statement."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (str(cause).splitlines() or [type(error).__name__])[0]
 
 
 def _alembic() -> Any:

@@ -11,8 +11,9 @@ class InstallError(RuntimeError):
 def install(grid: Grid, graphs: dict[str, bytes], timeout: float) -> None:
     """Ask every node what it lacks, and send it; nodes of one machine share what came.
 
-    A node that does not take what it is sent is passed over: it is left out of its first round,
-    with the reason, like any other that fails.
+    One is sent to first. As long as that helps nobody else, each is a machine of its own, and twice
+    as many are sent to at once. A node that does not take what it is sent is passed over: it is
+    left out of its first round, with the reason, like any other that fails.
 
     Raises
     ------
@@ -21,30 +22,40 @@ def install(grid: Grid, graphs: dict[str, bytes], timeout: float) -> None:
     """
     nodes = asked = sorted(grid.get_node_ids())
     said: dict[int, str] = {}
+    count, wanted = 1, dict[int, dict[str, bytes]]()
     while lacking := _lacking(grid, asked, sorted(graphs), timeout):
-        node = next((node for node in lacking if node not in said), None)
-        if node is None:
+        helped = set(asked) - set(lacking)
+        if wanted and helped:
+            count = 2 * count if helped <= set(wanted) else 1
+        batch = [node for node in lacking if node not in said][:count]
+        if not batch:
             break
-        said[node] = _send(grid, node, {d: graphs[d] for d in lacking[node]}, timeout)
+        wanted = {node: {d: graphs[d] for d in lacking[node]} for node in batch}
+        said |= _send(grid, wanted, timeout)
         asked = sorted(lacking)
     if nodes and set(lacking) == set(nodes):
         first = nodes[0]
         raise InstallError(f"no device took the graphs sent to it; node {first}: {said[first]}")
 
 
-def _send(grid: Grid, node: int, graphs: dict[str, bytes], timeout: float) -> str:
-    """Send graphs to a node; what came of it, in words."""
-    message = Message(
-        RecordDict({"graphs": ConfigRecord(dict(graphs))}),
-        dst_node_id=node,
-        message_type=f"{MessageType.QUERY}.install",
-    )
-    replies = list(grid.send_and_receive([message], timeout=timeout))
-    if not replies:
-        return f"no reply within {timeout:g} s"
-    if replies[0].has_error():
-        return replies[0].error.reason or f"error {replies[0].error.code}"
-    return "it says that it has them, and lacks them still"
+def _send(grid: Grid, wanted: dict[int, dict[str, bytes]], timeout: float) -> dict[int, str]:
+    """Send graphs to nodes; what came of it, in words."""
+    messages = [
+        Message(
+            RecordDict({"graphs": ConfigRecord(dict(graphs))}),
+            dst_node_id=node,
+            message_type=f"{MessageType.QUERY}.install",
+        )
+        for node, graphs in wanted.items()
+    ]
+    said = dict.fromkeys(wanted, f"no reply within {timeout:g} s")
+    for reply in grid.send_and_receive(messages, timeout=timeout):
+        said[reply.metadata.src_node_id] = (
+            reply.error.reason or f"error {reply.error.code}"
+            if reply.has_error()
+            else "it says that it has them, and lacks them still"
+        )
+    return said
 
 
 def _lacking(

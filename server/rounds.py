@@ -71,7 +71,14 @@ class Rounds:
     watch : Watch
     identity : str
         Of the run, for its checkpoints.
+
+    Attributes
+    ----------
+    least_key, deadline_key : str
+        What the user's file calls the limits of a round that is waited for.
     """
+
+    least_key, deadline_key = "synchronous.min_replies", "synchronous.deadline_seconds"
 
     def __init__(
         self,
@@ -193,9 +200,9 @@ class Rounds:
         if not any(record.applied for record in records[-rules.give_up_after :]):
             raise RoundsError(
                 f"{self.outcome.strategy}: the last {rules.give_up_after} rounds had fewer than "
-                f"{rules.min_replies} good replies each (synchronous.min_replies) within "
-                f"{rules.deadline_seconds:g} s (synchronous.deadline_seconds); change these, or "
-                "see why devices do not answer"
+                f"{rules.min_replies} good replies each ({self.least_key}) within "
+                f"{rules.deadline_seconds:g} s ({self.deadline_key}); change these, or see why "
+                "devices do not answer"
             )
 
     def _point(self, number: int, arrays: ArrayRecord) -> float | None:

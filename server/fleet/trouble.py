@@ -3,10 +3,7 @@
 import logging
 import threading
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-_ABSENT = (OperationalError, InterfaceError, PoolTimeout)
+from server.database import ABSENT, why_absent
 
 
 class Trouble:
@@ -23,10 +20,10 @@ class Trouble:
 
     def met(self, error: Exception, what: str) -> None:
         """Say it: a line where the database is away, and it was not said; else all of it."""
-        if not isinstance(error, _ABSENT):
+        if not isinstance(error, ABSENT):
             self._log.error("%s", what, exc_info=error)
             return
-        line = _line(error)
+        line = why_absent(error)
         with self._lock:
             if line not in self._said:
                 self._log.error("the database: %s; tried again until it is back", line)
@@ -38,9 +35,3 @@ class Trouble:
             if self._said:
                 self._log.warning("the database is back")
             self._said.clear()
-
-
-def _line(error: Exception) -> str:
-    """The driver's own first line, without the statement."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return (str(cause).splitlines() or [type(error).__name__])[0]

@@ -29,6 +29,7 @@ from schemas.wire import (
     frame,
     topic,
 )
+from server.database import ABSENT, why_absent
 from server.plain import plain
 from server.transport.inbox import LISTENS, DroppedError, Guard, Inbox, Open, Part
 from server.transport.ledger import Ledger
@@ -104,6 +105,7 @@ class Courier:
         self._said: dict[str, tuple[float, float]] = {}  # by task: when to say it again, the wait
         self._served: Counter[str] = Counter()  # chunks, by task
         self._dropped: set[tuple[str, str]] = set()
+        self._absent = False  # the database
         link.on_message, link.on_connected, link.on_lost = self._take, self._connected, self._lost
 
     def start(self) -> None:
@@ -198,6 +200,12 @@ class Courier:
             self.refuse(error.device, error.reason, str(error), error.task)
         except OSError as error:
             self._tell(f"{what}: {error}")
+        except ABSENT as error:  # what was said is said again
+            if not self._absent:
+                self._tell(f"the database: {why_absent(error)}; messages wait until it is back")
+            self._absent = True
+        else:
+            self._absent = False
 
     def _handle(self, message: Message) -> None:
         device, said = self._inbox.read(message)
@@ -242,9 +250,11 @@ class Courier:
                 self._announced(row, (payload, *objects))
 
     def _console(self, device: str, said: Envelope, reason: str) -> None:
-        """A device that is late, or was not heard, need keep its answer no longer."""
-        if said.re is None or reason == "foreign" or isinstance(said.body, Accepted):
+        """A device that is late, or was not heard, need keep its answer no longer, nor work on."""
+        if said.re is None or reason == "foreign":
             return
+        if reason == "duplicate" and isinstance(said.body, Accepted):
+            return  # it comes after its answer, which is kept until it is here
         if reason == "duplicate" and isinstance(said.body, Result):
             self._received(device, said.re, [*said.body.objects, said.body.payload])
         else:
@@ -275,8 +285,8 @@ class Courier:
         named = want.object
         tasks = [task for task in self._ledger.open_tasks(device) if named in task.asked]
         if not tasks:
-            text = f"object {named.sha256[:12]} is of no open task of this device"
-            raise DroppedError(device, "foreign", text)
+            self._refuse_want(device, named)
+            return
         if not (tasks := [task for task in tasks if self._guard.mine(task)]):
             return
         numbers = want.numbers()[:AT_ONCE]
@@ -288,6 +298,15 @@ class Courier:
                 self.withdraw([task.id for task in tasks], f"the server lost an object: {error}")
                 return
             self._post(device, "obj/data", frame(named.sha256, number, data), qos=0)
+
+    def _refuse_want(self, device: str, named: ObjectRef) -> None:
+        """Of a task that ended a moment ago the question was under way: nobody's fault."""
+        text = f"object {named.sha256[:12]} is of no open task of this device"
+        past = self._ledger.newest(device, given_up=True)
+        if not (past := [task for task in past if named in task.asked]):
+            raise DroppedError(device, "foreign", text)
+        if any(map(self._guard.mine, past)):
+            raise DroppedError(device, "late", text)
 
     def _count_served(self, task: TaskRow, chunks: int) -> None:
         """A small question for many chunks, said again and again, costs us and not who asks."""

@@ -139,11 +139,16 @@ class Ledger:
         with self._begin() as db:
             return list(db.scalars(rows))
 
-    def newest(self, device: str, count: int = 100) -> list[TaskRow]:
-        """A device's last tasks that are open or answered, the newest first."""
-        rows = select(TaskRow).where(
-            TaskRow.state.in_((*OPEN, "answered", "pulled")), TaskRow.device == device
-        )
+    def orphans(self) -> list[str]:
+        """Open tasks of devices that are enrolled no more."""
+        rows = select(TaskRow.id).join(DeviceRow, DeviceRow.id == TaskRow.device)
+        with self._begin() as db:
+            return list(db.scalars(rows.where(TaskRow.state.in_(OPEN), ~DeviceRow.enrolled)))
+
+    def newest(self, device: str, count: int = 100, *, given_up: bool = False) -> list[TaskRow]:
+        """A device's last tasks, the newest first: open, answered, and maybe those given up."""
+        states = (*OPEN, "answered", "pulled", *(("failed", "expired") if given_up else ()))
+        rows = select(TaskRow).where(TaskRow.state.in_(states), TaskRow.device == device)
         with self._begin() as db:
             return list(db.scalars(rows.order_by(TaskRow.number.desc()).limit(count)))
 

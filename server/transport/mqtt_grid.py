@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from server.transport.courier import Key
 
 ENDED: Final = ("answered", "failed", "expired")
+ENDED_BEFORE: Final = "the server that asked has ended"  # why a question is waited for no more
 _QUERY: Final = "query"
 
 
@@ -122,8 +123,11 @@ class MqttGrid(OwnGrid):
         return self._courier.wait_connected(timeout)
 
     def tick(self) -> None:
-        """Do what is due by the clock."""
+        """Do what is due by the clock; who was thrown out meanwhile is waited for no longer."""
         self._courier.tick()
+        with self._courier.changed:
+            gone = [task for task in self._ledger.orphans() if task in self._asked]
+            self._courier.withdraw(gone, "it is enrolled no more")
 
     def states(self) -> dict[int, bytes]:
         """Under which name the devices keep their states: those themselves never leave them."""
@@ -240,7 +244,7 @@ class MqttGrid(OwnGrid):
     def _forget_questions(self) -> None:
         """No one waits for the answers to questions that an earlier life asked."""
         old = [row.id for row in self._ledger.open_tasks() if _is_question(row.action)]
-        self._ledger.move(old, "failed", error="the server that asked has ended")
+        self._ledger.move(old, "failed", error=ENDED_BEFORE)
 
     def _row(self, message: Message, device: DeviceRow) -> TaskRow:
         meta, now = message.metadata, self._clock()

@@ -1,6 +1,8 @@
 """The frame of ``flwr-fleet``: plugins, exit codes, questions."""
 
+import itertools
 import json
+import shlex
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -169,3 +171,22 @@ def test_the_command_starts_without_torch_and_flower():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.stdout == "set()\n", done.stderr
+
+
+def commands():
+    """All that are installed, by their words."""
+    for name in cli.Plugins().list_commands(None):
+        command = cli._load(name)
+        for verb, one in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {verb}".rstrip(), one
+
+
+def test_each_help_has_an_example_whose_words_the_command_takes():
+    for words, command in commands():
+        *text, example = command.help.split("\n\n")
+        assert "\n" not in "".join(text), words  # a terminal breaks lines where it ends
+        assert example.startswith(f"Example: flwr-fleet {words}"), words
+        lexed = shlex.shlex(example, posix=True, punctuation_chars=True)
+        lexed.whitespace_split = True
+        line = list(itertools.takewhile(lambda word: word not in ("&&", ">", "|"), lexed))
+        command.make_context(words, line[2 + len(words.split()) :])

@@ -56,6 +56,18 @@ def test_each_machine_gets_each_graph_once(devices):
     assert all(has == set(GRAPHS) for has in machines.has.values())
 
 
+def test_many_machines_are_sent_to_at_once(devices):
+    """Devices of a fleet share nothing: one by one, each would take a question to all."""
+    nodes = list(range(1, 41))
+    machines = Machines({f"m{node}": [node] for node in nodes}, bad={3: "full"})
+    grid = devices(nodes, machines)
+    calls, send = [], grid.send_and_receive
+    grid.send_and_receive = lambda asked, **more: (calls.append(1), send(asked, **more))[1]
+    install(grid, GRAPHS, 60)
+    assert [node for node, _ in machines.installs] == nodes
+    assert len(calls) == 2 * 6 + 1  # 1, 2, 4, 8, 16 and 9 at once, each after a question
+
+
 def test_only_what_is_missing_is_sent(devices):
     machines = Machines({"a": [1], "b": [2]}, has={"a": GRAPHS, "b": [ONE, THREE]})
     install(devices([1, 2], machines), GRAPHS, 60)

@@ -45,6 +45,8 @@ def verify(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
 
     Every row holds the hash of the one before it, and the fleet's folder notes the last row's hash
     from time to time, so that a log that was cut off or written anew is found too.
+
+    Example: flwr-fleet audit verify
     """
     from server.fleet.anchor import anchors, thin
     from server.fleet.registry import audit

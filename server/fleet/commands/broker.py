@@ -47,6 +47,8 @@ def reload(fleet: FleetOption = None) -> None:
     """Write the access list from the registry, and have the broker read all lists again.
 
     `flwr-fleet serve`, and every command that throws a device out, do so by themselves.
+
+    Example: flwr-fleet broker reload
     """
     from server.fleet.broker.control import Control
     from server.fleet.broker.lists import write_lists

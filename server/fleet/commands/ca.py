@@ -29,7 +29,10 @@ app = typer.Typer(help="The fleet's authorities: which are trusted, and their ro
 
 @app.command("list")
 def list_authorities(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
-    """List authorities, with what each is for now."""
+    """List authorities, with what each is for now.
+
+    Example: flwr-fleet ca list
+    """
     from server.fleet.listing import when
 
     with Fleet(fleet).keeper() as keeper:
@@ -58,6 +61,8 @@ def rollover(fleet: FleetOption = None, yes: Yes = False, dry_run: DryRun = Fals
     Devices get certificates of the new one as they rotate. The server and the broker change to it
     after half of that time: no device need do anything. Not twice within that time, and not while
     devices' certificates last for longer than half of it.
+
+    Example: flwr-fleet ca rollover --dry-run
     """
     with Fleet(fleet).keeper() as keeper:
         name, authority = keeper.config.name, keeper.authority

@@ -78,7 +78,10 @@ def create(
 
 @app.command("list")
 def list_claims(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
-    """List claims, the newest first; their secrets are not kept."""
+    """List claims, the newest first; their secrets are not kept.
+
+    Example: flwr-fleet claim list --format json
+    """
     from server.fleet import claims
     from server.fleet.listing import claim_row
 
@@ -95,7 +98,10 @@ def revoke(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Take claims back; devices that they enrolled stay."""
+    """Take claims back; devices that they enrolled stay.
+
+    Example: flwr-fleet claim revoke 0123456789ab
+    """
     from server.fleet import claims
 
     with Fleet(fleet).registry() as registry:

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,7 +37,6 @@ Names = Annotated[list[str] | None, typer.Argument(help="Names of devices.")]
 TagOption = Annotated[str | None, typer.Option("--tag", help="All devices with this tag.")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 _HEAD: Final = ("device", "state", "online", "seen", "certificate_until", "tags", "quarantine")
-_COLUMNS: Final = ("device", "tags", "key")
 T = TypeVar("T")
 
 
@@ -76,7 +74,10 @@ def show(
     fleet: FleetOption = None,
     format_: Formats = Format.table,
 ) -> None:
-    """Show all that is known of a device; compare its request's fingerprint with the device's."""
+    """Show all that is known of a device; compare its request's fingerprint with the device's.
+
+    Example: flwr-fleet device show watch-7
+    """
     from server.fleet.listing import device_card, find, fingerprint
 
     with Fleet(fleet).registry() as registry, registry.read() as db:
@@ -110,7 +111,10 @@ def approve(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Accept devices that wait: they get their certificates the next time they ask."""
+    """Accept devices that wait: they get their certificates the next time they ask.
+
+    Example: flwr-fleet device approve watch-7
+    """
     from server.fleet import devices
     from server.fleet.hooks import Changes
 
@@ -138,7 +142,10 @@ def reject(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Turn down devices that wait."""
+    """Turn down devices that wait.
+
+    Example: flwr-fleet device reject watch-9 --reason "nobody knows it"
+    """
     from server.fleet import devices
 
     with Fleet(fleet).keeper() as keeper:
@@ -208,6 +215,8 @@ def remove(
     """Take revoked, rejected or waiting devices out of the lists; their names become free.
 
     Only a new claim that is bound to the name can use it again.
+
+    Example: flwr-fleet device remove watch-9
     """
     from server.fleet import devices
     from server.fleet.hooks import Changes
@@ -266,6 +275,8 @@ def rotate(
 
     Devices rotate by themselves, under their old identity. This is for one that lost its key, or
     was off until its certificate expired. The old key is good until the claim is used.
+
+    Example: flwr-fleet device rotate watch-7 --hours 2
     """
     from server.fleet import claims
     from server.fleet.commands.claim import shown
@@ -283,7 +294,10 @@ def rotate(
 def export(
     fleet: FleetOption = None, tag: TagOption = None, format_: Formats = Format.table
 ) -> None:
-    """Print devices as CSV (device,state,tags,certificate_until), or JSON."""
+    """Print devices as CSV (device,state,tags,certificate_until), or JSON.
+
+    Example: flwr-fleet device export --tag pilot > pilot.csv
+    """
     from server.fleet.listing import device_rows
 
     with Fleet(fleet).registry() as registry, registry.read() as db:
@@ -309,13 +323,9 @@ def import_(
 
     Example: flwr-fleet device import watches.csv --claims claims.csv
     """
-    from server.fleet import claims, devices
+    from server.fleet import claims, devices, names_file
 
-    rows = _read(file)
-    them = [
-        devices.Expected(row["device"], tuple(row["tags"].split()), row["key"] or None)
-        for row in rows
-    ]
+    them = names_file.read(file)
     with Fleet(fleet).keeper() as keeper:
         terms = claims.Terms(keeper.config.enrolment.claim_hours if hours is None else hours)
         ca = keeper.authority.serving.id
@@ -334,7 +344,7 @@ def import_(
 
             _in_parts(keeper, "expecting", them, known, [])
         keeper.note()
-    say(f"expecting {len(rows)}")
+    say(f"expecting {len(them)}")
 
 
 def _in_parts(
@@ -427,7 +437,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["state"]
         + (", quarantined" if row["quarantined"] else "")
         + (", bundle put aside" if row["bundle_put_aside"] is not None else ""),
-        "yes" if row["online"] else "no",
+        ("yes" if row["online"] else "no") if row["seen"] else "-",  # nobody has listened yet
         _plain(row["seen"]),
         _plain(row["certificate_until"]),
         " ".join(row["tags"]),
@@ -451,30 +461,6 @@ def _csv(rows: list[dict[str, Any]]) -> str:
         until = row["certificate_until"] or ""
         writer.writerow([row["device"], row["state"], " ".join(row["tags"]), until])
     return out.getvalue().rstrip("\n")
-
-
-def _read(file: Path) -> list[dict[str, str]]:
-    from schemas.base import ConfigError
-
-    try:
-        table = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig")), strict=True)
-        head = table.fieldnames or []
-        unknown = [name for name in head if name not in (*_COLUMNS, "state", "certificate_until")]
-        if "device" not in head or unknown:
-            raise ConfigError(str(file), [f"line 1: expected the columns {', '.join(_COLUMNS)}"])
-        rows = [{key: (row.get(key) or "").strip() for key in _COLUMNS} for row in table]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(str(file), [str(error)]) from None
-    names = [row["device"] for row in rows]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ConfigError(str(file), [f"{twice[0][:80]!r} stands there twice"])
-    if bad := [row["key"] for row in rows if row["key"] and not _is_digest(row["key"])]:
-        raise ConfigError(str(file), [f"key {bad[0][:80]!r}: expected 64 hexadecimal digits"])
-    return rows
-
-
-def _is_digest(text: str) -> bool:
-    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import datetime as dt
 import shutil
 import sys
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -26,6 +26,9 @@ from server.fleet.commands.options import (
     width,
 )
 from server.fleet.errors import FoundError
+
+if TYPE_CHECKING:
+    from server.fleet.registry import Registry
 
 app = typer.Typer(
     help="Roll-outs: a bundle to devices, group after group; `serve` does what is decided here."
@@ -145,6 +148,8 @@ def create(
     )
     specs = [rollouts.GroupSpec.parse(text) for text in group]
     with Fleet(fleet).registry() as registry:
+        if not personal:
+            _tell_whose(registry, bundle)
         _, members = rollouts.create(registry, actor(), bundle, specs, terms, dry_run=True)
         for text, names in members.items():
             say(f"group {text}: {len(names)} devices, {', '.join(names[:5])}{_more(names)}")
@@ -190,6 +195,7 @@ def show(
 
     Example: flwr-fleet rollout show 1f2e3d4c --devices failed
     """
+    from server.fleet.alone import serving
     from server.fleet.rollouts import status
     from server.fleet.rollouts.status import STATES, devices_of
 
@@ -201,10 +207,10 @@ def show(
         while True:
             with registry.read() as db:
                 found = status(db, rollout)
-                said = found.as_json()
+                said = found.as_json() | {"served_by": serving(registry.engine)}
                 if devices is not None:
                     said["devices"] = devices_of(db, rollout, [devices])
-            text = _text(said)
+            text = _text(said, over=found.done)
             shown = _over(last) + text
             if text != last and not answer(said, format_, lambda shown=shown: shown):  # type: ignore[misc]
                 break
@@ -278,13 +284,24 @@ def abort(
     say("aborted" if changed else f"nothing to do: it is {state}")
 
 
+def _tell_whose(registry: "Registry", bundle: str) -> None:
+    """Say that a bundle is one device's own: whoever forgot --personal reaches nobody else."""
+    from server.fleet.rollouts.plan import bundle_of
+
+    with registry.read() as db:
+        row = bundle_of(db, bundle)
+    if row.device is not None:
+        whose = f"{row.name}@{row.version} is {row.device}'s own, and goes to it alone"
+        say(f"{whose}; --personal gives each device its own")
+
+
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     created = _when(row["created"])
     keys = ("id", "state", "name", "devices", "succeeded", "failed")
     return (*(row[key] for key in keys), created)
 
 
-def _text(said: dict[str, Any]) -> str:
+def _text(said: dict[str, Any], *, over: bool) -> str:
     lines = [
         f"roll-out {said['id']} of {said['name']}: {said['state']}",
         f"created {_when(said['created'])}; goes on at {100 * said['success']:g} % success, stops "
@@ -298,9 +315,17 @@ def _text(said: dict[str, Any]) -> str:
     lines += ["", columns(("group", "progress", "state", "devices"), rows)]
     for each in said["failures"]:
         lines.append(f"{each['devices']} x {each['reason']} (as {each['for_example']})")
+    if said["served_by"] is None and not over:
+        lines.append("nothing happens: nobody runs flwr-fleet serve on this fleet")
+    else:
+        lines += [f"waits for {_that(each)} (as {each['for_example']})" for each in said["waits"]]
     if said.get("devices"):
         lines += ["", *said["devices"]]
     return "\n".join(lines)
+
+
+def _that(waits: dict[str, Any]) -> str:
+    return f"{waits['devices']} that {'is' if waits['devices'] == 1 else 'are'} {waits['why']}"
 
 
 def _bar(group: dict[str, Any]) -> str:

@@ -44,7 +44,9 @@ def train(
     """Train a strategy on the fleet, round by round, beside serve; Ctrl-C ends it cleanly.
 
     Updates are judged by device, and who fails again and again is quarantined. --dry-run says which
-    devices would take part.
+    devices would take part, and what would be refused. A run keeps to the devices that it began
+    with: who is enrolled or tagged later takes part in the next. --resume takes another
+    cohort.timeout_seconds, min_replies and give_up_after; all else has to be as it was.
 
     Example: flwr-fleet train spring.toml --set rounds=50
     """
@@ -58,6 +60,8 @@ def train(
     loaded, opened = load(file, set_ or ()), Fleet(fleet)
     runs = TrainingFolder(out or Path("runs") / loaded.training.name)
     with opened.registry() as registry:
+        place = Place(opened.folder, opened.config, registry, actor())
+        progress = Progress(loaded.training.rounds, say)
         if dry_run:
             choice = chosen(registry, loaded, runs.begun() if resume else None)
             rows = _rows(choice)
@@ -68,9 +72,8 @@ def train(
                 raise FoundError(said)
             if few := too_few(choice, loaded.training):
                 raise FoundError(few)
+            plan(place, loaded, runs, progress, resume=resume, dry_run=True)
             return
-        place = Place(opened.folder, opened.config, registry, actor())
-        progress = Progress(loaded.training.rounds, say)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, progress.interrupt)
         found = plan(place, loaded, runs, progress, resume=resume)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.orm import Session
 
 from schemas.objects import MissingObjectError, ObjectStore
 from schemas.payload import Payload, PayloadError
@@ -17,7 +18,8 @@ from schemas.rollout import ACTION, BACK, RECORD, BundleOrder
 from schemas.wire import ObjectRef
 from server.fleet.errors import Refusal
 from server.fleet.installed import GOOD, fallen
-from server.fleet.registry import Bundle, Registry, Rollout, RolloutDevice
+from server.fleet.listing import parts
+from server.fleet.registry import Bundle, Quarantine, Registry, Rollout, RolloutDevice
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.control import stop
 from server.fleet.rollouts.judge import judge, pass_over, recall
@@ -70,6 +72,9 @@ class Engine:
     ) -> None:
         self._registry, self._ledger, self._courier = registry, ledger, courier
         self._objects, self._read = objects, read
+        # Who may have what was rolled back, by roll-out that is over: those do not grow any more,
+        # and there is nothing to do until one of them is online.
+        self._left: dict[str, list[str]] = {}
 
     def tick(self) -> None:
         """Do what is due, of every roll-out that is not over."""
@@ -80,9 +85,18 @@ class Engine:
             ids |= {*db.scalars(moving.distinct())}
             ids |= {*db.scalars(recalled.where(*_RECALLED).distinct())}
             ended = select(Rollout.id).where(Rollout.state.not_in(ACTIVE))
-            ids |= {*db.scalars(ended.where(Rollout.plan["roll_back"].as_boolean()))}
+            back = db.scalars(ended.where(Rollout.plan["roll_back"].as_boolean()))
+            ids |= {each for each in back if self._may_send_back(db, each)}
         for rollout in sorted(ids):
             self._look(rollout)
+
+    def _may_send_back(self, db: Session, rollout: str) -> bool:
+        """Whether a device is there that may have it; also where nobody has looked yet."""
+        left = self._left.get(rollout)
+        there = select(DeviceRow.id).where(DeviceRow.online, DeviceRow.enrolled).limit(1)
+        return left is None or any(
+            db.scalar(there.where(DeviceRow.id.in_(part))) for part in parts(left)
+        )
 
     def _look(self, rollout: str) -> None:
         with self._courier.changed:
@@ -183,18 +197,20 @@ class Engine:
     # -- what devices are told --------------------------------------------------------------------
 
     def _offer(self, tx: Write, row: Rollout, plan: Plan) -> list[str]:
-        """Tasks for devices that wait, are online, and whose group has begun."""
+        """Tasks for devices that wait, may be asked, are online, and whose group has begun."""
         devices = select(func.count()).where(RolloutDevice.rollout == row.id)
         busy = tx.db.scalar(devices.where(RolloutDevice.state.in_(("offered", "testing")))) or 0
         room = plan.at_once - busy
         if room <= 0 or not plan.started:
             return []
+        out = select(Quarantine.device).where(Quarantine.is_on(tx.now))  # those could not answer
         waiting = (
             select(RolloutDevice, DeviceRow.node)
             .join(DeviceRow, DeviceRow.id == RolloutDevice.device)
             .where(RolloutDevice.rollout == row.id, RolloutDevice.state == "waiting")
             .where(RolloutDevice.group.in_(list(plan.started)))
             .where(DeviceRow.online, DeviceRow.enrolled)
+            .where(RolloutDevice.device.not_in(out))
             .order_by(RolloutDevice.group, RolloutDevice.device)
             .limit(room)
         )
@@ -227,13 +243,21 @@ class Engine:
 
     def _send_back(self, tx: Write, row: Rollout, plan: Plan) -> list[str]:
         """Tasks to go back, for those who may have installed it and are online."""
-        may_have = RolloutDevice.state.in_(("succeeded", "aborted")) | fallen()
+        may_have = (
+            RolloutDevice.rollout == row.id,
+            RolloutDevice.state.in_(("succeeded", "aborted")) | fallen(),
+            RolloutDevice.attempts < _ATTEMPTS,
+        )
+        on_task = TaskRow.id == RolloutDevice.task
+        self._left[row.id] = list(
+            tx.db.scalars(select(RolloutDevice.device).join(TaskRow, on_task).where(*may_have))
+        )
         rows = (
             select(RolloutDevice, DeviceRow.node)
             .join(DeviceRow, DeviceRow.id == RolloutDevice.device)
-            .join(TaskRow, TaskRow.id == RolloutDevice.task)
-            .where(RolloutDevice.rollout == row.id)
-            .where(may_have, RolloutDevice.attempts < _ATTEMPTS)
+            .join(TaskRow, on_task)
+            .where(*may_have)
+            .where(TaskRow.state.not_in(OPEN))  # else its recall comes first, which goes by it
             .where(DeviceRow.online, DeviceRow.enrolled)
             .order_by(RolloutDevice.device)
             .limit(_AT_ONCE)

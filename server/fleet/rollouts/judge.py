@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import select, update
 
-from server.fleet.registry import Rollout, RolloutDevice, RolloutGroup
+from server.fleet.registry import Quarantine, Rollout, RolloutDevice, RolloutGroup
 from server.fleet.registry.registry import Write
 from server.fleet.rollouts.plan import Plan
 from server.fleet.rollouts.status import UNDECIDED, by_group
@@ -84,9 +84,14 @@ def pass_over(tx: Write, row: Rollout, plan: Plan) -> None:
     for group, began in plan.started.items():
         if began + plan.deadline <= tx.now:
             days = plan.deadline / 86_400
-            reason = f"was not online within {days:g} days of its group's start"
+            within = f"within {days:g} days of its group's start"
             late = update(RolloutDevice).where(mine, RolloutDevice.group == group)
-            tx.db.execute(late.values(state="skipped", reason=reason, changed=tx.now))
+            held = RolloutDevice.device.in_(
+                select(Quarantine.device).where(Quarantine.is_on(tx.now))
+            )
+            for which, why in ((late.where(held), "was quarantined"), (late, "was not online")):
+                reason = f"{why} {within}"
+                tx.db.execute(which.values(state="skipped", reason=reason, changed=tx.now))
     gone = select(DeviceRow.id).where(~DeviceRow.enrolled)
     left = update(RolloutDevice).where(
         RolloutDevice.rollout == row.id,

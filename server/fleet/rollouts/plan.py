@@ -220,7 +220,7 @@ def _members(
     left = sorted(fleet, key=lambda name: _drawn(bundle.id, name))
     members: dict[str, list[str]] = {}
     for group in groups:
-        _check_known(group, fleet, bundle)
+        _check_known(group, fleet, bundle, personal=personal)
         tagged = set(db.scalars(select(Tag.device).where(Tag.tag == group.tag)))
         taken = group.takes(left, len(fleet), tagged)
         if not taken:
@@ -238,9 +238,11 @@ def _drawn(bundle: str, device: str) -> str:
     return hashlib.sha256(f"{bundle}/{device}".encode()).hexdigest()
 
 
-def _check_known(group: GroupSpec, fleet: set[str], bundle: Bundle) -> None:
+def _check_known(group: GroupSpec, fleet: set[str], bundle: Bundle, *, personal: bool) -> None:
     if unknown := sorted(set(group.names) - fleet):
         whose = f"; the bundle is {bundle.device}'s own" if bundle.device else ""
+        if personal:
+            whose = f" that has a bundle {bundle.name} of its own"
         raise NotFoundError(
             f"--group {group.text[:60]}: no accepted device {', '.join(unknown[:5])}{whose}"
         )

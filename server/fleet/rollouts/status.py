@@ -1,15 +1,17 @@
 """How roll-outs stand: counts by one query each, whatever the fleet's size."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from server.fleet.errors import NotFoundError
-from server.fleet.registry import Bundle, Rollout, RolloutDevice, RolloutGroup
+from server.fleet.registry import Bundle, Quarantine, Rollout, RolloutDevice, RolloutGroup
+from server.transport.tables import DeviceRow
 
 UNDECIDED: Final = ("waiting", "offered", "testing")
 STATES: Final = (*UNDECIDED, "succeeded", "failed", "skipped", "aborted", "returning", "returned")
@@ -27,12 +29,15 @@ class Status:
         Each with its devices by state.
     failures : list of (reason, devices, one of them)
         The most frequent first.
+    waits : list of (why, devices, one of them)
+        Those of groups that have begun which cannot answer now: off, or quarantined.
     """
 
     rollout: Rollout
     bundle: Bundle
     groups: list[tuple[RolloutGroup, dict[str, int]]]
     failures: list[tuple[str, int, str]]
+    waits: list[tuple[str, int, str]]
 
     @property
     def done(self) -> bool:
@@ -63,6 +68,10 @@ class Status:
                 {"reason": reason, "devices": count, "for_example": name}
                 for reason, count, name in self.failures
             ],
+            "waits": [
+                {"why": why, "devices": count, "for_example": name}
+                for why, count, name in self.waits
+            ],
         }
 
 
@@ -80,7 +89,8 @@ def status(db: Session, rollout: str, most_failures: int = 10) -> Status:
     bundle = db.get(Bundle, row.bundle)
     assert bundle is not None, "a foreign key"
     groups = [(group, dict(counts.get(group.number, {}))) for group in row.groups]
-    return Status(row, bundle, groups, _failures(db, rollout, most_failures))
+    failures = _failures(db, rollout, most_failures)
+    return Status(row, bundle, groups, failures, _waits(db, row))
 
 
 def summaries(db: Session) -> list[dict[str, Any]]:
@@ -140,6 +150,27 @@ def _name(row: Rollout, bundle: Bundle) -> str:
     if row.plan.get("personal"):
         return f"{bundle.name}, each device its own"
     return f"{bundle.name}@{bundle.version}"
+
+
+def _waits(db: Session, rollout: Rollout) -> list[tuple[str, int, str]]:
+    undecided = UNDECIDED if rollout.state in ("running", "paused") else ()
+    out = select(Quarantine.device).where(Quarantine.is_on(time.time()))
+    off = DeviceRow.online.is_not(True)
+    why = case((RolloutDevice.device.in_(out), "quarantined"), (off, "off")).label("why")
+    rows = (
+        select(why, func.count(), func.min(RolloutDevice.device))
+        .join(DeviceRow, DeviceRow.id == RolloutDevice.device)
+        .join(
+            RolloutGroup,
+            (RolloutGroup.rollout == RolloutDevice.rollout)
+            & (RolloutGroup.number == RolloutDevice.group),
+        )
+        .where(RolloutDevice.rollout == rollout.id, RolloutGroup.state != "waiting")
+        .where(RolloutDevice.state.in_((*undecided, "returning")))
+        .group_by(why)
+        .order_by(why)
+    )
+    return [(reason, count, name) for reason, count, name in db.execute(rows) if reason]
 
 
 def _failures(db: Session, rollout: str, most: int) -> list[tuple[str, int, str]]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from server.fleet.training.folder import line_of
 from server.outcome import RoundRecord
+from server.transport.mqtt_grid import ENDED_BEFORE
 
 
 class Progress:
@@ -35,8 +36,8 @@ class Progress:
             raise KeyboardInterrupt
 
     def heard(self, text: str) -> None:
-        """Say what the grid says, but that it is connected: that shows."""
-        if not text.startswith("connected to the broker"):
+        """Say what the grid says, but what shows, and what all devices say after a resume."""
+        if not text.startswith("connected to the broker") and ENDED_BEFORE not in text:
             self.note(text)
 
     def begin(self, done: int) -> None:

@@ -28,6 +28,13 @@ from server.rounds import Rounds, Watch
 from server.strategies.base import EdgeStrategy
 
 _BROKER: Final = 10.0  # seconds for the broker to greet
+_PATIENCE: Final = {"timeout_seconds", "min_replies", "give_up_after"}
+
+
+class _FleetRounds(Rounds):
+    """Rounds whose limits a training file names."""
+
+    least_key, deadline_key = "cohort.min_replies", "cohort.timeout_seconds"
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,26 @@ class Plan:
 
 
 def plan(
-    place: Place, loaded: Loaded, runs: TrainingFolder, progress: Progress, *, resume: bool
+    place: Place,
+    loaded: Loaded,
+    runs: TrainingFolder,
+    progress: Progress,
+    *,
+    resume: bool,
+    dry_run: bool = False,
 ) -> Plan:
     """Check all that can be checked before a device is asked.
+
+    Parameters
+    ----------
+    place : Place
+    loaded : Loaded
+    runs : TrainingFolder
+    progress : Progress
+    resume : bool
+        Go on with what is in the folder.
+    dry_run : bool
+        Leave out what takes long: to train on the sources.
 
     Raises
     ------
@@ -116,7 +140,8 @@ def plan(
         source_model=SourceModel(training, sources, loaded.path, progress.note),
     )
     strategy = loaded.strategy(federation, loaded.parameters)
-    strategy.initial()  # what is missing shows here, and no device was asked yet
+    if training.sources is None or not dry_run:
+        strategy.initial()  # what is missing shows here, and no device was asked yet
     identity = _identity(loaded, digest, devices)
     try:
         done = runs.checkpoint(identity)
@@ -213,7 +238,7 @@ def _rounds(it: Plan, grid: FleetGrid, progress: Progress) -> Rounds:
     watch = Watch(progress.round, save, macro_f1, progress.note)
     unseen: dict[int, str] = {}
     name, rounds = training.strategy, training.rounds
-    return Rounds(name, it.strategy, grid, persons, unseen, rounds, watch, it.identity)
+    return _FleetRounds(name, it.strategy, grid, persons, unseen, rounds, watch, it.identity)
 
 
 def _summary(it: Plan, outcome: Outcome) -> dict[str, Any]:
@@ -246,8 +271,12 @@ def _summary(it: Plan, outcome: Outcome) -> dict[str, Any]:
 
 
 def _identity(loaded: Loaded, sources: str, devices: dict[str, int]) -> str:
-    """Digest of all that the result depends on."""
-    told = loaded.training.model_dump(mode="json", exclude={"name", "devices", "strategies"})
+    """Digest of all that the result depends on, but how long devices are waited for.
+
+    Who finds a run given up for want of replies goes on with more patience.
+    """
+    without: dict[str, Any] = {"name": True, "devices": True, "strategies": True}
+    told = loaded.training.model_dump(mode="json", exclude=without | {"cohort": _PATIENCE})
     parameters = loaded.parameters.model_dump(mode="json")
     text = json.dumps([told, parameters, sources, devices], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

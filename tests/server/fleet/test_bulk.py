@@ -240,8 +240,8 @@ def columns_of(fleet):
 
 
 def test_an_import_with_one_bad_name_among_the_last_changes_nothing(fleet, run, listed, tmp_path):
-    for bad in ("../x", "watch-3"):
-        with (tmp_path / "in.csv").open("a") as file:
-            file.write(f"{bad},\n")
-        assert run("device", "import", listed)[0] == 1
+    good = (tmp_path / "in.csv").read_text()
+    for bad, code in (("../x", 2), ("watch-3", 1)):
+        (tmp_path / "in.csv").write_text(f"{good}{bad},\n")
+        assert run("device", "import", listed)[0] == code
         assert standing(fleet, "expected") == 0

@@ -10,6 +10,7 @@ import pytest
 
 from server.cli import main
 from server.fleet.registry import Registry
+from server.transport import Ledger
 from tests.server.fleet.requests import new_key
 
 
@@ -187,8 +188,19 @@ def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
     assert (code, "b is there already, and accepted" in err) == (1, True)
     for bad in ("name\na\n", "device\na\na\n", "device,key\na,short\n", "device\n../a\n"):
         file.write_text(bad)
-        assert run("device", "import", str(file))[0] in (1, 2)
+        code, _, err = run("device", "import", str(file))
+        assert (code, err.startswith(f"flwr-fleet: {file}: line ")) == (2, True)
     assert listed(run) == {"a": "expected", "b": "accepted"}
+
+
+def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
+    enrolled("a", "--device", "a")
+    online = ("device", "list", "--state", "accepted")
+    assert run(*online)[1].splitlines()[1].split()[:4] == ["a", "accepted", "-", "-"]
+    ledger = Ledger(fleet / "registry.sqlite")
+    ledger.set_state("a", {"online": False}, 1000.0)
+    ledger.close()
+    assert run(*online)[1].splitlines()[1].split()[2] == "no"
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject", "remove", "release"])

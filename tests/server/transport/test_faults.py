@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from schemas.memory_link import MemoryLink
 from schemas.objects import ObjectStore
@@ -24,6 +25,8 @@ from schemas.wire import (
     frame,
     topic,
 )
+from server.transport.inbox import Open
+from server.transport.tables import TaskRow
 from tests.server.transport.conftest import Fleet
 from tests.server.transport.fake_device import FakeDevice, weights
 
@@ -140,6 +143,63 @@ def test_a_device_cannot_pull_anothers_weights(fleet: Fleet, idle: Idle) -> None
     other.say(Want(object=secret, chunks=((0, 1),)), re=task, kind="obj/req")
     assert dropped(fleet, foreign=1)
     assert heard == []
+
+
+def test_a_want_that_crosses_the_end_of_its_task_is_late(fleet: Fleet, idle: Idle) -> None:
+    """A chunk was asked for while its task was given up: no object is anothers for that."""
+    device, task = idle
+    mine = device.tasks[task].payload
+    fleet.grid.withdraw([task])
+    device.say(Want(object=mine, chunks=((0, 1),)), re=task, kind="obj/req")
+    assert dropped(fleet, late=1)
+
+
+def test_what_another_courier_asked_is_nothing_to_this_one_after_its_end_too(
+    fleet: Fleet, idle: Idle
+) -> None:
+    """``serve`` and a training hear the same: each may be behind the other."""
+
+    class Others(Open):
+        def mine(self, task: TaskRow) -> bool:
+            return task.run.startswith("rollout/")
+
+    device, task = idle
+    mine = device.tasks[task].payload
+    device.result(task, answer())
+    assert len(fleet.pull(task)) == 1
+    fleet.grid.close()
+    fleet.new_grid(guard=Others())
+    device.say(Want(object=mine, chunks=((0, 1),)), re=task, kind="obj/req")
+    assert dropped(fleet)
+
+
+def test_who_is_thrown_out_is_not_waited_for(fleet: Fleet, idle: Idle) -> None:
+    _, task = idle
+    fleet.ledger.remove_device("a")
+    fleet.later(0.5)
+    (reply,) = fleet.pull(task)
+    assert reply.error.reason == "device a: it is enrolled no more"
+
+
+def test_a_database_that_is_away_is_one_line_however_much_is_said(
+    fleet: Fleet, idle: Idle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, task = idle
+
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT 1", None, Exception("connection refused\nIs it there?"))
+
+    for _ in range(2):
+        fleet.lines.clear()
+        with monkeypatch.context() as broken:
+            broken.setattr(fleet.ledger, "device", away)
+            for _ in range(3):
+                device.say(Accepted(), re=task)
+            fleet.broker.pump()
+        line = "the database: connection refused; messages wait until it is back"
+        assert fleet.lines == [line]
+        device.state(online=True)  # it is back
+        fleet.broker.pump()
 
 
 def test_chunks_that_nobody_asked_for_are_dropped(fleet: Fleet, idle: Idle) -> None:

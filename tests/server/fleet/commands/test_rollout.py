@@ -9,12 +9,16 @@ import pytest
 
 from schemas.signing import new_key
 from server import cli
+from server.fleet import alone, quarantine
 from server.fleet.commands import bundle as bundle_commands
 from server.fleet.commands import rollout as rollout_commands
 from server.fleet.commands.options import width
-from server.fleet.registry import Registry, Rollout, RolloutDevice
+from server.fleet.registry import Registry, Rollout, RolloutDevice, RolloutGroup
+from server.transport.tables import DeviceRow
 from tests.client import orders, small_models
 from tests.server.fleet import folders
+
+SERVING = alone.serving
 
 
 @pytest.fixture
@@ -22,6 +26,7 @@ def fleet(tmp_path, migrated, monkeypatch):
     folder = folders.made(tmp_path / "fleet", migrated, "abcdefghij")
     monkeypatch.setenv("FLWR_FLEET", str(folder.root))
     monkeypatch.setattr(bundle_commands, "_key", lambda _: orders.KEY)
+    monkeypatch.setattr(alone, "serving", lambda _: "pid 7 on here")
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -298,3 +303,44 @@ def test_help_teaches(run):
     for words in (("bundle", "publish"), ("rollout", "create"), ("rollout", "abort")):
         code, out, _ = run(*words, "--help")
         assert (code, "Example: flwr-fleet" in out) == (0, True)
+
+
+def test_show_says_whom_it_waits_for_and_that_nobody_serves(fleet, run, walk, monkeypatch):
+    number = run(
+        *("rollout", "create", "--bundle", "walk", "--yes"),
+        *("--group", "devices=a,b,c", "--group", "rest"),
+    )[1].strip()
+    with Registry(fleet.root / "registry.sqlite") as registry, registry.write("test") as tx:
+        tx.db.get(RolloutGroup, (number, 0)).state = "running"
+        tx.db.get(RolloutDevice, (number, "c")).state = "testing"
+        tx.db.get(DeviceRow, "b").online = True
+        tx.db.get(DeviceRow, "c").online = True
+        quarantine.by_hand(tx, ["c"], "", 0)
+    code, out, _ = run("rollout", "show", number)
+    last = ["waits for 1 that is off (as a)", "waits for 1 that is quarantined (as c)"]
+    assert (code, out.splitlines()[-2:]) == (0, last)
+    said = json.loads(run("rollout", "show", number, "--format", "json")[1])
+    assert said["served_by"] == "pid 7 on here"
+    assert said["waits"][0] == {"why": "off", "devices": 1, "for_example": "a"}
+    monkeypatch.setattr(alone, "serving", SERVING)
+    out = run("rollout", "show", number)[1]
+    assert out.endswith("nothing happens: nobody runs flwr-fleet serve on this fleet\n")
+    run("rollout", "abort", number, "--yes")
+    with Registry(fleet.root / "registry.sqlite") as registry, registry.write("test") as tx:
+        tx.db.get(RolloutDevice, (number, "c")).state = "aborted"
+    assert "serve" not in run("rollout", "show", number)[1]  # it is over
+
+
+def test_who_has_no_bundle_of_its_own_is_told_so(fleet, run, tmp_path):
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    for number, name in enumerate("ab"):
+        orders.made(folder / f"{name}.flwb", number, name=f"person {name}")
+    assert run("bundle", "publish", folder)[0] == 0
+    create = ("rollout", "create", "--bundle", "walk", "--dry-run")
+    code, _, err = run(*create, "--personal", "--group", "devices=a,c")
+    assert (code, "no accepted device c that has a bundle walk of its own" in err) == (3, True)
+    code, _, err = run(*create, "--group", "rest")
+    assert code == 0
+    assert "b's own, and goes to it alone; --personal gives each device its own" in err
+    assert "alone" not in run(*create, "--personal", "--group", "rest")[2]

@@ -1,7 +1,8 @@
 import pytest
 from sqlalchemy import select
 
-from schemas.wire import Failed
+from schemas.wire import Accepted, Failed
+from server.fleet import quarantine
 from server.fleet.errors import NotFoundError, Refusal
 from server.fleet.registry import Audit, audit
 from server.fleet.rollouts import abort, pause, resume, summaries
@@ -107,6 +108,67 @@ def test_a_threshold_lets_it_go_on_while_some_are_off(fleet):
     world.go()
     assert world.state(rollout) == "finished"
     assert world.devices["a"].has == [ONE]
+
+
+@BOTH
+def test_who_is_quarantined_is_asked_nothing_until_it_is_released(fleet):
+    world = fleet()
+    with world.registry.write("test") as tx:
+        quarantine.by_hand(tx, ["a", "b"], "", 0)
+    rollout = world.create("tag=beta", "rest", success=0.3, deadline=7 * 86_400.0)
+    world.go()
+    assert {*"ab"} == {name for name, now in world.states(rollout).items() if now == "waiting"}
+    assert not world.devices["a"].tasks
+    with world.registry.write("test") as tx:
+        quarantine.release(tx, ["a"], "")
+    world.go()
+    assert world.devices["a"].has == [ONE]
+    world.clock.now += 7.1 * 86_400
+    world.go()
+    assert world.of(rollout, "b").reason == "was quarantined within 7 days of its group's start"
+    assert world.state(rollout) == "finished"
+
+
+@pytest.mark.parametrize("roll_back", [False, True])
+def test_who_is_on_probation_is_recalled_at_once_also_after_it_was_off(fleet, roll_back):
+    """The order to go back takes the place of the task that is to be taken back."""
+    world = fleet(holds=True)
+    rollout = world.create("tag=beta")
+    world.go()
+    tasks = {name: world.of(rollout, name).task for name in "abc"}
+    world.off("c")
+    abort(world.registry, "operator:test", rollout, roll_back=roll_back)
+    world.go()
+    world.on("c", holds=True)
+    world.devices["c"].say(Accepted(), re=tasks["c"])  # as a device does when it is back
+    world.go()
+    for name in "abc":
+        assert tasks[name] in world.devices[name].cancelled
+
+
+def test_what_was_rolled_back_is_not_looked_at_until_a_device_is_back(fleet):
+    world = fleet()
+    rollout = world.create("rest")
+    world.go()
+    world.off("a", "b")
+    abort(world.registry, "operator:test", rollout, roll_back=True)
+    world.go()
+    looks, look = [], world.engine._look
+    world.engine._look = lambda each: (looks.append(each), look(each))
+    world.go()
+    assert looks == []
+    assert {*"ab"} == {name for name, now in world.states(rollout).items() if now == "succeeded"}
+    world.on("b", has=[ONE])
+    world.go()
+    assert (world.states(rollout)["b"], world.devices["b"].has) == ("returned", [])
+    looks.clear()
+    world.go()
+    assert looks == []
+    world.kill()
+    world.on("a", has=[ONE])  # while nobody looks
+    world.start()
+    world.go()
+    assert world.states(rollout)["a"] == "returned"
 
 
 def test_who_is_off_for_longer_is_passed_over(fleet):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,43 @@ def test_a_training_that_is_killed_or_interrupted_goes_on(pilot, here):
     assert [one["after"] > 0 for one in begun] == [False, True, True]
 
 
+def test_a_run_given_up_for_want_of_replies_goes_on_with_more_patience(pilot, here):
+    for name in ("a", "b"):
+        pilot.device(name)
+    many = ("--set", "rounds=30", "--set", "evaluate_every=100")
+    process = pilot.start(
+        *many, "--set", "cohort.timeout_seconds=2", "--set=cohort.give_up_after=2"
+    )
+    assert wait(lambda: len(pilot.lines()) >= 1, 60), process.communicate()
+    for daemon in pilot.daemons.values():
+        daemon.send_signal(signal.SIGSTOP)
+    _, said = process.communicate(timeout=60)
+    for daemon in pilot.daemons.values():
+        daemon.send_signal(signal.SIGCONT)
+    assert process.returncode == 1, said
+    assert "fewer than 1 good replies each (cohort.min_replies) within 2 s (cohort.timeout" in said
+    seen = len(pilot.lines())
+    assert "another configuration" in here(*many, "--resume", "--set", "cohort.size=1")[2]
+    code, _, said = pilot.train(*many, "--resume")
+    assert code == 0, said
+    assert "the server that asked has ended" not in said
+    assert [line["round"] for line in pilot.lines()] == list(range(1, 31))
+    assert [line["applied"] for line in pilot.lines()[seen - 2 : seen + 1]] == [False, False, True]
+
+
+def test_who_is_revoked_in_a_round_is_not_waited_for(pilot):
+    for name in ("a", "b"):
+        pilot.device(name)
+    process = pilot.start("--set", "rounds=30", "--set", "evaluate_every=100")
+    assert wait(lambda: len(pilot.lines()) >= 1, 60), process.communicate()
+    pilot.daemons["b"].send_signal(signal.SIGSTOP)
+    assert pilot.place.revoke("b") == []
+    _, said = process.communicate(timeout=50)  # a round may take 60 s
+    pilot.daemons["b"].send_signal(signal.SIGCONT)
+    assert process.returncode == 0, said
+    assert pilot.lines()[-1]["asked"] == 1
+
+
 def test_what_is_wrong_is_one_clear_line(pilot, here):
     def said(*words, code, how=here):
         found, out, line = how(*words)
@@ -222,7 +260,15 @@ def test_what_is_wrong_is_one_clear_line(pilot, here):
     never = "1 would take part; 2 have to answer a round (cohort.min_replies)"
     assert never in said(*replies, code=1)
     assert never in here("--dry-run", *replies)[2]
-    assert "sources.path" in said("--set", "strategies.fedavg.start=source", code=2)
+    source = ("--set", "strategies.fedavg.start=source")
+    assert "sources.path" in said(*source, code=2)
+    code, _, line = here("--dry-run", "--set", "devices.least=1", *source)
+    assert (code, "sources.path" in line) == (2, True)
+    pilot.out.mkdir()
+    (pilot.out / "of another").touch()
+    code, _, line = here("--dry-run", "--set", "devices.least=1")
+    assert (code, "is not empty" in line) == (1, True)
+    shutil.rmtree(pilot.out)
     short = ("--set", "devices.wait_seconds=0.5")
     assert "0 of 1 devices are online after 0.5 s; 2 needed" in said(
         *short, code=1, how=pilot.train
