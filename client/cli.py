@@ -10,6 +10,7 @@ from client.commands import bench, bundle, control, daemon, enroll, info, servic
 from client.ring_file import RingError
 from client.store_file import why
 from schemas.base import ConfigError
+from schemas.release import release
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
 # sets ``run`` to a function of the parsed arguments.
@@ -32,6 +33,15 @@ examples:
 """
 
 
+class Version(argparse.Action):
+    """Say which release this is, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Looked up where it is asked for alone."""
+        print(f"{parser.prog} {release()}")  # noqa: T201
+        parser.exit(DONE)
+
+
 class Parser(argparse.ArgumentParser):
     """One line an error; examples keep their lines."""
 
@@ -51,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         description="What runs on a device: the daemon that learns; personal models as bundles.",
         epilog=_EPILOG,
     )
+    root.add_argument("--version", action=Version, nargs=0, help="say which release this is")
     nouns = root.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.register(nouns)

@@ -8,7 +8,6 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any, Final
 
 from client.installed import Installed
@@ -23,6 +22,7 @@ from client.work import Work
 from schemas import wire
 from schemas.link import Link, LinkDown, Message
 from schemas.objects import MissingObjectError, ObjectStore
+from schemas.release import release
 from schemas.signing import SignatureError
 
 _log = logging.getLogger("flwr_edge.daemon")
@@ -122,7 +122,7 @@ class Daemon:
         rows, connected, why = self.store.open(), self.link.connected, self._unlinked
         return {
             "device": self.device,
-            "version": version(),
+            "version": release(),
             "connected": connected,
             **({} if connected or not why else {"link": why}),
             "paused": self.runner.paused,
@@ -275,19 +275,11 @@ class Daemon:
             _log.debug("no link to say the state over")
 
 
-def version() -> str:
-    """Of the package installed."""
-    try:
-        return metadata.version("flwr-edge")
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def state_message(
     device: str, *, online: bool, task: str | None = None, paused: bool = False
 ) -> Message:
     """A device's state; offline, it is the link's will."""
-    body = wire.State(online=online, version=version(), task=task, paused=paused)
+    body = wire.State(online=online, version=release(), task=task, paused=paused)
     return Message(
         wire.topic(device, "state"),
         wire.encode(wire.envelope(body, ttl=_STATE_TTL)),

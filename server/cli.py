@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from schemas.base import ConfigError
 from schemas.plugins import entry_points
-from server import garbage
+from server import garbage, version
 from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
 
 GROUP: Final = "flwr_edge.fleet_command"
@@ -54,7 +54,7 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_root)
+    app.callback()(version.callback("flwr-fleet"))
     return app
 
 

@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.text import Text
 
-from server import garbage
+from server import garbage, version
 from simulations import bench_commands, memory_commands, model_commands
 from simulations.exits import BAD_INPUT, DONE, INTERRUPTED, explained
 from simulations.options import File, Format, Formats, Sets
@@ -30,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+
+
+app.callback()(version.callback("flwr-sim"))
 
 
 @app.command()

@@ -4,13 +4,13 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
 import tomli_w
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from schemas.release import release
 from schemas.simulation import Simulation
 from schemas.summary import MethodSummary, Summary
 from simulations.report.plots import Plot
@@ -74,8 +74,6 @@ def _timed(method: MethodSummary) -> bool:
 
 
 def _made_by() -> str:
-    try:
-        release = f"flwr-edge {version('flwr-edge')}"
-    except PackageNotFoundError:
-        release = "flwr-edge, not installed"
-    return f"{release} · Python {platform.python_version()} · {platform.machine()}"
+    of = release()
+    name = f"flwr-edge {of}" if of else "flwr-edge, not installed"
+    return f"{name} · Python {platform.python_version()} · {platform.machine()}"
