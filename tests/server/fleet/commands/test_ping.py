@@ -50,7 +50,7 @@ def _quick(monkeypatch):
     monkeypatch.setattr(ping, "_SEEK", 0.02)
 
 
-def asked(grid, *names, timeout=0.5):
+def asked(grid, *names, timeout=2):
     rows = ping._asked(grid, dict.fromkeys(names, "accepted"), timeout)
     return {row["device"]: row["answer"] for row in rows}
 
@@ -58,15 +58,15 @@ def asked(grid, *names, timeout=0.5):
 def test_who_is_off_takes_no_time_from_the_others():
     grid = Grid(a=0.0, late=0.2, silent=None)
     found = asked(grid, "a", "late", "off", "silent")
-    assert found == {"a": "good", "late": "good", "off": "offline", "silent": "none within 0.5 s"}
+    assert found == {"a": "good", "late": "good", "off": "offline", "silent": "none within 2 s"}
     assert len(grid.withdrawn) == 1
 
 
 def test_it_ends_as_soon_as_all_have_answered():
     grid = Grid(a=0.0, b=0.1)
     began = time.monotonic()
-    assert asked(grid, "a", "b", timeout=30) == {"a": "good", "b": "good"}
-    assert time.monotonic() - began < 5
+    assert asked(grid, "a", "b", timeout=600) == {"a": "good", "b": "good"}
+    assert time.monotonic() - began < 200
 
 
 def test_without_names_all_that_are_online_are_asked():

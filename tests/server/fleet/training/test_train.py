@@ -227,11 +227,12 @@ def test_a_run_given_up_for_want_of_replies_goes_on_with_more_patience(pilot, he
 def test_who_is_revoked_in_a_round_is_not_waited_for(pilot):
     for name in ("a", "b"):
         pilot.device(name)
-    process = pilot.start("--set", "rounds=30", "--set", "evaluate_every=100")
+    patient = "--set=cohort.timeout_seconds=600"
+    process = pilot.start("--set", "rounds=30", "--set", "evaluate_every=100", patient)
     assert wait(lambda: len(pilot.lines()) >= 1, 60), process.communicate()
     pilot.daemons["b"].send_signal(signal.SIGSTOP)
     assert pilot.place.revoke("b") == []
-    _, said = process.communicate(timeout=50)  # a round may take 60 s
+    _, said = process.communicate(timeout=200)
     pilot.daemons["b"].send_signal(signal.SIGCONT)
     assert process.returncode == 0, said
     assert pilot.lines()[-1]["asked"] == 1
