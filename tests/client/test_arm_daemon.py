@@ -83,7 +83,7 @@ def test_it_says_what_runs_checks_its_file_and_is_online(config: Path, tmp_path:
             assert process.poll() is None, log.read_text()[-2000:]
             assert hub.states[0].online
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, log.read_text()[-2000:]
+            assert process.wait(120) == 0, log.read_text()[-2000:]
         hub.until(lambda: not hub.states[-1].online)
         link.close()
     assert "connected" in log.read_text()
