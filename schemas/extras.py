@@ -5,7 +5,8 @@ import sys
 from importlib import import_module
 from typing import Final
 
-PACKAGE: Final = "flwr-edge"
+from schemas.release import PACKAGE
+
 _ORDER: Final = (
     "quantize",
     "signed",

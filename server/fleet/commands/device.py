@@ -3,14 +3,15 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from schemas.base import ConfigError
+from server.fleet.commands.changes import carry_out, chosen, in_parts, tell
 from server.fleet.commands.options import (
     DryRun,
     Fleet,
@@ -24,13 +25,12 @@ from server.fleet.commands.options import (
     confirm,
     say,
 )
-from server.fleet.errors import NotFoundError, Refusal
+from server.fleet.errors import Refusal
 
 if TYPE_CHECKING:
     from schemas.enrolment import ClaimText
     from schemas.fleet import FleetConfig
-    from server.fleet.keeper import Keeper
-    from server.fleet.registry import Registry, Write
+    from server.fleet.registry import Write
 
 app = typer.Typer(help="Devices: who waits, who is in, who is out.")
 Names = Annotated[list[str] | None, typer.Argument(help="Names of devices.")]
@@ -120,17 +120,15 @@ def approve(
 
     with Fleet(fleet).keeper() as keeper:
         them, authority = chosen(keeper.registry, names, tag, ("pending",)), keeper.authority
-        done = carry_out(
+        carry_out(
             keeper,
             "approve",
             them,
             lambda write: devices.approve(write, authority, them),
+            lambda done: Changes(accepted=done),
             yes=yes,
             dry_run=dry_run,
         )
-        if done is not None:
-            tell(keeper.apply(Changes(accepted=done)))
-            say(f"approved {len(done)}")
 
 
 @app.command()
@@ -150,7 +148,7 @@ def reject(
 
     with Fleet(fleet).keeper() as keeper:
         them = chosen(keeper.registry, names, tag, ("pending", "expected"))
-        done = carry_out(
+        carry_out(
             keeper,
             "reject",
             them,
@@ -158,8 +156,6 @@ def reject(
             yes=yes,
             dry_run=dry_run,
         )
-        if done is not None:
-            say(f"rejected {len(done)}")
 
 
 @app.command()
@@ -196,7 +192,7 @@ def revoke(
             return devices.revoke(write, part, reason, claims=not keep_claims)
 
         try:
-            _in_parts(keeper, "revoked", them, out, done)
+            in_parts(keeper, "revoked", them, out, done)
         finally:
             if done:  # also of an interrupted one: the broker has to know
                 wrong = keeper.apply(Changes(revoked=done))
@@ -223,17 +219,15 @@ def remove(
 
     with Fleet(fleet).keeper() as keeper:
         them = chosen(keeper.registry, names, tag, ("revoked", "rejected", "pending", "expected"))
-        done = carry_out(
+        carry_out(
             keeper,
             "remove",
             them,
             lambda write: devices.remove(write, them),
+            lambda done: Changes(gone=done),
             yes=yes,
             dry_run=dry_run,
         )
-        if done is not None:
-            tell(keeper.apply(Changes(gone=done)))
-            say(f"removed {len(done)}")
 
 
 @app.command()
@@ -285,7 +279,8 @@ def rotate(
         config, ca = keeper.config, keeper.authority.serving.id
         hours = config.enrolment.claim_hours if hours is None else hours
         terms = claims.Terms(hours, replaces=True)
-        (made,) = _do(keeper, lambda write: claims.create(write, terms, ca, [name]))
+        with keeper.registry.write(actor()) as write:
+            (made,) = claims.create(write, terms, ca, [name])
         keeper.note()
     shown([(name, made)], config, format_)
 
@@ -342,93 +337,9 @@ def import_(
                     keep(names, claims.create(write, terms, ca, names))
                 return part
 
-            _in_parts(keeper, "expecting", them, known, [])
+            in_parts(keeper, "expecting", them, known, [])
         keeper.note()
     say(f"expecting {len(them)}")
-
-
-def _in_parts(
-    keeper: "Keeper",
-    word: str,
-    items: Sequence[T],
-    change: "Callable[[Write, list[T]], list[T]]",
-    done: list[T],
-) -> None:
-    """Change many, some hundred in a transaction, so that others have their turn in between.
-
-    What is in ``done`` stays done where it ends early.
-    """
-    from server.fleet.listing import parts
-
-    try:
-        for part in parts(items):
-            with keeper.registry.write(actor()) as write:
-                changed = change(write, part)
-            done += changed
-            if len(part) < len(items):
-                say(f"{word} {len(done)} of {len(items)}")
-    except BaseException:
-        if done:
-            say(f"ended early, {word} {len(done)} of {len(items)}: run it again to go on")
-        raise
-
-
-class _Undone(Exception):  # noqa: N818 - no defect: it ends a transaction
-    """Nothing of it stays."""
-
-
-def carry_out(
-    keeper: "Keeper",
-    what: str,
-    names: list[str],
-    change: "Callable[[Write], list[T]]",
-    *,
-    yes: bool,
-    dry_run: bool,
-) -> list[T] | None:
-    """Ask, and change devices; None where that was not said.
-
-    A dry run does it and undoes it, so that what would be refused is refused then too.
-    """
-    if dry_run:
-        with suppress(_Undone), keeper.registry.write(actor()) as write:
-            change(write)
-            raise _Undone
-    if not confirm(what, names, yes=yes, dry_run=dry_run):
-        return None
-    return _do(keeper, change)
-
-
-def _do(keeper: "Keeper", change: "Callable[[Write], list[T]]") -> list[T]:
-    with keeper.registry.write(actor()) as write:
-        return change(write)
-
-
-def chosen(
-    registry: "Registry",
-    names: Iterable[str] | None,
-    tag: str | None,
-    states: tuple[str, ...],
-    *,
-    held: bool = False,
-) -> list[str]:
-    """Devices that were named, and those of a tag in one of the states; ``held``: quarantined."""
-    from server.fleet.listing import device_rows, find
-
-    with registry.read() as db:
-        them = {row.id: None for row in find(db, names or ())}  # a set in their order
-        for row in device_rows(db, tag=tag) if tag is not None else ():
-            if row["state"] in states and (row["quarantined"] or not held):
-                them[row["device"]] = None
-    if not them:
-        raise NotFoundError("no such device; name some, or a --tag that some have")
-    return list(them)
-
-
-def tell(wrong: list[str]) -> None:
-    """What did not follow is an error: the registry is right, the broker may not be."""
-    if wrong:
-        raise RuntimeError("\n".join(["it is in the registry, but not everywhere:", *wrong]))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

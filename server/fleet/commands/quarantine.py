@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from server.fleet.commands.device import Names, Reason, TagOption, carry_out, chosen, tell
-from server.fleet.commands.options import DryRun, Fleet, FleetOption, Yes, say
+from server.fleet.commands.changes import carry_out, chosen
+from server.fleet.commands.device import Names, Reason, TagOption
+from server.fleet.commands.options import DryRun, Fleet, FleetOption, Yes
 
 
 def quarantine(
@@ -33,17 +34,15 @@ def quarantine(
     check_hours(hours, endless=True)
     with Fleet(fleet).keeper() as keeper:
         them = chosen(keeper.registry, names, tag, ("accepted",))
-        done = carry_out(
+        carry_out(
             keeper,
             "quarantine",
             them,
             lambda write: quarantines.by_hand(write, them, reason, hours),
+            lambda done: Changes(held=done),
             yes=yes,
             dry_run=dry_run,
         )
-        if done is not None:
-            tell(keeper.apply(Changes(held=done)))
-            say(f"quarantined {len(done)}")
 
 
 def release(
@@ -65,14 +64,12 @@ def release(
 
     with Fleet(fleet).keeper() as keeper:
         them = chosen(keeper.registry, names, tag, ("accepted",), held=True)
-        done = carry_out(
+        carry_out(
             keeper,
             "release",
             them,
             lambda write: quarantines.release(write, them, reason),
+            lambda done: Changes(released=done),
             yes=yes,
             dry_run=dry_run,
         )
-        if done is not None:
-            tell(keeper.apply(Changes(released=done)))
-            say(f"released {len(done)}")
