@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from server.cli import main
+from server.fleet.hooks import Changes
 from server.fleet.registry import Registry
 from server.transport import Ledger
 from tests.server.fleet.requests import new_key
@@ -313,3 +314,30 @@ def test_the_authority_rolls_over_once_at_a_time(run, fleet):
     code, _, err = run("ca", "rollover", "--yes")
     assert code == 1
     assert "under way" in err
+
+
+@pytest.mark.parametrize(
+    ("state", "verb", "follows"),
+    [
+        ("pending", "approve", Changes(accepted=["a"])),
+        ("pending", "remove", Changes(gone=["a"], replaced=[])),
+        ("accepted", "quarantine", Changes(held=["a"])),
+        ("quarantined", "release", Changes(released=["a"])),
+    ],
+)
+def test_others_are_told_and_where_they_could_not_be_it_is_an_error(
+    run, enrolled, monkeypatch, state, verb, follows
+):
+    enrolled("a", *(("--approval",) if state == "pending" else ("--device", "a")))
+    if state == "quarantined":
+        assert run("device", "quarantine", "a", "--yes")[0] == 0
+    told = []
+
+    def changed(_, __, changes):
+        told.append(changes)
+        return ["the broker is away"]
+
+    monkeypatch.setattr("server.fleet.hooks.changed", changed)
+    code, _, err = run("device", verb, "a", "--yes")
+    assert (code, "the broker is away" in err) == (1, True)
+    assert told == [follows]
