@@ -84,6 +84,9 @@ class Learner(nn.Module):
         self.clips = nn.ParameterList(torch.full((len(m),), _START_CLIP) for m in largest.values())
         self.weights = nn.ParameterList(torch.zeros_like(self._given[at][0]) for at in largest)
         self.biases = nn.ParameterList(torch.zeros_like(self._given[at][1]) for at in largest)
+        for at, added in zip(largest, self.weights, strict=True):
+            # Zeros stand between groups, and where a layer does not read; they stay.
+            added.register_hook((self._given[at][0] != 0).to(added.dtype).mul)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return every value as the integers would give it, made float."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_kernels.integer.net import FREE, Norm, Product, Shape
 from edge_kernels.narrow import narrowed
+from edge_kernels.quantize.convolutions import padded, ungrouped
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
 from edge_kernels.quantize.graph import (
@@ -23,6 +24,7 @@ from edge_kernels.quantize.graph import (
     unserved,
 )
 from edge_kernels.quantize.parts import parted
+from edge_kernels.quantize.positions import unpicked
 from edge_kernels.quantize.shapes import settled
 from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.walk import called, walk
@@ -83,7 +85,8 @@ def read(model: ModelProto) -> Split:
         Naming the node, its operator and what to do, where no layer can be served, or something
         after the first one cannot.
     """
-    model = unsliced(settled(narrowed(fold(model))))
+    model = ungrouped(settled(padded(narrowed(fold(model)))))
+    model = unpicked(unsliced(model))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)

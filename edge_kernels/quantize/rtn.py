@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_kernels.given import whole
 from edge_kernels.layout import Shape, Values
+from edge_kernels.quantize.convolutions import padded
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.lower import lower
 from edge_kernels.quantize.report import Report
@@ -94,7 +95,7 @@ def rtn(
 
     report = Report() if report is None else report
     low = lower(
-        settled(load(model)),
+        settled(padded(load(model))),
         rounder,
         lambda rows, inputs: Shape(rows, inputs, bits, group, values).size,
         skip=tuple(skip),
