@@ -28,6 +28,7 @@ from server.transport.inbox import Guard
 from server.transport.ledger import Ledger
 from server.transport.records import payload_of, records_of
 from server.transport.tables import DeviceRow, TaskRow
+from server.transport.waiting import wait_for_answers
 
 if TYPE_CHECKING:
     from server.transport.courier import Key
@@ -54,7 +55,7 @@ class MqttGrid(OwnGrid):
     key : bytes or Ed25519PrivateKey, optional
         The fleet's, to sign tasks.
     log : callable(str), optional
-        Takes a line: what went wrong, or was dropped.
+        Takes a line: what went wrong, was dropped, or is waited for.
     run_name : str, default "run"
         Of the run, unique in the ledger's life: devices keep their own state by it, and answers
         are found by it.
@@ -219,7 +220,7 @@ class MqttGrid(OwnGrid):
         ids = self.push_messages(messages)
         seconds = self._timeout if timeout is None else timeout
         with self._courier.changed:
-            self._courier.changed.wait_for(lambda: not self._ledger.waiting(ids), seconds)
+            wait_for_answers(self._courier.changed, self._ledger, ids, seconds, self._log)
             replies = self.pull_messages(ids)
             self.withdraw(ids, f"no reply within {seconds:g} s")
         return replies

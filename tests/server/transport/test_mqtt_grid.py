@@ -1,5 +1,6 @@
 """The grid without faults, and over its own restarts."""
 
+import re
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from schemas.payload import Payload
 from schemas.signing import new_key, public_hex, verify_task
 from schemas.wire import Failed, decode, node_of
 from server.flower_private import CLIENT_RAISED, NO_REPLY, empty_run
+from server.transport import waiting
 from tests.server.transport.conftest import Fleet
 from tests.server.transport.fake_device import weights
 
@@ -101,6 +103,25 @@ def test_replies_come_in_the_order_of_the_messages_and_the_late_are_withdrawn(
     fleet.broker.pump()
     assert [r.metadata.src_node_id for r in replies] == [node_of(n) for n in "abd"]
     assert fleet.devices["c"].cancelled == list(fleet.devices["c"].tasks)
+
+
+def test_who_is_waited_for_is_told_now_and_then(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "TELL_EVERY", 0.2)
+    names = [f"watch-{number}" for number in range(9)]
+    for name in names:
+        fleet.device(name).works = name == "watch-0"
+    fleet.broker.start()
+    try:
+        fleet.grid.send_and_receive([fleet.ask(name) for name in names], timeout=1.5)
+    finally:
+        fleet.broker.stop()
+    said = [line for line in fleet.lines if "waiting for" in line]
+    assert 2 <= len(said) <= 7
+    assert said[-1].startswith("round 1, train: 1 of 9 answered after ")
+    whom = ", ".join(names[1:6])
+    assert re.search(f"; waiting for {whom} and 3 more, [01] s at most$", said[-1])
 
 
 def test_a_message_may_be_withdrawn(fleet: Fleet) -> None:
