@@ -40,13 +40,13 @@ def test_a_client_that_raises_is_an_error_reply(
 
 
 def test_a_client_that_hangs_is_cut_off_and_the_others_run(make_grid: Make, ask: Ask) -> None:
-    grid = make_grid(nodes=12, timeout=0.6)
+    grid = make_grid(nodes=12, timeout=2.0)
     before = set(grid.worker_pids)
     actions = {3: "hang"}
     started = time.monotonic()
     replies = grid.send_and_receive([ask(node, actions.get(node, "count")) for node in range(12)])
-    assert time.monotonic() - started < 10
-    assert outcome(replies) == [None] * 3 + ["timed out after 0.6 s"] + [None] * 8
+    assert time.monotonic() - started < 30
+    assert outcome(replies) == [None] * 3 + ["timed out after 2 s"] + [None] * 8
     assert replies[3].error.code == CLIENT_CRASHED
     assert len(before & set(grid.worker_pids)) == 1
     assert sorted(grid.states()) == [0, 1, 2, *range(4, 12)]
@@ -77,11 +77,11 @@ def test_clients_that_are_all_fatal_do_not_loop(make_grid: Make, ask: Ask) -> No
 
 
 def test_the_callers_timeout_returns_what_is_there(make_grid: Make, ask: Ask) -> None:
-    grid = make_grid(nodes=6, workers=1, timeout=2.0)
+    grid = make_grid(nodes=6, workers=1, timeout=6.0)
     messages = [ask(0), ask(1, "hang"), *(ask(node, "count") for node in range(2, 6))]
     started = time.monotonic()
-    replies = grid.send_and_receive(messages, timeout=0.7)
-    assert time.monotonic() - started > 0.6
+    replies = grid.send_and_receive(messages, timeout=2.0)
+    assert time.monotonic() - started > 1.9
     # Had it waited for the client's own timeout, that client's error would be there.
     assert [reply.metadata.src_node_id for reply in replies] == [0]
     assert outcome(grid.send_and_receive([ask(5)])) == [None]
