@@ -119,6 +119,7 @@ class Rounds:
         self._started = time.perf_counter() - self.outcome.wall_seconds
         graphs = self.strategy.federation.graphs.graphs
         install(self.exam, graphs, self.config.cohort.timeout_seconds)
+        self.outcome.bytes_graphs = sum(map(len, graphs.values()))
         self._finish(self.train(arrays, done))
         self.outcome.wall_seconds = time.perf_counter() - self._started
         return self.outcome
