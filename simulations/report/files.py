@@ -30,8 +30,8 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def make_folder(path: Path) -> None:
-    """Make ``path`` and its parents.
+def make_folder(path: Path) -> bool:
+    """Make ``path`` and its parents; whether it was not there.
 
     Raises
     ------
@@ -39,9 +39,13 @@ def make_folder(path: Path) -> None:
         Where that is impossible.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
     except OSError as error:
+        if path.is_dir():
+            return False
         raise RunError(f"{path}: cannot make this folder: {error.strerror or error}") from error
+    return True
 
 
 def _write_through(path: Path, content: bytes) -> None:
