@@ -332,7 +332,7 @@ def test_a_damaged_outcome_is_refused_in_a_line(stage, quiet, tmp_path, text):
 
 def fails_at_the_disk(monkeypatch, name):
     """From the write of a file of this name on, nothing more than 64 bytes fits on the disk."""
-    write, full = files._write_through, []
+    write, full = files._write, []
 
     def limited(path, data):
         if name in path.name:
@@ -346,7 +346,7 @@ def fails_at_the_disk(monkeypatch, name):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(files, "_write_through", limited)
+    monkeypatch.setattr(files, "_write", limited)
 
 
 def test_a_full_disk_at_the_start_leaves_nothing(
