@@ -5,9 +5,12 @@ import os
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from schemas.incoming import sync_folder
+
+# Opened anew, a file that one of them leads to would lose what it holds.
+_STREAMS: Final = {"/dev/stdout": 1, "/dev/fd/1": 1, "/dev/stderr": 2, "/dev/fd/2": 2}
 
 
 class NewFile:
@@ -38,12 +41,15 @@ class NewFile:
 
     def __init__(self, path: Path, *, private: bool = False) -> None:
         self._part: Path | None = None
+        if str(path) in _STREAMS:
+            self.file: BinaryIO = os.fdopen(os.dup(_STREAMS[str(path)]), "wb")
+            return
         try:
             facts = path.stat()
         except FileNotFoundError:
             facts = None
         if facts is not None and not stat.S_ISREG(facts.st_mode):
-            self.file: BinaryIO = path.open("wb")
+            self.file = path.open("wb")
             return
         self._path = Path(os.path.realpath(path))
         part = self._path.with_name(f".{self._path.name}.{os.urandom(4).hex()}.part")

@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,26 @@ def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
 def test_a_device_stays() -> None:
     write(Path(os.devnull))
     assert stat.S_ISCHR(Path(os.devnull).lstat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_a_file_that_standard_output_leads_to_keeps_what_it_holds(
+    tmp_path: Path, name: str
+) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from schemas.new_file import NewFile
+os.write(1, b"before ")
+with NewFile(Path({name!r})) as file:
+    file.write(b"new")
+os.write(1, b" after")
+"""
+    path = tmp_path / "log"
+    path.write_bytes(b"old ")
+    with path.open("ab") as log:
+        subprocess.run([sys.executable, "-c", script], stdout=log, check=True)
+    assert path.read_bytes() == b"old before new after"
 
 
 def test_what_was_synced_is_at_its_reader(tmp_path: Path) -> None:
