@@ -26,11 +26,14 @@ def device_plan(
 
     Example: flwr-sim device-plan simulations/wearables.toml --set strategy=fedavg --out watch
     """
+    from schemas.toml_file import read_with
+
+    table = read_with(file, set_ or ()) | {"baselines": []}  # of which a device hears nothing
     from simulations.bench.device_plan import write_plan
-    from simulations.config import load
+    from simulations.config import check
     from simulations.progress import Progress
 
-    loaded = load(file, set_ or ())
+    loaded = check(file, table)
     with Progress(Console(stderr=True)) as progress:
         measured = write_plan(loaded, out, progress.note)
     said = {
