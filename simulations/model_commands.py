@@ -65,6 +65,9 @@ def export(
         bool, typer.Option("--shared", help="What all persons share, as a --base for theirs.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The bundle to write.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's; the person's, or the run's, if left out.")
+    ] = None,
     bits: Annotated[Bits, typer.Option(help="Of the bundle's weights.")] = Bits.eight,
     form: Annotated[
         Form | None,
@@ -123,6 +126,7 @@ def export(
         form=how,
         quantizer=quantizer,
         seed=seed,
+        name=name,
         key=signing_key or key,
         base=base,
         ranges=ranges.value,
@@ -134,10 +138,10 @@ def export(
     if format_ is Format.json:
         print(json.dumps(said, indent=2))  # noqa: T201
         return
-    for name, value in said.items():
+    for what, value in said.items():
         if value is not None:
             text = f"{value:.3f}" if isinstance(value, float) else str(value)
-            print(f"{name:<12} {text}")  # noqa: T201
+            print(f"{what:<12} {text}")  # noqa: T201
 
 
 def quantized(

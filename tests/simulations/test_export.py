@@ -110,12 +110,13 @@ def test_a_bundle_may_say_what_it_takes(sim, finished_run, person, tmp_path):
 def test_the_same_bytes_twice_and_a_difference_from_what_is_shared(
     sim, finished_run, person, tmp_path
 ):
-    common = ("--quantizer", "rtn", "--strategy", "finetune")
+    common = ("--quantizer", "rtn", "--strategy", "finetune", "--name", "walk")
     paths = [tmp_path / name for name in ("shared", "a", "b", "difference")]
     assert sim("export", finished_run, "--shared", "--out", paths[0], *common)[0] == 0
     for path in paths[1:3]:
         assert sim("export", finished_run, "--person", person, "--out", path, *common)[0] == 0
     assert paths[1].read_bytes() == paths[2].read_bytes()
+    assert {bundle.open(path).manifest.name for path in paths[:2]} == {"walk"}
     base = ("--base", paths[0])
     code, *_ = sim("export", finished_run, "--person", person, "--out", paths[3], *common, *base)
     assert code == 0
@@ -149,6 +150,7 @@ def test_what_is_wrong_on_the_command_line_is_2_and_said_before_any_work(
             f"--signing-key {tmp_path / 'none'}: No such file",
         ),
         ((*who, *out, "--key", tmp_path / "no.pem"), "not a private Ed25519 key in PEM"),
+        ((*who, *out, "--name", "a\nb"), "--name 'a\\nb': "),
         ((*who, *out, "--quantizer", "none"), "none: not installed; there are "),
         (("--person", "Nobody", *out), "no person 'Nobody'; there are person "),
     ):
