@@ -25,6 +25,7 @@ from client.sources import Gatherer, source_class
 from client.store import Store
 from client.store_file import why
 from client.work import WorkProcess
+from schemas.address import host_port
 from schemas.base import ConfigError
 from schemas.link import PahoLink, TlsFiles
 from schemas.objects import ObjectStore
@@ -74,8 +75,8 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
             rotation.start()
             stack.callback(rotation.stop)
         sd_notify("READY=1")
-        broker = config.broker
-        _log.info("device %s; broker %s:%d", config.device, broker.host, broker.number)
+        broker = host_port(config.broker.host, config.broker.number)
+        _log.info("device %s; broker %s", config.device, broker)
         told.wait()
         fault = daemon.runner.fault
         if fault is None:

@@ -4,13 +4,18 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from schemas.address import plain
 from schemas.base import ConfigError, Strict, describe
 
 FILE: Final = "fleet.toml"
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
+Host = Annotated[
+    str,
+    Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$"),
+    AfterValidator(plain),
+]
 Days = Annotated[float, Field(gt=0, le=36_500)]
 
 

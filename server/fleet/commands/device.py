@@ -24,6 +24,7 @@ from server.fleet.commands.options import (
     columns,
     confirm,
     say,
+    say_local,
 )
 from server.fleet.errors import Refusal
 
@@ -386,11 +387,12 @@ def _claims_file(
     if out is None:
         yield lambda _names, _made: None
         return
+    from schemas.address import host_port
     from schemas.enrolment import enrol_url
 
     if out.is_dir():
         raise ConfigError(str(out), ["is a folder; name a file"])
-    server, count = f"{config.server.host}:{config.server.port}", 0
+    server, count = host_port(config.server.host, config.server.port), 0
     part = out.with_name(f".{out.name}.{os.getpid()}")
     private = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(private, "w", encoding="utf-8") as file:
@@ -410,5 +412,6 @@ def _claims_file(
             if count:
                 part.replace(out)
                 say(f"wrote {out}: whoever reads it can enroll these names")
+                say_local(config)
             else:
                 part.unlink()

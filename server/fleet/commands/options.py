@@ -17,6 +17,7 @@ import typer
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
 from server.fleet.errors import NotConfirmedError
+from server.fleet.reach import ELSEWHERE, local
 
 if TYPE_CHECKING:
     from server.fleet.keeper import Keeper
@@ -207,6 +208,12 @@ def listened(seconds: float) -> bool:
 def say(text: str) -> None:
     """Print to standard error: what is no result."""
     sys.stderr.write(f"{text}\n")
+
+
+def say_local(config: FleetConfig) -> None:
+    """Say where no device of another machine can follow what was printed."""
+    if found := local(config):
+        say(f"{found}; {ELSEWHERE}")
 
 
 def _nearest() -> Path:

@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 
+from schemas.enrolment import parse_url
+from schemas.fleet import FleetFolder
 from server.cli import main
 from server.fleet.hooks import Changes
 from server.fleet.registry import Registry
@@ -29,7 +31,6 @@ def fleet(made, migrated, tmp_path, monkeypatch):
 def enrolled(fleet, run):
     """Enrol a device by a claim of the command line."""
     from schemas.enrolment import EnrolRequest
-    from schemas.fleet import FleetFolder
     from server.fleet import secret
     from server.fleet.authority import Authority
     from server.fleet.enrolment import Registrar
@@ -272,6 +273,48 @@ def test_init_completes_and_changes_nothing(tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             main(["init", *bad])
         assert ended.value.code == 2
+    capsys.readouterr()
+
+
+def initialised(root, capsys, *words):
+    """Make a fleet; what was said."""
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(root), *words])
+    assert ended.value.code == 0
+    return capsys.readouterr().err
+
+
+def claimed(root, capsys, *words):
+    """Make a claim in JSON; its row, and what was said."""
+    with pytest.raises(SystemExit):
+        main(["claim", "create", "--fleet", str(root), "--format", "json", *words])
+    said = capsys.readouterr()
+    return json.loads(said.out)[0], said.err
+
+
+def test_a_fleet_that_this_machine_alone_reaches_says_so(tmp_path, capsys):
+    said = initialised(tmp_path / "here", capsys)
+    assert said.count("from this machine alone") == 1
+    assert "server.host" in said
+    assert "from this machine alone" in claimed(tmp_path / "here", capsys)[1]
+    assert "alone" not in initialised(tmp_path / "there", capsys, "--host", "fleet.example")
+    assert claimed(tmp_path / "there", capsys)[1] == ""
+
+
+def test_an_address_of_ipv6_is_printed_so_that_devices_can_read_it(tmp_path, capsys):
+    root, out = tmp_path / "six", tmp_path / "claims.csv"
+    initialised(root, capsys, "--host", "2001:DB8::7", "--port", "39443")
+    config = FleetFolder(root).config()
+    assert (config.server.host, config.server.listen) == ("2001:db8::7", "::")
+    assert (config.broker.host, config.broker.listen) == ("2001:db8::7", "::")
+    row, _ = claimed(root, capsys)
+    assert "--server '[2001:db8::7]:39443' --claim" in row["run"]
+    assert parse_url(row["url"])[0] == "[2001:db8::7]:39443"
+    file = tmp_path / "in.csv"
+    file.write_text("device\na\n")
+    with pytest.raises(SystemExit):
+        main(["device", "import", str(file), "--claims", str(out), "--fleet", str(root)])
+    assert "https://[2001:db8::7]:39443/enrol#" in out.read_text()
     capsys.readouterr()
 
 
