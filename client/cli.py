@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 from client.commands import bench, bundle, control, daemon, enroll, info, service, status
 from client.ring_file import RingError
 from client.store_file import why
+from schemas import streams
 from schemas.base import ConfigError
 from schemas.release import release
 
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-edge`` and exit."""
+    streams.prepare()
     parsed = parser().parse_args(arguments)
     sys.exit(guarded(lambda: parsed.run(parsed)))
 

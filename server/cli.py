@@ -15,6 +15,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from schemas import streams
 from schemas.base import ConfigError
 from schemas.plugins import entry_points
 from server import garbage, version
@@ -60,6 +61,7 @@ def build() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-fleet`` and exit."""
+    streams.prepare()
     garbage.seldom()
     words = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(guarded(lambda: _run(words)))

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.text import Text
 
+from schemas import streams
 from server import garbage, version
 from simulations import bench_commands, memory_commands, model_commands
 from simulations.exits import BAD_INPUT, DONE, INTERRUPTED, explained
@@ -291,6 +292,7 @@ def main() -> None:
         if code == INTERRUPTED:  # … and what typer does
             raise KeyboardInterrupt
 
+    streams.prepare()
     garbage.seldom()
     output = Output(sys.stdout)
     with redirect_stdout(cast("TextIO", output)):
