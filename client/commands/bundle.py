@@ -101,7 +101,7 @@ def fleet_key(text: str) -> str:
         return text.lower()
     try:
         with Path(text).open("rb") as file:
-            found = file.read(_LONGEST_KEY_FILE).decode("ascii", "replace").strip().lower()
+            found = file.read(_LONGEST_KEY_FILE).decode("utf-8-sig", "replace").strip().lower()
     except OSError as error:
         raise ConfigError(
             "--key", [f"{text[:80]!r}: neither 64 hexadecimal digits nor a file: {error.strerror}"]

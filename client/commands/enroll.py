@@ -110,9 +110,14 @@ def _claim(arguments: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _first_line(path: Path) -> str:
-    if str(path) == "-":
-        return sys.stdin.readline().strip()
-    return path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+    from schemas.text import first_line
+
+    if str(path) != "-":
+        return first_line(path.read_bytes(), path).strip()
+    try:
+        return sys.stdin.readline().removeprefix("\ufeff").strip()
+    except UnicodeDecodeError:
+        raise ConfigError("standard input", ["expected UTF-8"]) from None
 
 
 def _state(config: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from schemas.base import ConfigError
+from schemas.text import first_line
 from server.fleet.commands.options import DryRun, Fleet, FleetOption, actor, say
 
 VARIABLE: Final = "FLWR_FLEET_BACKUP_PASSPHRASE"
@@ -92,7 +93,7 @@ def _note(opened: Fleet, rows: int, out: Path) -> None:
 
 def _passphrase(file: Path | None, *, confirm: bool) -> bytes:
     if file is not None:
-        text = file.read_text(encoding="utf-8").split("\n", 1)[0]
+        text = first_line(file.read_bytes(), file)
     else:
         text = os.environ.get(VARIABLE) or _asked(confirm=confirm)
     if len(text) < _LEAST:

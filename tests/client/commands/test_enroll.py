@@ -64,6 +64,29 @@ def test_every_way_to_hand_a_claim_over(run, asked, tmp_path, monkeypatch):
         assert CLAIM.secret not in err
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_claim_may_come_from_an_editor_that_marks_its_files(run, asked, tmp_path, end):
+    file = tmp_path / "claim.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + f"{CLAIM}{end}".encode())
+    assert run("--server", SERVER, "--claim-file", file, "--name", "watch-7")[0] == 0
+    assert asked.pop()[1] == CLAIM
+
+
+def test_a_claim_that_is_no_utf_8_is_said(run, asked, tmp_path, monkeypatch):
+    file = tmp_path / "claim.txt"
+    file.write_text(str(CLAIM), encoding="utf-16")
+    code, err = run("--server", SERVER, "--claim-file", file)
+    assert (code, err) == (
+        2,
+        f"flwr-edge: {file}: line 1: expected UTF-8, and found UTF-16: save it anew\n",
+    )
+    piped = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\x00"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", piped)
+    code, err = run("--server", SERVER, "--claim-file", "-")
+    assert (code, err) == (2, "flwr-edge: standard input: expected UTF-8\n")
+    assert asked == []
+
+
 def test_the_configuration_is_written_and_the_next_time_completed(run, asked, tmp_path):
     assert run("--server", SERVER, "--claim", CLAIM, "--name", "watch-7")[0] == 0
     config = tmp_path / "pi.toml"

@@ -318,6 +318,12 @@ def test_an_address_of_ipv6_is_printed_so_that_devices_can_read_it(tmp_path, cap
     capsys.readouterr()
 
 
+def test_a_mark_before_the_fleet_s_file_is_none_of_it(fleet, run):
+    file = fleet / "fleet.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert run("claim", "list")[0] == 0
+
+
 def test_keys_lie_encrypted_under_a_passphrase(tmp_path, monkeypatch, capsys):
     root = tmp_path / "new"
     monkeypatch.setenv("FLWR_FLEET_PASSPHRASE", "a long passphrase")
