@@ -172,7 +172,7 @@ def list_(
     if format_ is Format.json:
         print(json.dumps(rows, indent=2))  # noqa: T201
     else:
-        show_list(rows, Console())
+        show_list(rows, Console(), folder)
 
 
 @app.command()
@@ -211,6 +211,7 @@ def sweep(
         table = run_sweep(load_sweep(file), out, progress, seed or (), jobs)
     # Markdown, which a line broken in two would spoil.
     Console().print(table.read_text(), markup=False, highlight=False, soft_wrap=True)
+    print(f"tables: {table}, {table.with_suffix('.csv')}", file=sys.stderr)  # noqa: T201
 
 
 @app.command()

@@ -38,6 +38,7 @@ class Progress:
         self._score: float | None = None
         self._updates = self._first = self._last = 0
         self._began = 0.0
+        self._begun = self._cells = 0  # a sweep's cells
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -50,9 +51,14 @@ class Progress:
         """Say a line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def cells(self, count: int) -> None:
+        """A sweep of so many cells starts."""
+        self._begun, self._cells = 0, count
+
     def cell(self, title: str) -> None:
         """A sweep's cell starts."""
-        self.note(title)
+        self._begun += 1
+        self.note(f"[{self._begun}/{self._cells}] {title}")
 
     def cell_done(self) -> None:
         """It has its result; its strategy's end has been shown."""
