@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 from client.commands import bench, bundle, control, daemon, enroll, info, service, status
+from client.help import Formatter
 from client.ring_file import RingError
 from client.store_file import why
 from schemas import streams
@@ -27,7 +28,7 @@ examples:
   flwr-edge enroll --server fleet.example:8443 --claim CLAIM
   flwr-edge run --config /etc/flwr-edge/config.toml
   flwr-edge run ann.flwb --input windows.npy
-  flwr-edge verify ann.flwb --key fleet.key
+  flwr-edge verify ann.flwb --key signing.pub
   flwr-edge status
   flwr-edge info
   flwr-edge bench kernels --quick
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
     """One line an error; examples keep their lines."""
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", Formatter)
         super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:

@@ -24,8 +24,8 @@ Without --key it says who signed; whether that is your fleet was then not checke
 _EPILOG: Final = """\
 examples:
   flwr-edge verify ann.flwb
-  flwr-edge verify ann.flwb --key /etc/flwr-edge/fleet.key
-  flwr-edge verify ann.flwb --key 6e0c…64 digits… --base shared.flwb --format json
+  flwr-edge verify ann.flwb --key /etc/flwr-edge/signing.pub
+  flwr-edge verify ann.flwb --key 6e0c…64 digits… --base shared.flwb
 
 exit codes: 0 good; 1 a good bundle that does not run here, or answers its reference input with
 something else, or takes far more memory or time than it says; 2 refused: damaged, not signed by
@@ -58,8 +58,8 @@ def add_bundle(command: argparse.ArgumentParser, *, optional: bool = False) -> N
     command.add_argument(
         "--key",
         metavar="HEX|FILE",
-        help="the fleet's public key, 64 hexadecimal digits, or a file with them: what it did not "
-        "sign is refused",
+        help="the fleet's public key, 64 hexadecimal digits, or a file with them, as the fleet's "
+        "signing.pub: what it did not sign is refused",
     )
     command.add_argument(
         "--base",

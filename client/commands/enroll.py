@@ -20,8 +20,9 @@ The claim names the fleet's authority: a server that is another gets nothing.
 _EPILOG: Final = """\
 examples:
   flwr-edge enroll --server fleet.example:8443 --claim CLAIM --name watch-7
-  flwr-edge enroll 'https://fleet.example:8443/enrol#CLAIM'       the text of a QR code
-  flwr-edge enroll --server fleet.example --claim-file claim.txt --config pi.toml --state state
+  flwr-edge enroll 'https://fleet.example:8443/enrol#CLAIM'   of a QR code
+  flwr-edge enroll --server fleet.example --claim-file claim.txt \\
+    --config pi.toml --state state
 
 Run again after an interruption, it goes on with the same request. The fingerprint that it prints is
 the one that flwr-fleet device show prints: compare them before you approve.
