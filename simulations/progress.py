@@ -74,6 +74,8 @@ class Progress:
         """A round is over, or its people were evaluated."""
         if record.macro_f1 is not None:
             self._score = record.macro_f1
+        elif record.round >= self._rounds:  # the result, which is told when all were evaluated
+            self._score = None
         if record.round > self._last:  # the last round is told again when all were evaluated
             self._first = self._first or record.round  # a resumed run does not begin with 1
             self._last = record.round
