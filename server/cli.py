@@ -5,7 +5,6 @@ below a noun (``device.quarantine``); its object is a function, or a ``typer.Typ
 Only what the command line names is loaded: a command starts no slower for the others.
 """
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from schemas.base import ConfigError
 from schemas.plugins import entry_points
 from server import garbage, version
 from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
+from server.help import flowing, teaching
 
 GROUP: Final = "flwr_edge.fleet_command"
 DONE, FAILED, BAD_INPUT, NOT_FOUND, NOT_CONFIRMED, FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -51,7 +51,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="flwr-fleet",
         cls=Plugins,
-        help=_flowing(_HELP),
+        help=flowing(_HELP),
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
@@ -126,29 +126,15 @@ def _load(name: str) -> click.Command | None:
     if not isinstance(loaded, typer.Typer):
         alone = typer.Typer(add_completion=False)
         alone.command(name)(loaded)
-        return _teaching(typer.main.get_command(alone))
-    noun = typer.Typer(no_args_is_help=True)
+        return teaching(typer.main.get_command(alone))
+    noun = typer.Typer(no_args_is_help=True, add_completion=False)  # the command's own is enough
     noun.callback(help=loaded.info.help)(_root)
     noun.registered_commands = list(loaded.registered_commands)
     for verb in verbs:
         noun.command(verb.partition(".")[2])(points[verb].load())
     command = typer.main.get_command(noun)
     command.name = name
-    return _teaching(command)
-
-
-def _teaching(command: click.Command) -> click.Command:
-    """Have help be as wide as the terminal: Typer keeps a docstring's own ends of lines."""
-    command.help = _flowing(command.help or "")
-    if isinstance(command, click.Group):
-        for verb in command.commands.values():
-            verb.help = _flowing(verb.help or "")
-    return command
-
-
-def _flowing(text: str) -> str:
-    paragraphs = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(part.replace("\n", " ") for part in paragraphs)
+    return teaching(command)
 
 
 def _root() -> None:

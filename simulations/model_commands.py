@@ -109,6 +109,8 @@ def export(
 ) -> None:
     """Turn a person's model of a finished run into a bundle that runs on a device.
 
+    Name the person, or --shared; and at least one of --out, --float and --windows.
+
     Example: flwr-sim export runs/wearables-… --person person-04 --bits 8 --out person-04.flwb
     """
     from simulations.export import Export, usual_form
