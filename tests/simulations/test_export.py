@@ -1,6 +1,7 @@
 """``flwr-sim export`` and ``quantized`` as a user meets them."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from client.bundle.claims import where
 from schemas.signing import new_key
 from simulations import export
 from simulations.bench.cells import Cell
-from simulations.bench.quantized import markdown, rows_of
+from simulations.bench.quantized import lines_of, rows_of
 from simulations.export import Export, Starts, usual_form
 from simulations.report.folder import RunFolder
 
@@ -177,7 +178,13 @@ def test_a_study_is_kept_as_it_comes_and_goes_on(sim, finished_run, person, tmp_
     assert (cell["person"], cell["form"]) == (person, "edge")
     assert row["difference"] == pytest.approx(cell["f1"] - cell["f1_float"])
     out.write_text(json.dumps({**cell, "f1": 0.125}) + "\n")
-    code, said, _ = sim(*words, "--quantizer", "rtn", "--quantizer", "smoothquant")
+    words += ["--quantizer", "rtn", "--quantizer", "smoothquant"]
+    code, said, _ = sim(*words)
+    assert (code, "|" in said) == (0, False)
+    head, floats, nearest, _ = [re.split("  +", line.strip()) for line in said.splitlines()]
+    assert head[:5] == ["weights", "quantizer", "macro-F1, 1 person", "to float", "worst person"]
+    assert (len(floats), floats[:2], nearest[:3]) == (3, ["float", "–"], ["W8A8", "rtn", "0.125"])
+    code, said, _ = sim(*words, "--format", "markdown")
     assert code == 0
     assert "| W8A8 | rtn | 0.125 |" in said
     assert "| W8A8 | smoothquant |" in said
@@ -207,8 +214,9 @@ def test_rows_name_the_worst_person_and_how_much_of_rtns_loss_is_gone():
     assert nearest.difference == pytest.approx(-0.2)
     assert better.worst == pytest.approx(-0.1)
     assert better.closer == pytest.approx(0.75)
-    text = markdown(cells)
-    assert "| W4A8 | x | 0.850 | -0.0500 | -0.100 b | +75% gone | 1.0 | 1 |" in text
+    head, floats, _, row = lines_of(cells)
+    assert " ".join(row) == "W4A8 x 0.850 -0.0500 -0.100 b +75% gone 1.0 1"
+    assert (head[2], floats[3:]) == ("macro-F1, 2 persons", ("",) * 5)
 
 
 def test_help_shows_the_signing_key_and_hides_its_old_name(sim):

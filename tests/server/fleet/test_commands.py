@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -153,6 +154,17 @@ def test_times_that_no_calendar_has_end_no_list(run, enrolled, fleet):
     assert "Unix time inf" in run("device", "show", "a")[1]
     assert "Unix time inf" in run("device", "list")[1]
     assert "Unix time -1e+300" in run("audit", "show")[1]
+
+
+def test_a_log_shows_dates_and_its_json_what_was_hashed(run, fleet):
+    assert run("claim", "create")[0] == 0
+    row = json.loads(run("audit", "show", "--action", "claim", "--format", "json")[1])[0]
+    assert isinstance(json.loads(row["detail"])["expires"], float)
+    assert re.search(r'"expires": "20\d\d-\d\d-\d\dT', run("audit", "show")[1])
+    for odd in ("no JSON", "[1]", '{"expires": "soon", "since": 1e300}'):
+        with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+            db.exec_driver_sql("UPDATE audit SET detail = ?", (odd,))
+        assert run("audit", "show")[0] == 0
 
 
 def test_claims_are_listed_without_their_secrets(run, tmp_path):
@@ -358,6 +370,7 @@ def test_the_authority_rolls_over_once_at_a_time(run, fleet):
     code, out, _ = run("ca", "list", "--format", "json")
     first, second = json.loads(out)
     assert (code, first["trusted"], first["devices"], first["server"]) == (0, True, False, True)
+    assert run("ca", "list")[1].splitlines()[1].split()[2:5] == ["yes", "no", "yes"]
     assert (second["trusted"], second["devices"], second["server"]) == (True, True, False)
     assert (fleet / "ca.pem").read_text().count("BEGIN CERTIFICATE") == 2
     code, _, err = run("ca", "rollover", "--yes")
