@@ -12,6 +12,7 @@ from client.ring_file import RingError
 from client.store_file import why
 from schemas import streams
 from schemas.base import ConfigError
+from schemas.os_errors import told
 from schemas.release import release
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
@@ -84,8 +85,7 @@ def guarded(command: Callable[[], None]) -> int:
     except ConfigError as error:
         return _fail(str(error), BAD_INPUT)
     except OSError as error:
-        what = error.strerror or str(error)
-        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
+        return _fail(told(error), FAILED)
     except (RuntimeError, RingError) as error:
         return _fail(str(error), FAILED)
     except sqlite3.Error as error:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from schemas import streams
 from schemas.base import ConfigError
+from schemas.os_errors import told
 from schemas.plugins import entry_points
 from server import garbage, version
 from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
@@ -80,8 +81,7 @@ def guarded(command: Callable[[], Any]) -> int:
     except FoundError as error:
         return _fail(error, FOUND)
     except OSError as error:
-        what = error.strerror or str(error)
-        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
+        return _fail(told(error), FAILED)
     except (RuntimeError, Refusal) as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """``flwr-sim device-plan``: a simulation's task in a folder, for a device to be measured with."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,4 +49,4 @@ def device_plan(
         return
     for name, value in said.items():
         print(f"{name:<12} {value}")  # noqa: T201
-    print(f"measure with: flwr-edge bench footprint --plan {out}")  # noqa: T201
+    print(f"measure with: flwr-edge bench footprint --plan {shlex.quote(str(out))}")  # noqa: T201

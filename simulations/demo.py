@@ -42,7 +42,7 @@ def demo(
     except ConfigError as error:
         console.print(str(error), style="red", markup=False)
         sys.exit(2)
-    except (DataError, RunError, OSError) as error:
+    except (DataError, RunError) as error:
         console.print(f"flwr-fleet: {error}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:

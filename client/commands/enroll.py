@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import socket
 import sys
 from importlib.util import find_spec
@@ -87,7 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
     kept = _write(arguments, identity, state, reply)
     if kept:
         _say(f"what {arguments.config} was before is in {kept}")
-    _say(f"enrolled as {reply.device}; next: flwr-edge run --config {arguments.config}")
+    next_ = shlex.join(["flwr-edge", "run", "--config", str(arguments.config)])
+    _say(f"enrolled as {reply.device}; next: {next_}")
 
 
 def _claim(arguments: argparse.Namespace) -> tuple[str, Any]:

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
+from schemas.os_errors import meant
 from schemas.text import decoded
 from schemas.toml_file import quoted
 from server.database import open_engine
@@ -46,7 +47,7 @@ def backup(
     try:
         with engine.connect() as connection:
             dump.check(connection)
-        with part.open("wb") as file:
+        with meant(out, part), part.open("wb") as file:
             part.chmod(0o600)
             sealer = Sealer(file, passphrase)
             with tarfile.open(fileobj=sealer, mode="w|") as archive:
@@ -54,7 +55,8 @@ def backup(
                 _files(archive, folder, config, _sqlite(engine), objects=objects)
                 rows = _database(archive, engine)
             sealer.close()
-        part.replace(out)
+        with meant(out, part):
+            part.replace(out)
     finally:
         engine.dispose()
         part.unlink(missing_ok=True)

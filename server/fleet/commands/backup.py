@@ -10,7 +10,7 @@ import typer
 
 from schemas.base import ConfigError
 from schemas.text import first_line
-from server.fleet.commands.options import DryRun, Fleet, FleetOption, actor, say
+from server.fleet.commands.options import DryRun, Fleet, FleetOption, actor, next_of, say
 
 VARIABLE: Final = "FLWR_FLEET_BACKUP_PASSPHRASE"
 KeyFile = Annotated[
@@ -79,7 +79,7 @@ def restore(
     at = f", as of {when(last[0].at)}" if last else ""
     say(f"restored {rows} rows{at}")
     say("what was revoked, rotated or enrolled since then it does not know: restore --help")
-    say(f"next: flwr-fleet broker config --fleet {folder}, and flwr-fleet serve --fleet {folder}")
+    say(next_of(folder))
 
 
 def _note(opened: Fleet, rows: int, out: Path) -> None:

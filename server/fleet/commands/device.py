@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from schemas.base import ConfigError
+from schemas.os_errors import meant
 from server.fleet.commands.changes import carry_out, chosen, in_parts, tell
 from server.fleet.commands.options import (
     DryRun,
@@ -394,7 +395,8 @@ def _claims_file(
         raise ConfigError(str(out), ["is a folder; name a file"])
     server, count = host_port(config.server.host, config.server.port), 0
     part = out.with_name(f".{out.name}.{os.getpid()}")
-    private = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with meant(out, part):
+        private = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(private, "w", encoding="utf-8") as file:
         file.write("device,claim,url\n")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.fleet.commands.options import Fleet, FleetOption, say, say_local
+from server.fleet.commands.options import Fleet, FleetOption, next_of, say, say_local
 
 
 def init(
@@ -65,7 +65,7 @@ def init(
     made = FleetFolder(folder)
     create(made, config, say)
     say_local(made.config())
-    say(f"next: flwr-fleet broker config --fleet {folder}, and flwr-fleet serve --fleet {folder}")
+    say(next_of(folder))
 
 
 def _place(host: str, port: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import getpass
 import os
 import select
+import shlex
 import sys
 import time
 import unicodedata
@@ -208,6 +209,12 @@ def listened(seconds: float) -> bool:
 def say(text: str) -> None:
     """Print to standard error: what is no result."""
     sys.stderr.write(f"{text}\n")
+
+
+def next_of(folder: Path) -> str:
+    """What to run where a fleet's folder is made."""
+    where = f"--fleet {shlex.quote(str(folder))}"
+    return f"next: flwr-fleet broker config {where}, and flwr-fleet serve {where}"
 
 
 def say_local(config: FleetConfig) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 import tomllib
 
@@ -41,7 +42,7 @@ def run(tmp_path, capsys):
     def call(*words):
         own = ["--config", tmp_path / "pi.toml", "--state", tmp_path / "state"]
         with pytest.raises(SystemExit) as ended:
-            cli.main(["enroll", *map(str, [*words, *own])])
+            cli.main(["enroll", *map(str, [*own, *words])])  # the last counts
         return ended.value.code, capsys.readouterr().err
 
     return call
@@ -62,6 +63,13 @@ def test_every_way_to_hand_a_claim_over(run, asked, tmp_path, monkeypatch):
         assert asked.pop() == (SERVER, CLAIM, "watch-7", 3.0)
         assert "enrolled as watch-7; next: flwr-edge run --config" in err
         assert CLAIM.secret not in err
+
+
+def test_what_comes_next_can_be_pasted(run, asked, tmp_path):
+    config = tmp_path / "ann's pi.toml"
+    code, err = run("--server", SERVER, "--claim", CLAIM, "--name", "a", "--config", config)
+    assert (code, config.exists()) == (0, True)
+    assert shlex.split(err.splitlines()[-1])[-2:] == ["--config", str(config)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

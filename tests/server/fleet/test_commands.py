@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 
 import pytest
@@ -207,6 +208,13 @@ def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
     assert listed(run) == {"a": "expected", "b": "accepted"}
 
 
+def test_claims_that_cannot_be_written_name_what_was_asked_for(run, tmp_path):
+    file, out = tmp_path / "in.csv", tmp_path / "none" / "claims.csv"
+    file.write_text("device\na\n")
+    code, _, err = run("device", "import", str(file), "--claims", str(out))
+    assert (code, err) == (1, f"flwr-fleet: {out}: No such file or directory\n")
+
+
 def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
     enrolled("a", "--device", "a")
     online = ("device", "list", "--state", "accepted")
@@ -328,6 +336,16 @@ def test_an_address_of_ipv6_is_printed_so_that_devices_can_read_it(tmp_path, cap
         main(["device", "import", str(file), "--claims", str(out), "--fleet", str(root)])
     assert "https://[2001:db8::7]:39443/enrol#" in out.read_text()
     capsys.readouterr()
+
+
+def test_commands_that_are_printed_can_be_pasted(tmp_path, capsys):
+    root = tmp_path / "ann's fleet"
+    said = initialised(root, capsys)
+    assert f"flwr-fleet serve --fleet {shlex.quote(str(root))}\n" in said
+    with pytest.raises(SystemExit):
+        main(["broker", "config", "--fleet", str(root)])
+    words = shlex.split(capsys.readouterr().out)
+    assert words == ["mosquitto", "-c", str(root / "broker" / "mosquitto.conf")]
 
 
 def test_a_mark_before_the_fleet_s_file_is_none_of_it(fleet, run):
