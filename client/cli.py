@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 from client.commands import bench, bundle, control, daemon, enroll, info, service, status
+from client.help import Formatter
 from client.ring_file import RingError
 from client.store_file import why
+from schemas import streams
 from schemas.base import ConfigError
+from schemas.os_errors import told
 from schemas.release import release
 
 # A command is a module of client.commands with ``register(subparsers)``: it adds its parser and
@@ -26,7 +29,7 @@ examples:
   flwr-edge enroll --server fleet.example:8443 --claim CLAIM
   flwr-edge run --config /etc/flwr-edge/config.toml
   flwr-edge run ann.flwb --input windows.npy
-  flwr-edge verify ann.flwb --key fleet.key
+  flwr-edge verify ann.flwb --key signing.pub
   flwr-edge status
   flwr-edge info
   flwr-edge bench kernels --quick
@@ -46,7 +49,7 @@ class Parser(argparse.ArgumentParser):
     """One line an error; examples keep their lines."""
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", Formatter)
         super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
@@ -70,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-edge`` and exit."""
+    streams.prepare()
     parsed = parser().parse_args(arguments)
     sys.exit(guarded(lambda: parsed.run(parsed)))
 
@@ -81,8 +85,7 @@ def guarded(command: Callable[[], None]) -> int:
     except ConfigError as error:
         return _fail(str(error), BAD_INPUT)
     except OSError as error:
-        what = error.strerror or str(error)
-        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
+        return _fail(told(error), FAILED)
     except (RuntimeError, RingError) as error:
         return _fail(str(error), FAILED)
     except sqlite3.Error as error:

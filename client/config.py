@@ -1,7 +1,6 @@
 """The daemon's configuration: one TOML file, checked whole before anything starts."""
 
 import os
-import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -12,6 +11,7 @@ from client.conditions import ConditionsConfig
 from client.files import barred, read_plain, user_name
 from client.identity import Identity
 from schemas.base import ConfigError, Strict, describe
+from schemas.toml_file import parsed
 
 M = TypeVar("M", bound=Strict)
 DEVICE: Final = r"[a-z0-9][a-z0-9-]{0,62}"  # its name: what enrolment and the server's CSRs take
@@ -151,11 +151,9 @@ class DaemonConfig(Strict):
             With a line for each thing that is wrong.
         """
         try:
-            table = tomllib.loads(read_plain(path).decode())
+            table = parsed(read_plain(path), path)
         except OSError as error:
             raise ConfigError(str(path), [error.strerror or str(error)]) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(str(path), [str(error)]) from None
         try:
             return cls.model_validate(table)._from(base or path.absolute().parent)
         except ValidationError as error:

@@ -3,7 +3,6 @@
 import json
 import re
 import stat
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ from client.config import STATE, DaemonConfig
 from client.files import Owner, owner_near, read_plain, write_file
 from schemas.base import ConfigError
 from schemas.incoming import sync_folder
+from schemas.toml_file import parsed
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HEAD: Final = "# The daemon's: flwr-edge run --config FILE. Written by flwr-edge enroll.\n"
@@ -72,13 +72,11 @@ def _kept(path: Path, state: Path) -> tuple[int, Owner | None]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(read_plain(path).decode())
+        return parsed(read_plain(path), path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigError(str(path), [error.strerror or str(error)]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [str(error)]) from None
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ certificate must be of it before the claim's secret is sent.
 import base64
 import hashlib
 import http.client
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -31,6 +32,10 @@ from schemas.enrolment import (
 )
 
 PORT: Final = 8443
+_PORT: Final = "(:(?P<port>[0-9]{1,5}))?"
+_BRACKETED: Final = re.compile(rf"\[(?P<host>[^][/]+)\]{_PORT}")
+_BARE: Final = re.compile(r"(?P<host>[^][/:]*:[^][/:]*:[^][/]*)(?P<port>)")  # IPv6, and no port
+_NAMED: Final = re.compile(rf"(?P<host>[^][/:]+){_PORT}")
 _PATIENCE: Final = 20.0  # seconds for one answer
 _UP: Final = 30.0  # seconds to wait for a server that is not there yet
 _LEAST: Final = 1.0  # seconds between two questions
@@ -51,20 +56,18 @@ class EnrolmentError(RuntimeError):
 
 
 def address(server: str) -> tuple[str, int]:
-    """Host and port of ``HOST[:PORT]``.
+    """Host and port of ``HOST[:PORT]``; an address of IPv6 stands in brackets before a port.
 
     Raises
     ------
     ConfigError
         Where it is none.
     """
-    host, colon, port = server.rpartition(":")
-    if not colon or (host.count(":") and not host.startswith("[")):
-        host, port = server, str(PORT)
-    host = host.strip("[]")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    found = _BRACKETED.fullmatch(server) or _BARE.fullmatch(server) or _NAMED.fullmatch(server)
+    port = int(found["port"] or PORT) if found else 0
+    if not found or not 0 < port < 65_536:
         raise ConfigError("--server", [f"{server!r}: expected HOST or HOST:PORT"])
-    return host, int(port)
+    return found["host"], port
 
 
 def enrol(

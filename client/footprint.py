@@ -19,6 +19,7 @@ from client.footprint_plan import Measured
 from edge_kernels.bench.machine import machine, versions
 from schemas.bench import FootprintReport, Memory
 from schemas.payload import Payload
+from schemas.toml_file import quoted
 
 DEVICE: Final = "footprint"
 PACKAGE: Final = "flwr-edge"
@@ -91,7 +92,7 @@ def _configure(folder: Path, port: int, windows: Path) -> Path:
     config.write_text(
         f'device = "{DEVICE}"\nnumber = 0\nstate = "state"\n'
         f'[broker]\nhost = "{HOST}"\nport = {port}\n'
-        f"[windows]\nfolder = '{windows}'\n[limits]\nidle_seconds = 1\n",
+        f"[windows]\nfolder = {quoted(str(windows))}\n[limits]\nidle_seconds = 1\n",
         encoding="utf-8",
     )
     return config

@@ -25,9 +25,11 @@ from client.sources import Gatherer, source_class
 from client.store import Store
 from client.store_file import why
 from client.work import WorkProcess
+from schemas.address import host_port
 from schemas.base import ConfigError
 from schemas.link import PahoLink, TlsFiles
 from schemas.objects import ObjectStore
+from schemas.text import first_line
 from schemas.wire import node_of
 
 _log = logging.getLogger("flwr_edge")
@@ -74,8 +76,8 @@ def run(config: DaemonConfig, socket: Path | None = None) -> None:
             rotation.start()
             stack.callback(rotation.stop)
         sd_notify("READY=1")
-        broker = config.broker
-        _log.info("device %s; broker %s:%d", config.device, broker.host, broker.number)
+        broker = host_port(config.broker.host, config.broker.number)
+        _log.info("device %s; broker %s", config.device, broker)
         told.wait()
         fault = daemon.runner.fault
         if fault is None:
@@ -236,16 +238,16 @@ class PasswordFile:
         self._path = path
         try:
             self._held = self._read()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ConfigError) as error:
             raise ConfigError("broker.password_file", [f"{path}: {error}"]) from None
 
     def __call__(self) -> str:
         """What it holds now."""
         try:
             self._held = self._read()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ConfigError) as error:
             _log.warning("%s: %s; what it held before is used", self._path, error)
         return self._held
 
     def _read(self) -> str:
-        return self._path.read_text(encoding="utf-8").split("\n", 1)[0]
+        return first_line(self._path.read_bytes(), self._path)

@@ -1,16 +1,21 @@
 """The fleet's folder: where all that an operator's fleet consists of lies, and its file."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from schemas.address import plain
 from schemas.base import ConfigError, Strict, describe
+from schemas.toml_file import parsed
 
 FILE: Final = "fleet.toml"
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
+Host = Annotated[
+    str,
+    Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$"),
+    AfterValidator(plain),
+]
 Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
@@ -152,14 +157,12 @@ class FleetFolder:
             With a line for each thing that is wrong.
         """
         try:
-            return FleetConfig.model_validate(tomllib.loads(self.file.read_text(encoding="utf-8")))
+            return FleetConfig.model_validate(parsed(self.file.read_bytes(), self.file))
         except FileNotFoundError:
             problem = "no fleet here; run flwr-fleet init, or name its folder with --fleet"
             raise ConfigError(str(self.file), [problem]) from None
         except OSError as error:
             raise ConfigError(str(self.file), [error.strerror or str(error)]) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(str(self.file), [str(error)]) from None
         except ValidationError as error:
             raise ConfigError(str(self.file), describe(error.errors(), _allowed())) from None
 

@@ -18,6 +18,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from schemas.address import host_port
 from schemas.link_base import (
     MAX_WAITING,
     Link,
@@ -165,7 +166,7 @@ class PahoLink:
     ) -> None:
         """Hand a message over."""
         if not self.connected:
-            raise LinkDown(f"no connection to {self._address[0]}:{self._address[1]}")
+            raise LinkDown(f"no connection to {host_port(*self._address)}")
         message = Message(topic, payload, content_type, retain, expiry)
         with self._lock:
             if self._waiting + len(payload) > MAX_WAITING:

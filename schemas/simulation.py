@@ -250,9 +250,12 @@ class Simulation(Strict):
 
     @model_validator(mode="after")
     def _no_strategy_twice(self) -> "Simulation":
-        methods = (self.strategy, *self.baselines)
-        if len(set(methods)) < len(methods):
-            raise ValueError(f"a strategy stands twice in strategy and baselines: {methods}")
+        if self.strategy in self.baselines:
+            said = f"{self.strategy} is both the strategy and a baseline: take it out of baselines"
+            raise ValueError(said)
+        for name in self.baselines:
+            if self.baselines.count(name) > 1:
+                raise ValueError(f"{name} stands twice in baselines: once is enough")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from schemas.base import ConfigError
+from schemas.text import decoded
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -20,13 +21,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         Where it cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise ConfigError(str(path), ["no such file"]) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+
+
+def parsed(data: bytes, where: Path) -> dict[str, Any]:
+    """Read what a TOML file holds.
+
+    Raises
+    ------
+    ConfigError
+        Where it is no TOML.
+    """
+    try:
+        return tomllib.loads(decoded(data, where))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), [f"not TOML: {error}"]) from error
+        raise ConfigError(str(where), [f"not TOML: {error}"]) from error
 
 
 def read_with(path: Path, overrides: Iterable[str]) -> dict[str, Any]:

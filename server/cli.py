@@ -5,7 +5,6 @@ below a noun (``device.quarantine``); its object is a function, or a ``typer.Typ
 Only what the command line names is loaded: a command starts no slower for the others.
 """
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +14,13 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from schemas import streams
 from schemas.base import ConfigError
+from schemas.os_errors import told
 from schemas.plugins import entry_points
 from server import garbage, version
 from server.fleet.errors import FoundError, NotConfirmedError, NotFoundError, Refusal
+from server.help import flowing, teaching
 
 GROUP: Final = "flwr_edge.fleet_command"
 DONE, FAILED, BAD_INPUT, NOT_FOUND, NOT_CONFIRMED, FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -50,7 +52,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="flwr-fleet",
         cls=Plugins,
-        help=_flowing(_HELP),
+        help=flowing(_HELP),
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
@@ -60,6 +62,7 @@ def build() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``flwr-fleet`` and exit."""
+    streams.prepare()
     garbage.seldom()
     words = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(guarded(lambda: _run(words)))
@@ -78,8 +81,7 @@ def guarded(command: Callable[[], Any]) -> int:
     except FoundError as error:
         return _fail(error, FOUND)
     except OSError as error:
-        what = error.strerror or str(error)
-        return _fail(f"{error.filename}: {what}" if error.filename else what, FAILED)
+        return _fail(told(error), FAILED)
     except (RuntimeError, Refusal) as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
@@ -124,29 +126,15 @@ def _load(name: str) -> click.Command | None:
     if not isinstance(loaded, typer.Typer):
         alone = typer.Typer(add_completion=False)
         alone.command(name)(loaded)
-        return _teaching(typer.main.get_command(alone))
-    noun = typer.Typer(no_args_is_help=True)
+        return teaching(typer.main.get_command(alone))
+    noun = typer.Typer(no_args_is_help=True, add_completion=False)  # the command's own is enough
     noun.callback(help=loaded.info.help)(_root)
     noun.registered_commands = list(loaded.registered_commands)
     for verb in verbs:
         noun.command(verb.partition(".")[2])(points[verb].load())
     command = typer.main.get_command(noun)
     command.name = name
-    return _teaching(command)
-
-
-def _teaching(command: click.Command) -> click.Command:
-    """Have help be as wide as the terminal: Typer keeps a docstring's own ends of lines."""
-    command.help = _flowing(command.help or "")
-    if isinstance(command, click.Group):
-        for verb in command.commands.values():
-            verb.help = _flowing(verb.help or "")
-    return command
-
-
-def _flowing(text: str) -> str:
-    paragraphs = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(part.replace("\n", " ") for part in paragraphs)
+    return teaching(command)
 
 
 def _root() -> None:

@@ -1,6 +1,7 @@
 """``flwr-sim device-plan``: a simulation's task in a folder, for a device to be measured with."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +27,14 @@ def device_plan(
 
     Example: flwr-sim device-plan simulations/wearables.toml --set strategy=fedavg --out watch
     """
+    from schemas.toml_file import read_with
+
+    table = read_with(file, set_ or ()) | {"baselines": []}  # of which a device hears nothing
     from simulations.bench.device_plan import write_plan
-    from simulations.config import load
+    from simulations.config import check
     from simulations.progress import Progress
 
-    loaded = load(file, set_ or ())
+    loaded = check(file, table)
     with Progress(Console(stderr=True)) as progress:
         measured = write_plan(loaded, out, progress.note)
     said = {
@@ -45,4 +49,4 @@ def device_plan(
         return
     for name, value in said.items():
         print(f"{name:<12} {value}")  # noqa: T201
-    print(f"measure with: flwr-edge bench footprint --plan {out}")  # noqa: T201
+    print(f"measure with: flwr-edge bench footprint --plan {shlex.quote(str(out))}")  # noqa: T201

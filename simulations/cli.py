@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TextIO, cast
 
 import typer
-from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 from rich.console import Console
-from rich.text import Text
 
+from schemas import streams
 from server import garbage, version
-from simulations import bench_commands, memory_commands, model_commands
+from server.help import Teaching
+from simulations import bench_commands, memory_commands, model_commands, strategy_commands
 from simulations.exits import BAD_INPUT, DONE, INTERRUPTED, explained
 from simulations.options import File, Format, Formats, Sets
 from simulations.output import Output
@@ -23,6 +22,7 @@ _INTERRUPTED: Final = "interrupted; a run goes on with --resume, a sweep by the 
 
 app = typer.Typer(
     name="flwr-sim",
+    cls=Teaching,
     help="Personalised federated learning on this machine, from one file.\n\n"
     "Exit codes: 0 done, 1 the run failed, 2 something wrong in a file or on the command line, "
     "130 interrupted (a run goes on with --resume, a sweep by the same command).",
@@ -96,48 +96,6 @@ def schema() -> None:
 
 
 @app.command()
-def strategies(format_: Formats = Format.table) -> None:
-    """List the installed strategies and their parameters."""
-    from server.strategies.installed import strategies as installed
-
-    known = installed()
-    rows = [_describe(name, cls) for name, cls in known.items()]
-    for problem in known.problems():
-        print(problem, file=sys.stderr)  # noqa: T201
-    if format_ is Format.json:
-        print(json.dumps(rows, indent=2))  # noqa: T201
-        return
-    console = Console()
-    for row in rows:
-        console.print(Text.assemble((row["name"], "bold"), f"  {row['about']}"), highlight=False)
-        for key, value in row["parameters"].items():
-            given = "must be given" if value["required"] else f"= {value['default']!r}"
-            console.print(f"    {key} {given}  {value['about']}", markup=False)
-
-
-def _describe(name: str, cls: Any) -> dict[str, Any]:
-    fields = cls.Parameters.model_fields
-    return {
-        "name": name,
-        "about": (cls.__doc__ or "").strip().partition("\n")[0],
-        "needs_labels": cls.needs_labels,
-        "parameters": {
-            key: {
-                "default": to_jsonable_python(_default_of(field)),
-                "required": field.is_required(),
-                "about": field.description or "",
-            }
-            for key, field in fields.items()
-        },
-    }
-
-
-def _default_of(field: FieldInfo) -> Any:
-    """None where there is none: somebody else's parameter may have to be given."""
-    return None if field.is_required() else field.get_default(call_default_factory=True)
-
-
-@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     format_: Formats = Format.table,
@@ -171,7 +129,7 @@ def list_(
     if format_ is Format.json:
         print(json.dumps(rows, indent=2))  # noqa: T201
     else:
-        show_list(rows, Console())
+        show_list(rows, Console(), folder)
 
 
 @app.command()
@@ -210,6 +168,7 @@ def sweep(
         table = run_sweep(load_sweep(file), out, progress, seed or (), jobs)
     # Markdown, which a line broken in two would spoil.
     Console().print(table.read_text(), markup=False, highlight=False, soft_wrap=True)
+    print(f"tables: {table}, {table.with_suffix('.csv')}", file=sys.stderr)  # noqa: T201
 
 
 @app.command()
@@ -243,6 +202,7 @@ def bench(
     )
 
 
+app.command()(strategy_commands.strategies)
 app.command()(bench_commands.device_plan)
 app.command()(model_commands.export)
 app.command()(model_commands.quantized)
@@ -291,6 +251,7 @@ def main() -> None:
         if code == INTERRUPTED:  # … and what typer does
             raise KeyboardInterrupt
 
+    streams.prepare()
     garbage.seldom()
     output = Output(sys.stdout)
     with redirect_stdout(cast("TextIO", output)):

@@ -2,23 +2,17 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from schemas.base import ConfigError
 from simulations.exits import INTERRUPTED
 from simulations.options import Sets
 
-if TYPE_CHECKING:
-    from simulations.progress import Progress
-
 BUILT_IN = Path(__file__).with_name("demo.toml")
-_BAR = 30  # characters of a macro-F1 of 1
 
 
 def demo(
@@ -48,7 +42,7 @@ def demo(
     except ConfigError as error:
         console.print(str(error), style="red", markup=False)
         sys.exit(2)
-    except (DataError, RunError, OSError) as error:
+    except (DataError, RunError) as error:
         console.print(f"flwr-fleet: {error}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -59,6 +53,7 @@ def demo(
 def _demo(file: Path, sets: list[str], out: Path | None, console: Console) -> None:
     from simulations.config import load
     from simulations.engine.fleet import fleet
+    from simulations.people import People
     from simulations.report.folder import RunFolder
     from simulations.report.lock import held
     from simulations.run import prepare, run_on
@@ -72,7 +67,7 @@ def _demo(file: Path, sets: list[str], out: Path | None, console: Console) -> No
         folder.write_config(loaded.config, loaded.path.parent)
         with (
             held(folder.path),
-            _shown(console) as progress,
+            People(console) as progress,
             open_world(loaded, folder.path / ".windows", progress.note) as world,
         ):
             timeout = loaded.config.cohort.timeout_seconds
@@ -82,30 +77,6 @@ def _demo(file: Path, sets: list[str], out: Path | None, console: Console) -> No
                 run_on(grid, world, loaded, folder, progress)
                 dropped = sum(grid.drops().values())
         console.print(f"broker and daemons are gone; {dropped} messages were dropped")
+        progress.result(Console())
         if out is not None:
             console.print(f"report: {folder.path / 'report.html'}", soft_wrap=True)
-
-
-def _shown(console: Console) -> "Progress":
-    from simulations.progress import Progress
-
-    class People(Progress):
-        """Shows each person's macro-F1 as a bar, and what it gained since the first look."""
-
-        first: Mapping[str, float] | None = None
-
-        def people(self, number: int, scores: Mapping[str, float]) -> None:
-            self.first = self.first or scores
-            self.console.print(_bars(number, scores, self.first))
-
-    return People(console)
-
-
-def _bars(number: int, scores: Mapping[str, float], first: Mapping[str, float]) -> Table:
-    table = Table(title=f"macro-F1 after round {number}", title_justify="left", box=None)
-    for _ in range(3):
-        table.add_column()
-    for person, score in sorted(scores.items()):
-        gain = score - first.get(person, score)
-        table.add_row(person, "█" * round(score * _BAR), f"{score:.3f} ({gain:+.3f})")
-    return table

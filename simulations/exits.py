@@ -3,6 +3,7 @@
 from typing import Final
 
 from schemas.base import ConfigError
+from schemas.os_errors import told
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -15,8 +16,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ConfigError):
         return str(error), BAD_INPUT
     if isinstance(error, OSError):
-        what = error.strerror or str(error)
-        return f"{error.filename}: {what}" if error.filename else what, FAILED
+        return told(error), FAILED
     code = _code_of(error)
     return None if code == DONE else (str(error), code)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from client import bundle
 from client.bundle.claims import measured
@@ -20,7 +20,7 @@ from client.bundle.reader import open_base
 from edge_kernels.quantize.histogram import Range
 from edge_kernels.quantize.quantizer import names, quantize, shared, to_edge, to_lookup, to_qdq
 from schemas.base import ConfigError, describe
-from schemas.bundle import BundleError
+from schemas.bundle import BundleError, Text
 from server.outcome import macro_f1
 from simulations.personal_model import Models, Personal, open_models
 from simulations.ranges import FederatedRanges, Histograms, Ranges
@@ -53,6 +53,8 @@ class Export:
         Of the bundle's weights; 32 is the float model.
     form, quantizer, seed
         How they are quantized and run.
+    name : str or None
+        The bundle's; the person's, or the run's where all share it, if left out.
     key : Path or None
         The fleet's private key, PEM; without it the bundle is not signed.
     base : Path or None
@@ -73,6 +75,7 @@ class Export:
     form: Form = "edge"
     quantizer: str = "distilled"
     seed: int = 0
+    name: str | None = None
     key: Path | None = None
     base: Path | None = None
     ranges: Ranges = "sources"
@@ -111,7 +114,7 @@ def export(
             how = Histograms.with_noise(wanted.noise)
             ranges = FederatedRanges(models, how, tell).of(person)
         start = Starts(models, tell).of(wanted) if wanted.out is not None else None
-        name = models.loaded.config.name
+        run_name = models.loaded.config.name
     if person is not None:
         tell(f"{person}: rebuilt, macro-F1 {personal.macro_f1:.3f} as in the run")
     said: dict[str, Any] = {"run": str(run), "strategy": personal.strategy, "person": person}
@@ -125,7 +128,7 @@ def export(
     if wanted.out is not None:
         made = f"quantizing: {wanted.quantizer}, {wanted.bits} bits, {wanted.form}"
         tell("writing the float model" if wanted.bits == FLOAT else made)
-        called = name if person is None else person
+        called = wanted.name or person or run_name
         said |= _bundled(personal, wanted, key, called, ranges, start)
     return said
 
@@ -231,6 +234,7 @@ def _checked(person: str | None, wanted: Export) -> bytes | None:
     problems = _file_problems(wanted)
     if person is None and wanted.windows is not None:
         problems.append("--windows: --shared has no windows of its own; name a --person")
+    problems += _name_problems(wanted.name)
     if wanted.base is not None:
         problems += _base_problems(wanted.base)
     if wanted.form == "lookup" and wanted.bits > LOOKUP_MOST:
@@ -245,6 +249,14 @@ def _checked(person: str | None, wanted: Export) -> bytes | None:
     if problems:
         raise ConfigError("export", problems)
     return key
+
+
+def _name_problems(name: str | None) -> list[str]:
+    try:
+        TypeAdapter(Text).validate_python(name or "")
+    except ValidationError as error:
+        return [f"--name {name!r}: {problem}" for problem in describe(error.errors())]
+    return []
 
 
 def _base_problems(path: Path) -> list[str]:

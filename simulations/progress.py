@@ -38,6 +38,7 @@ class Progress:
         self._score: float | None = None
         self._updates = self._first = self._last = 0
         self._began = 0.0
+        self._begun = self._cells = 0  # a sweep's cells
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -50,9 +51,14 @@ class Progress:
         """Say a line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def cells(self, count: int) -> None:
+        """A sweep of so many cells starts."""
+        self._begun, self._cells = 0, count
+
     def cell(self, title: str) -> None:
         """A sweep's cell starts."""
-        self.note(title)
+        self._begun += 1
+        self.note(f"[{self._begun}/{self._cells}] {title}")
 
     def cell_done(self) -> None:
         """It has its result; its strategy's end has been shown."""
@@ -68,6 +74,8 @@ class Progress:
         """A round is over, or its people were evaluated."""
         if record.macro_f1 is not None:
             self._score = record.macro_f1
+        elif record.round >= self._rounds:  # the result, which is told when all were evaluated
+            self._score = None
         if record.round > self._last:  # the last round is told again when all were evaluated
             self._first = self._first or record.round  # a resumed run does not begin with 1
             self._last = record.round

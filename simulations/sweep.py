@@ -62,6 +62,7 @@ def run_sweep(
         if done(folder, task) is None and (not seeds or task.loaded.config.seed in seeds)
     ]
     progress.note(f"{loaded.sweep.name}: {len(waiting)} cells to run, into {folder}")
+    progress.cells(len(waiting))
     failed: list[str] = []
     with contextlib.closing(
         _run_groups(loaded, list(_groups(waiting)), folder, progress, jobs)

@@ -26,7 +26,7 @@ examples:
   flwr-edge bench kernels --quick
   flwr-edge bench kernels --format json --out kernels.json
   flwr-edge bench kernels --shapes 4096x4096,11008x4096 --m 1 --threads 1
-  FLWR_EDGE_ISA=avx2 flwr-edge bench kernels --m 1     another instruction set, a run of its own
+  FLWR_EDGE_ISA=avx2 flwr-edge bench kernels --m 1     another instruction set
 
 The full run takes five to ten minutes and 3 GB of memory; it needs the extra flwr-edge[quantize].
 """

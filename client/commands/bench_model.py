@@ -21,8 +21,8 @@ test_labels.npy.
 _EPILOG: Final = """\
 examples:
   flwr-edge bench model ann.flwb
-  flwr-edge bench model ann.flwb --against ann.onnx --qdq ann-qdq.flwb --windows ann.npz
-  flwr-edge bench model ann.flwb --against ann.onnx --windows ann/ --format json --out ann.json
+  flwr-edge bench model ann.flwb --against ann.onnx --windows ann.npz
+  flwr-edge bench model ann.flwb --qdq ann-qdq.flwb --format json --out ann.json
 
 JSON has f1, f1_float, f1_qdq, speedup_over_fp32, speedup_over_qdq, bytes, bytes_float, bytes_qdq,
 memory, memory_float, memory_qdq, …: null where not given; lies: what takes far more than the

@@ -24,8 +24,8 @@ Without --key it says who signed; whether that is your fleet was then not checke
 _EPILOG: Final = """\
 examples:
   flwr-edge verify ann.flwb
-  flwr-edge verify ann.flwb --key /etc/flwr-edge/fleet.key
-  flwr-edge verify ann.flwb --key 6e0c…64 digits… --base shared.flwb --format json
+  flwr-edge verify ann.flwb --key /etc/flwr-edge/signing.pub
+  flwr-edge verify ann.flwb --key 6e0c…64 digits… --base shared.flwb
 
 exit codes: 0 good; 1 a good bundle that does not run here, or answers its reference input with
 something else, or takes far more memory or time than it says; 2 refused: damaged, not signed by
@@ -58,8 +58,8 @@ def add_bundle(command: argparse.ArgumentParser, *, optional: bool = False) -> N
     command.add_argument(
         "--key",
         metavar="HEX|FILE",
-        help="the fleet's public key, 64 hexadecimal digits, or a file with them: what it did not "
-        "sign is refused",
+        help="the fleet's public key, 64 hexadecimal digits, or a file with them, as the fleet's "
+        "signing.pub: what it did not sign is refused",
     )
     command.add_argument(
         "--base",
@@ -101,7 +101,7 @@ def fleet_key(text: str) -> str:
         return text.lower()
     try:
         with Path(text).open("rb") as file:
-            found = file.read(_LONGEST_KEY_FILE).decode("ascii", "replace").strip().lower()
+            found = file.read(_LONGEST_KEY_FILE).decode("utf-8-sig", "replace").strip().lower()
     except OSError as error:
         raise ConfigError(
             "--key", [f"{text[:80]!r}: neither 64 hexadecimal digits nor a file: {error.strerror}"]
@@ -177,9 +177,15 @@ def _text(bundle: "Bundle", error: float | None) -> str:
         "needs": ", ".join([*needs, *said.runtime.ops]),
         "parts": ", ".join(parts),
         "file": f"{bundle.sha256}, {bundle.size} bytes",
-        "reference": "not answered" if error is None else f"{error:.3g} of the tolerance off",
+        "reference": _reference(error),
     }
     return "".join(f"{key:<10} {value}\n" for key, value in rows.items() if value)
+
+
+def _reference(error: float | None) -> str:
+    if error is None:
+        return "not answered"
+    return f"{'agrees' if error <= 1 else 'differs'} ({error:.3g} x the tolerance)"
 
 
 def _expected(bundle: "Bundle") -> str:

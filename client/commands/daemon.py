@@ -23,10 +23,11 @@ With a BUNDLE: predict with a personal model, on the windows of a file or of a l
 _EPILOG: Final = """\
 examples:
   flwr-edge run --config /etc/flwr-edge/config.toml
-  flwr-edge run --config pi.toml --check      say what is wrong with the file, and exit
+  flwr-edge run --config pi.toml --check    say what is wrong with the file
 
   flwr-edge run ann.flwb --input windows.npy
-  flwr-edge run ann.flwb --key fleet.key --base shared.flwb --input windows.npy --format json
+  flwr-edge run ann.flwb --key signing.pub --base shared.flwb \\
+    --input windows.npy --format json
   flwr-edge run ann.flwb --source pipe --settings watch.toml --count 100
 
 SIGTERM or Ctrl-C stops the daemon within two seconds; work under way starts afresh the next time.

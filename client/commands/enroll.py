@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import socket
 import sys
 from importlib.util import find_spec
@@ -20,8 +21,9 @@ The claim names the fleet's authority: a server that is another gets nothing.
 _EPILOG: Final = """\
 examples:
   flwr-edge enroll --server fleet.example:8443 --claim CLAIM --name watch-7
-  flwr-edge enroll 'https://fleet.example:8443/enrol#CLAIM'       the text of a QR code
-  flwr-edge enroll --server fleet.example --claim-file claim.txt --config pi.toml --state state
+  flwr-edge enroll 'https://fleet.example:8443/enrol#CLAIM'   of a QR code
+  flwr-edge enroll --server fleet.example --claim-file claim.txt \\
+    --config pi.toml --state state
 
 Run again after an interruption, it goes on with the same request. The fingerprint that it prints is
 the one that flwr-fleet device show prints: compare them before you approve.
@@ -86,7 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
     kept = _write(arguments, identity, state, reply)
     if kept:
         _say(f"what {arguments.config} was before is in {kept}")
-    _say(f"enrolled as {reply.device}; next: flwr-edge run --config {arguments.config}")
+    next_ = shlex.join(["flwr-edge", "run", "--config", str(arguments.config)])
+    _say(f"enrolled as {reply.device}; next: {next_}")
 
 
 def _claim(arguments: argparse.Namespace) -> tuple[str, Any]:
@@ -110,9 +113,14 @@ def _claim(arguments: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _first_line(path: Path) -> str:
-    if str(path) == "-":
-        return sys.stdin.readline().strip()
-    return path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+    from schemas.text import first_line
+
+    if str(path) != "-":
+        return first_line(path.read_bytes(), path).strip()
+    try:
+        return sys.stdin.readline().removeprefix("\ufeff").strip()
+    except UnicodeDecodeError:
+        raise ConfigError("standard input", ["expected UTF-8"]) from None
 
 
 def _state(config: Path) -> Path:

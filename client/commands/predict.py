@@ -5,13 +5,13 @@ import contextlib
 import json
 import math
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from client.commands.bundle import opened
 from client.files import read_plain
 from schemas.base import ConfigError
+from schemas.toml_file import parsed
 
 if TYPE_CHECKING:
     from client.bundle.predictor import Floats
@@ -165,11 +165,9 @@ def _table(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(read_plain(path).decode())
+        return parsed(read_plain(path), path)
     except OSError as error:
         raise ConfigError(str(path), [error.strerror or str(error)]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [str(error)]) from None
 
 
 def _odd(text: str) -> None:

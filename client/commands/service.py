@@ -11,11 +11,12 @@ from schemas.base import ConfigError
 
 _EPILOG = """\
 examples:
-  flwr-edge install-service --dry-run                  what would be written and run
-  sudo flwr-edge install-service                       reads /etc/flwr-edge/config.toml
-  sudo flwr-edge install-service --memory 400M --config /etc/flwr-edge/wrist.toml
-  flwr-edge install-service --root /mnt/image          into an image: two files; then, for its boot,
-    systemd-sysusers --root /mnt/image; systemctl --root /mnt/image enable flwr-edge
+  flwr-edge install-service --dry-run           what would be written and run
+  sudo flwr-edge install-service                reads /etc/flwr-edge/config.toml
+  sudo flwr-edge install-service --memory 400M --config /etc/flwr-edge/w.toml
+  flwr-edge install-service --root /mnt/image   two files; then, for its boot,
+    systemd-sysusers --root /mnt/image
+    systemctl --root /mnt/image enable flwr-edge
 
 Running it again brings the unit up to date and restarts the service.
 """

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from schemas.bench import EncoderReport, EncoderRow, KernelReport, KernelRow
+from schemas.bench import Bits, EncoderReport, EncoderRow, KernelReport, KernelRow
 
 Cells = Sequence[str]
 Report = KernelReport | EncoderReport
@@ -17,7 +17,7 @@ def rendered(report: Report, style: str) -> str:
         return report.model_dump_json(indent=2) + "\n"
     if style == "csv":
         return _csv(report)
-    draw = _markdown if style == "markdown" else _plain
+    draw = markdown if style == "markdown" else plain
     return "\n".join(_parts(report, draw)) + "\n"
 
 
@@ -29,9 +29,10 @@ def _parts(report: Report, draw: Draw) -> list[str]:
         parts = [draw(_KERNEL, map(_kernel_cells, report.rows))]
         parts += ["", "The same calls by ONNX Runtime, microseconds:", "", _rivals(report, draw)]
         parts += [f"left out: {name}: {why}" for name, why in report.left_out.items()]
+        parts += ["", _error(KernelRow)]
     else:
-        names = sorted({name for row in report.rows for name in row.rivals})
-        parts = [draw(_encoder_head(names), (_encoder_cells(row, names) for row in report.rows))]
+        parts = [draw(_ENCODER, map(_encoder_cells, report.rows))]
+        parts += ["", _BESIDE, "", _beside(report.rows, draw), "", _error(EncoderRow)]
     where, what = report.machine, report.versions
     load = "" if where.load is None else f", load {where.load:.1f} before"
     about = (
@@ -39,6 +40,11 @@ def _parts(report: Report, draw: Draw) -> list[str]:
         f"flwr-edge {what.flwr_edge}, onnxruntime {what.onnxruntime}, Python {what.python}"
     )
     return [*parts, "", about]
+
+
+def _error(row: type[KernelRow | EncoderRow]) -> str:
+    against = row.model_fields["relative_rms_error"].description or ""
+    return f"error: relative RMS, {against[:1].lower()}{against[1:]}"
 
 
 _KERNEL: Final = (
@@ -85,19 +91,28 @@ def _rivals(report: KernelReport, draw: Draw) -> str:
     return draw(("outputs x inputs", "rows", "threads", "group", *names), cells)
 
 
-def _encoder_head(names: Sequence[str]) -> Cells:
-    head = ["bits", "threads", "us", "quartiles"]
-    for name in names:
-        head += [f"{name} us", "speed-up"]
-    return (*head, "error")
+_ENCODER: Final = ("bits", "threads", "us", "quartiles", "error")
+_BESIDE: Final = (
+    "The same window by ONNX Runtime, microseconds, and how many times as fast we are, by bits:"
+)
 
 
-def _encoder_cells(row: EncoderRow, names: Sequence[str]) -> Cells:
-    cells = [str(row.bits), str(row.threads), _number(row.microseconds)]
-    cells.append("–".join(map(_number, row.spread)))
-    for name in names:
-        cells += [_number(row.rivals[name]), f"{row.speedup_over[name]:.2f}"]
-    return (*cells, f"{row.relative_rms_error:.1e}")
+def _encoder_cells(row: EncoderRow) -> Cells:
+    spread = "–".join(map(_number, row.spread))
+    place = (str(row.bits), str(row.threads), _number(row.microseconds), spread)
+    return (*place, f"{row.relative_rms_error:.1e}")
+
+
+def _beside(rows: Sequence[EncoderRow], draw: Draw) -> str:
+    """Rivals are as fast whatever our bits are: a row each, a column our bits."""
+    bits = list(dict.fromkeys(row.bits for row in rows))
+    speedups: dict[tuple[str, ...], dict[Bits, str]] = {}
+    for row in rows:
+        for name, microseconds in row.rivals.items():
+            place = (name, str(row.threads), _number(microseconds))
+            speedups.setdefault(place, {})[row.bits] = f"{row.speedup_over[name]:.2f}"
+    cells = ((*place, *(found.get(each, "") for each in bits)) for place, found in speedups.items())
+    return draw(("ONNX Runtime", "threads", "us", *map(str, bits)), cells)
 
 
 def _number(value: float) -> str:
@@ -105,7 +120,8 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _plain(head: Cells, rows: Iterable[Cells]) -> str:
+def plain(head: Cells, rows: Iterable[Cells]) -> str:
+    """Columns for a terminal."""
     lines = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -114,7 +130,8 @@ def _plain(head: Cells, rows: Iterable[Cells]) -> str:
     )
 
 
-def _markdown(head: Cells, rows: Iterable[Cells]) -> str:
+def markdown(head: Cells, rows: Iterable[Cells]) -> str:
+    """A table for a document."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

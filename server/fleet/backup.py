@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
 from schemas.new_file import NewFile
+from schemas.text import decoded
 from schemas.toml_file import quoted
 from server.database import open_engine
 from server.fleet import dump, secret
@@ -130,7 +131,7 @@ def _extract(file: Path, passphrase: bytes, into: Path) -> None:
 def _with_database(folder: FleetFolder, database: str | None) -> FleetConfig:
     config = folder.config()
     if database is not None:
-        lines = folder.file.read_text(encoding="utf-8").splitlines()
+        lines = decoded(folder.file.read_bytes(), folder.file).splitlines()
         at = next((i for i, line in enumerate(lines) if _KEY.match(line)), None)
         row = f"database = {quoted(database)}"
         lines = [row, *lines] if at is None else [*lines[:at], row, *lines[at + 1 :]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from schemas.base import ConfigError
+from schemas.text import decoded
 from server.fleet.claims import check_names
 from server.fleet.devices import Expected
 from server.fleet.errors import Refusal
@@ -53,11 +54,7 @@ def _text(file: Path) -> str:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(str(file), [error.strerror or str(error)]) from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(str(file), [f"line {line}: expected UTF-8"]) from None
+    return decoded(data, file)
 
 
 def _check_head(file: Path, head: list[str]) -> None:

@@ -193,23 +193,25 @@ def _difference(group: Sequence[Cell]) -> float:
     return mean(cell.f1 - cell.f1_float for cell in group)
 
 
-def markdown(cells: Sequence[Cell]) -> str:
-    """The rows as a table, the float models first."""
+_HEAD: Final = ("to float", "worst person", "of rtn's loss", "s", "kB")
+
+
+def lines_of(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """A head and the rows, the float models first."""
     floats = {(cell.run, cell.person): cell.f1_float for cell in cells}
-    lines = [
-        "| weights | quantizer | macro-F1 | to float | worst person | of rtn's loss | s | kB |",
-        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
-        f"| float | – | {mean(floats.values()):.3f} | | {len(floats)} persons | | | |",
+    persons = f"{len(floats)} person{'s' * (len(floats) != 1)}"
+    return [
+        ("weights", "quantizer", f"macro-F1, {persons}", *_HEAD),
+        ("float", "–", f"{mean(floats.values()):.3f}", *[""] * len(_HEAD)),
+        *map(_line, rows_of(cells)),
     ]
-    lines += [_line(row) for row in rows_of(cells)]
-    return "\n".join(lines) + "\n"
 
 
-def _line(row: Row) -> str:
+def _line(row: Row) -> tuple[str, ...]:
     gone = "–" if row.closer is None or row.quantizer == "rtn" else f"{row.closer:+.0%} gone"
     name = row.quantizer if row.ranges == "sources" else f"{row.quantizer}, {row.ranges} ranges"
     return (
-        f"| W{row.bits}A8 | {name} | {row.f1:.3f} | {row.difference:+.4f} | "
-        f"{row.worst:+.3f} {row.worst_person} | {gone} | "
-        f"{row.seconds:.1f} | {row.bytes / 1e3:.0f} |"
+        *(f"W{row.bits}A8", name, f"{row.f1:.3f}", f"{row.difference:+.4f}"),
+        *(f"{row.worst:+.3f} {row.worst_person}", gone),
+        *(f"{row.seconds:.1f}", f"{row.bytes / 1e3:.0f}"),
     )

@@ -282,26 +282,32 @@ def _timed(
     )
 
 
-def markdown(report: Report) -> str:
-    """Return the report as two tables."""
-    lines = [
-        "| weights | quantizer | mean cosine | least | 1st percentile | below .99 | MB | seconds |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+def fidelity_of(report: Report) -> list[tuple[str, ...]]:
+    """A head and the rows of how near the integers stay."""
+    head = ("weights", "quantizer", "mean cosine", "least", "1st percentile", "below .99")
+    return [
+        (*head, "MB (float)", "seconds"),
+        *(
+            (
+                *(f"W{row.bits}A8", row.quantizer, f"{row.mean:.4f}", f"{row.least:.4f}"),
+                *(f"{row.first_percentile:.4f}", f"{row.below} of {row.sentences}"),
+                f"{row.bytes / 1e6:.1f} ({row.bytes_float / 1e6:.1f})",
+                f"{row.seconds:.0f}",
+            )
+            for row in report.fidelity
+        ),
     ]
-    lines += [
-        f"| W{row.bits}A8 | {row.quantizer} | {row.mean:.4f} | {row.least:.4f} | "
-        f"{row.first_percentile:.4f} | {row.below} of {row.sentences} | "
-        f"{row.bytes / 1e6:.1f} (float {row.bytes_float / 1e6:.1f}) | {row.seconds:.0f} |"
-        for row in report.fidelity
+
+
+def speed_of(report: Report) -> list[tuple[str, ...]]:
+    """A head and the rows of how fast they are."""
+    return [
+        ("weights", "tokens", "ms", "fp32, ms", "× fp32"),
+        *(
+            (
+                *(f"W{each.bits}A8", str(each.tokens), f"{each.milliseconds:.2f}"),
+                *(f"{each.milliseconds_float:.2f}", f"{each.speedup:.2f}"),
+            )
+            for each in report.speed
+        ),
     ]
-    lines += [
-        "",
-        "| weights | tokens | ms | fp32, ms | × fp32 |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| W{each.bits}A8 | {each.tokens} | {each.milliseconds:.2f} | "
-        f"{each.milliseconds_float:.2f} | {each.speedup:.2f} |"
-        for each in report.speed
-    ]
-    return "\n".join(lines)

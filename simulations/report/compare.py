@@ -109,10 +109,11 @@ def show_comparison(rows: Sequence[Row], console: Console) -> None:
             console.print(Text(said, style="yellow"), soft_wrap=True)
 
 
-def show_list(rows: Sequence[Row], console: Console) -> None:
-    """Print what ``list_rows`` returned."""
+def show_list(rows: Sequence[Row], console: Console, folder: Path) -> None:
+    """Print what ``list_rows`` returned of a folder."""
     if not rows:
-        console.print("no runs here; flwr-sim run FILE makes one")
+        said = f"no runs here{_instead(folder)}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
         return
     table = _table("run", "started", "strategy", "data set", left=4)
     table.columns[0].no_wrap = True  # to be copied
@@ -123,6 +124,14 @@ def show_list(rows: Sequence[Row], console: Console) -> None:
         text = [Text(_plain(row[key])) for key in ("run", "started", "strategy", "dataset", "seed")]
         table.add_row(*text, _score(row["macro_f1"]), Text(_state(row)))
     console.print(table)
+
+
+def _instead(folder: Path) -> str:
+    """What to do where there is no run: a sweep keeps its cells' results, and one table."""
+    if not (folder / "cells").is_dir():
+        return "; flwr-sim run FILE makes one"
+    table = folder / "table.md"
+    return f": a sweep's folder; its table: {table if table.exists() else 'none yet'}"
 
 
 def method_table(summary: Summary) -> Table:

@@ -1,5 +1,6 @@
 """``flwr-edge`` as a user meets it."""
 
+import argparse
 import json
 import os
 import re
@@ -49,14 +50,27 @@ def test_nothing_heavy_is_imported():
     assert not loaded & {"onnx", "torch", "flwr", "onnxruntime", "numpy", "typer", "rich"}
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("info",), ("bench",), ("bench", "kernels"), ("bench", "encoder")]
-)
-def test_help_teaches_with_examples(edge, words):
+def commands(parser, words=()):
+    """All commands, by their words."""
+    yield words
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from commands(below, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(commands(cli.parser())), ids=" ".join)
+def test_help_teaches_with_examples_as_wide_as_the_terminal(edge, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = edge(*words, "--help")[1]
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = edge(*words, "--help")
     assert (code, err) == (0, [])
-    assert "examples:\n  flwr-edge " in out
-    assert max(map(len, out.splitlines())) <= 100
+    assert "examples:\n  flwr-edge " in out or words in [("pause",), ("resume",)]
+    assert max(map(len, out.splitlines())) <= 80
+    _, rest = out.split("\n\n", 1)
+    assert rest.split() == wide.split("\n\n", 1)[1].split()  # no word is broken
+    assert "fleet.key" not in out  # init makes signing.pub
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,15 @@ def load(tmp_path):
     return read
 
 
+def test_a_mark_before_the_text_is_none_of_it_and_utf_16_is_said(tmp_path):
+    path = tmp_path / "pi.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert DaemonConfig.load(path).device == "pi-1"
+    path.write_bytes(GOOD.encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"pi\.toml: line 1: expected UTF-8, and found UTF-16"):
+        DaemonConfig.load(path)
+
+
 def test_paths_start_at_the_file(load, tmp_path):
     config = load(GOOD)
     assert config.state == tmp_path / "kept"

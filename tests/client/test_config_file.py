@@ -33,6 +33,13 @@ def test_a_new_file_begins_with_the_defaults(tmp_path, defaults):
     assert [each.name for each in path.parent.iterdir()] == ["pi.toml"]
 
 
+def test_a_mark_before_the_text_is_none_of_it(tmp_path, defaults):
+    path = tmp_path / "pi.toml"
+    path.write_bytes(b'\xef\xbb\xbfstate = "kept"\n')
+    updated(path, CHANGES | defaults, {})
+    assert tomllib.loads(path.read_text())["state"] == "kept"
+
+
 def test_what_enrolment_does_not_know_stays_and_the_file_before_is_kept(tmp_path, defaults):
     path = tmp_path / "pi.toml"
     folder = defaults["windows"]["folder"]
@@ -66,7 +73,7 @@ def test_a_link_stays_and_its_file_is_updated(tmp_path, defaults):
     ("text", "changes", "says"),
     [
         ("device = ", {}, "Invalid value"),
-        ("\xff", {}, "decode"),
+        ("\xff", {}, "line 1: expected UTF-8"),
         ('device = "a"\nnonsense = 1\n', CHANGES, "nonsense"),
         ('device = "a"\n', {"device": "NOT A NAME"}, "device"),
     ],

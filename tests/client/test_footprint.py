@@ -10,6 +10,7 @@ import pytest
 
 from client import footprint, footprint_broker
 from client.cli import BAD_INPUT, DONE, FAILED, main
+from client.config import DaemonConfig
 from client.footprint_plan import Measured, by_hand
 from client.graphs import GraphStore
 from client.learner import Learner
@@ -25,6 +26,13 @@ def exit_code(*arguments):
     with pytest.raises(SystemExit) as error:
         main(arguments)
     return error.value.code
+
+
+def test_a_folder_s_name_may_hold_quotes(tmp_path):
+    windows = tmp_path / """ann's "watch" \\ n"""
+    windows.mkdir()
+    config = DaemonConfig.load(footprint._configure(tmp_path, 1883, windows))
+    assert config.windows.folder == windows
 
 
 def test_the_built_in_step_learns(tmp_path):

@@ -128,9 +128,15 @@ def test_only_the_name_is_needed():
     assert Simulation(name="run").data == Data()
 
 
-@pytest.mark.parametrize("baselines", [("fedavg", "fedavg"), ("semipfl",)])
-def test_a_strategy_stands_only_once(baselines):
-    with pytest.raises(ValidationError, match="stands twice"):
+@pytest.mark.parametrize(
+    ("baselines", "says"),
+    [
+        (("fedavg", "local", "fedavg"), "fedavg stands twice in baselines: once is enough"),
+        (("local", "semipfl"), "semipfl is both the strategy and a baseline: take it out of base"),
+    ],
+)
+def test_a_strategy_stands_only_once(baselines, says):
+    with pytest.raises(ValidationError, match=says):
         Simulation(name="run", strategy="semipfl", baselines=baselines)
 
 

@@ -181,6 +181,13 @@ def commands():
             yield f"{name} {verb}".rstrip(), one
 
 
+def test_completion_is_offered_once():
+    for name in cli.Plugins().list_commands(None):
+        known = {param.name for param in cli._load(name).params}
+        assert not known & {"install_completion", "show_completion"}, name
+    assert "install_completion" in {p.name for p in typer.main.get_command(cli.build()).params}
+
+
 def test_each_help_has_an_example_whose_words_the_command_takes():
     for words, command in commands():
         *text, example = command.help.split("\n\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 
 from server.strategies.installed import strategies
 from simulations import cli
@@ -172,6 +173,18 @@ def test_usage_errors_are_2_and_help_is_0(sim):
     assert "Exit codes" in out
 
 
+def test_a_terminal_breaks_the_lines_of_help():
+    group = typer.main.get_command(cli.app)
+    for name in group.list_commands(None):
+        *text, last = group.get_command(None, name).help.split("\n\n")
+        assert "\n" not in "".join([*text, last]), name
+
+
+def test_help_of_export_says_what_must_be_named(sim):
+    text = " ".join(sim("export", "--help")[1].split())
+    assert "Name the person, or --shared; and at least one of --out, --float and --windows" in text
+
+
 def test_schema_and_strategies_are_for_programs_too(sim):
     code, out, err = sim("schema")
     assert (code, err) == (0, [])
@@ -181,8 +194,25 @@ def test_schema_and_strategies_are_for_programs_too(sim):
     assert (code, err, rows.keys()) == (0, [], strategies().keys())
     assert rows["fedprox"]["parameters"]["mu"]["default"] == 0.1
     assert rows["fedavg"]["needs_labels"]
+    assert json.loads(sim("strategies", "fedprox", "--format", "json")[1]) == [rows["fedprox"]]
+
+
+def test_strategies_are_a_line_each_and_one_is_shown_whole(sim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = sim("strategies")
-    assert "mu = 0.1" in out
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != " "] == list(strategies())
+    assert "mu = 0.1" not in out
+    code, out, _ = sim("strategies", "semipfl")
+    assert code == 0
+    assert "reconstruction_steps = 400" in out
+    assert "``" not in out
+    assert all(line.startswith(("semipfl ", "  ")) for line in out.splitlines())
+    assert max(map(len, out.splitlines())) <= 80
+    code, out, (said,) = sim("strategies", "fedpro")
+    assert (code, out) == (2, "")
+    assert said.startswith("flwr-sim: strategies: 'fedpro': no such strategy; there are ")
 
 
 WIDE = """
@@ -365,10 +395,10 @@ class Told(FedAvg):
 def test_what_somebody_else_says_of_a_strategy_is_shown_as_it_is(sim, installed, tmp_path):
     (tmp_path / "told_strategies.py").write_text(TOLD)
     installed("told", "told_strategies:Told")
-    code, out, _ = sim("strategies")
+    code, out, _ = sim("strategies", "told")
     assert code == 0
     assert "told  FedAvg as of [arxiv:1602.05629] and [/others].\n" in out
-    assert "    beta must be given  No default.\n" in out
+    assert re.search(r"^  beta must be given +No default\. *$", out, re.MULTILINE)
     (row,) = [
         row for row in json.loads(sim("strategies", "--format", "json")[1]) if row["name"] == "told"
     ]

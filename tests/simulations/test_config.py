@@ -188,8 +188,7 @@ def test_no_labels_and_strategies_that_need_them_one_line_each(write):
 
 def test_a_strategy_that_stands_twice_is_one_short_line(write):
     (said,) = problems(write(GOOD + 'baselines = ["ditto", "fedavg"]\n'))
-    assert "twice" in said
-    assert "{" not in said
+    assert said == "fedavg is both the strategy and a baseline: take it out of baselines"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +223,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
     path = tmp_path / "b.toml"
     path.write_bytes(b"\xff\xfe")
     (said,) = problems(path)
-    assert said.startswith("cannot be read: ")
+    assert said.startswith("line 1: expected UTF-8")
 
 
 def test_overrides_have_the_same_checks(write):

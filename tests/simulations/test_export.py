@@ -14,7 +14,7 @@ from client.bundle.claims import where
 from schemas.signing import new_key
 from simulations import export
 from simulations.bench.cells import Cell
-from simulations.bench.quantized import markdown, rows_of
+from simulations.bench.quantized import lines_of, rows_of
 from simulations.export import Export, Starts, usual_form
 from simulations.report.folder import RunFolder
 
@@ -130,12 +130,13 @@ def test_a_bundle_may_say_what_it_takes(sim, finished_run, person, tmp_path):
 def test_the_same_bytes_twice_and_a_difference_from_what_is_shared(
     sim, finished_run, person, tmp_path
 ):
-    common = ("--quantizer", "rtn", "--strategy", "finetune")
+    common = ("--quantizer", "rtn", "--strategy", "finetune", "--name", "walk")
     paths = [tmp_path / name for name in ("shared", "a", "b", "difference")]
     assert sim("export", finished_run, "--shared", "--out", paths[0], *common)[0] == 0
     for path in paths[1:3]:
         assert sim("export", finished_run, "--person", person, "--out", path, *common)[0] == 0
     assert paths[1].read_bytes() == paths[2].read_bytes()
+    assert {bundle.open(path).manifest.name for path in paths[:2]} == {"walk"}
     base = ("--base", paths[0])
     code, *_ = sim("export", finished_run, "--person", person, "--out", paths[3], *common, *base)
     assert code == 0
@@ -169,6 +170,7 @@ def test_what_is_wrong_on_the_command_line_is_2_and_said_before_any_work(
             f"--signing-key {tmp_path / 'none'}: No such file",
         ),
         ((*who, *out, "--key", tmp_path / "no.pem"), "not a private Ed25519 key in PEM"),
+        ((*who, *out, "--name", "a\nb"), "--name 'a\\nb': "),
         ((*who, *out, "--quantizer", "none"), "none: not installed; there are "),
         (("--person", "Nobody", *out), "no person 'Nobody'; there are person "),
     ):
@@ -195,7 +197,13 @@ def test_a_study_is_kept_as_it_comes_and_goes_on(sim, finished_run, person, tmp_
     assert (cell["person"], cell["form"]) == (person, "edge")
     assert row["difference"] == pytest.approx(cell["f1"] - cell["f1_float"])
     out.write_text(json.dumps({**cell, "f1": 0.125}) + "\n")
-    code, said, _ = sim(*words, "--quantizer", "rtn", "--quantizer", "smoothquant")
+    words += ["--quantizer", "rtn", "--quantizer", "smoothquant"]
+    code, said, _ = sim(*words)
+    assert (code, "|" in said) == (0, False)
+    head, floats, nearest, _ = [re.split("  +", line.strip()) for line in said.splitlines()]
+    assert head[:5] == ["weights", "quantizer", "macro-F1, 1 person", "to float", "worst person"]
+    assert (len(floats), floats[:2], nearest[:3]) == (3, ["float", "–"], ["W8A8", "rtn", "0.125"])
+    code, said, _ = sim(*words, "--format", "markdown")
     assert code == 0
     assert "| W8A8 | rtn | 0.125 |" in said
     assert "| W8A8 | smoothquant |" in said
@@ -225,8 +233,9 @@ def test_rows_name_the_worst_person_and_how_much_of_rtns_loss_is_gone():
     assert nearest.difference == pytest.approx(-0.2)
     assert better.worst == pytest.approx(-0.1)
     assert better.closer == pytest.approx(0.75)
-    text = markdown(cells)
-    assert "| W4A8 | x | 0.850 | -0.0500 | -0.100 b | +75% gone | 1.0 | 1 |" in text
+    head, floats, _, row = lines_of(cells)
+    assert " ".join(row) == "W4A8 x 0.850 -0.0500 -0.100 b +75% gone 1.0 1"
+    assert (head[2], floats[3:]) == ("macro-F1, 2 persons", ("",) * 5)
 
 
 def test_help_shows_the_signing_key_and_hides_its_old_name(sim):

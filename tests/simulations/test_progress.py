@@ -65,6 +65,15 @@ def test_updates_of_evaluated_rounds_count_and_the_last_told_twice_counts_once(p
     assert "0:00 left" in said(progress)[-1]
 
 
+def test_a_last_round_does_not_carry_the_figure_of_the_one_before(progress, clock):
+    progress.begin("fedavg", 2)
+    progress.round(record(1, score=0.25))
+    progress.round(record(2))
+    assert "macro-F1 –" in said(progress)[-1]
+    progress.round(record(2, score=0.5))
+    assert "macro-F1 0.500" in said(progress)[-1]
+
+
 def test_time_left_of_a_resumed_run_is_by_its_own_rounds(progress, clock):
     progress.begin("fedavg", 100)
     clock.now += 2

@@ -90,6 +90,16 @@ def test_a_sweep_runs_each_cell_once_and_skips_what_is_done(sweep_file, quiet, t
     assert list(out.glob(".windows*")) == []
 
 
+def test_the_command_counts_its_cells_and_says_where_the_tables_are(sim, sweep_file, tmp_path):
+    out = tmp_path / "sw"
+    code, said, lines = sim("sweep", sweep_file, "--out", out, "--seed", "1")
+    assert (code, said) == (0, (out / "table.md").read_text() + "\n")
+    assert [line.partition("]")[0] for line in lines if line[0] == "["] == ["[1/3", "[2/3", "[3/3"]
+    assert lines[-1] == f"tables: {out / 'table.md'}, {out / 'table.csv'}"
+    code, said, _ = sim("list", out)
+    assert (code, said) == (0, f"no runs here: a sweep's folder; its table: {out / 'table.md'}\n")
+
+
 def test_what_is_set_for_all_cells_yields_to_a_method(sweep_file):
     text = SWEEP.replace(
         "[[grids]]", 'set = ["source.steps=3", "strategies.finetune.head_steps=9"]\n[[grids]]', 1

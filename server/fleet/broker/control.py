@@ -119,7 +119,7 @@ class Control:
             try:
                 subprocess.run(command, check=True, timeout=_PATIENCE, capture_output=True)  # noqa: S603 - the operator's own
             except (OSError, subprocess.SubprocessError) as error:
-                raise BrokerError(f"broker.reload: {error}") from None
+                raise BrokerError(f"broker.reload: {error}{_own_words(error)}") from None
             return
         file = self._folder.broker / "mosquitto.pid"
         number = pid(file)
@@ -196,6 +196,13 @@ class Control:
         finally:
             client.disconnect()
             client.loop(0.01)
+
+
+def _own_words(error: Exception) -> str:
+    """What a command said last; systemctl, say, knows why it did not."""
+    said = getattr(error, "stderr", None) or b""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
 
 
 def pid(file: Path) -> int | None:

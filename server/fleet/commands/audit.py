@@ -1,6 +1,8 @@
 """``flwr-fleet audit``: what was done, by whom, and whether the log still says so."""
 
-from typing import Annotated, Any
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -8,6 +10,7 @@ from server.fleet.commands.options import Fleet, FleetOption, Format, Formats, a
 from server.fleet.errors import FoundError
 
 app = typer.Typer(help="What was done and refused, by whom; and whether the log was touched.")
+_TIMES: Final = ("expires", "since")  # of a detail, Unix
 
 
 @app.command()
@@ -36,7 +39,7 @@ def show(
     with Fleet(fleet).registry() as registry, registry.read() as db:
         rows = [_row(row) for row in audit.newest(db, last, subject, action, actor)]
     head = ("number", "at", "actor", "action", "subject", "detail")
-    answer(rows, format_, lambda: columns(head, ([row[key] for key in head] for row in rows)))
+    answer(rows, format_, lambda: columns(head, (_cells(row, head) for row in rows)))
 
 
 @app.command()
@@ -68,3 +71,22 @@ def _row(row: Any) -> dict[str, Any]:
 
     fields = ("number", "actor", "action", "subject", "detail", "hash")
     return {"at": when(row.at)} | {key: getattr(row, key) for key in fields}
+
+
+def _cells(row: dict[str, Any], head: Iterable[str]) -> list[Any]:
+    dated = row | {"detail": _dated(row["detail"])}
+    return [dated[key] for key in head]
+
+
+def _dated(detail: str) -> str:
+    """A row's detail with its times as dates; what somebody else wrote there, as it is."""
+    from server.fleet.listing import when
+
+    try:
+        said = json.loads(detail)
+    except ValueError:
+        return detail
+    for key in _TIMES if isinstance(said, dict) else ():
+        if isinstance(said.get(key), float):
+            said[key] = when(said[key])
+    return json.dumps(said)

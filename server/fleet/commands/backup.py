@@ -9,7 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from schemas.base import ConfigError
-from server.fleet.commands.options import DryRun, Fleet, FleetOption, actor, say
+from schemas.text import first_line
+from server.fleet.commands.options import DryRun, Fleet, FleetOption, actor, next_of, say
 
 VARIABLE: Final = "FLWR_FLEET_BACKUP_PASSPHRASE"
 KeyFile = Annotated[
@@ -79,7 +80,7 @@ def restore(
     at = f", as of {when(last[0].at)}" if last else ""
     say(f"restored {rows} rows{at}")
     say("what was revoked, rotated or enrolled since then it does not know: restore --help")
-    say(f"next: flwr-fleet broker config --fleet {folder}, and flwr-fleet serve --fleet {folder}")
+    say(next_of(folder))
 
 
 def _note(opened: Fleet, rows: int, out: Path) -> None:
@@ -93,7 +94,7 @@ def _note(opened: Fleet, rows: int, out: Path) -> None:
 
 def _passphrase(file: Path | None, *, confirm: bool) -> bytes:
     if file is not None:
-        text = file.read_text(encoding="utf-8").split("\n", 1)[0]
+        text = first_line(file.read_bytes(), file)
     else:
         text = os.environ.get(VARIABLE) or _asked(confirm=confirm)
     if len(text) < _LEAST:

@@ -1,5 +1,6 @@
 """``flwr-fleet broker``: the fleet's Mosquitto."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -39,7 +40,7 @@ def config(
     write_file(file, text.encode(), 0o640)
     write_lists(folder, opened.config)
     say(f"wrote {file} and {folder.broker / 'access.acl'}")
-    write(f"mosquitto -c {file}")
+    write(shlex.join(["mosquitto", "-c", str(file)]))
 
 
 @app.command()

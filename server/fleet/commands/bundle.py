@@ -1,6 +1,7 @@
 """``flwr-fleet bundle``: personal models as files, published to be rolled out."""
 
 import datetime as dt
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -79,7 +80,7 @@ def publish(
     sizes, hashes, operators, the answer to its reference input, memory and time. Publishing it
     again changes nothing. A difference needs its base published first.
 
-    Example: flwr-fleet bundle publish walk.flwb --sign --note "learned in November"
+    Example: flwr-fleet bundle publish walk.flwb --sign --name walk --note "learned in November"
     """
     from server.fleet import bundles
 
@@ -95,10 +96,9 @@ def publish(
         sha, new = put(path=file, name=name, device=device)
         row = _shown(registry, sha)
     word = "published" if new else "was published before:"
-    next_ = f"next: flwr-fleet rollout create --bundle {row['name']}@{row['version']} --group rest"
     answer(row | {"new": new}, format_, lambda: f"{word} {row['name']}@{row['version']}  {sha}")
     if format_ is Format.table:
-        say(next_)
+        say(_next(row))
 
 
 @app.command("list")
@@ -133,6 +133,15 @@ def show(bundle: Named, fleet: FleetOption = None, format_: Formats = Format.tab
     answer(said, format_, lambda: _text(said))
 
 
+def _next(row: dict[str, Any]) -> str:
+    """How to roll it out; a bundle does not say whether it was made for one person alone."""
+    named = shlex.quote(f"{row['name']}@{row['version']}")
+    command = f"next: flwr-fleet rollout create --bundle {named}"
+    if row["device"]:
+        return f"{command} --group devices={row['device']}"
+    return f"{command} --group rest\nwhere it is one person's own: --group devices=DEVICE"
+
+
 def _publish_each(
     put: Callable[..., tuple[str, bool]], folder: Path, name: str, format_: Format
 ) -> None:
@@ -157,7 +166,8 @@ def _publish_each(
     if refused:
         few = "\n".join(refused[:10])
         raise Refusal(f"{few}\n{len(refused)} of {len(files)} were refused; the others are here")
-    say(f"next: flwr-fleet rollout create --bundle {name} --personal --group rest")
+    next_ = f"flwr-fleet rollout create --bundle {shlex.quote(name)} --personal --group rest"
+    say(f"next: {next_}")
 
 
 def progress(line: str) -> None:

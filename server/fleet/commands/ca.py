@@ -51,7 +51,13 @@ def list_authorities(fleet: FleetOption = None, format_: Formats = Format.table)
             for ca in authority.cas
         ]
     head = ("number", "sha256", "trusted", "devices", "server", "until")
-    answer(rows, format_, lambda: columns(head, ([row[key] for key in head] for row in rows)))
+    answer(
+        rows, format_, lambda: columns(head, ([_word(row[key]) for key in head] for row in rows))
+    )
+
+
+def _word(value: object) -> object:
+    return value if not isinstance(value, bool) else "yes" if value else "no"
 
 
 @app.command()

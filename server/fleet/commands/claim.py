@@ -1,5 +1,6 @@
 """``flwr-fleet claim``: leave to enroll."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -17,6 +18,7 @@ from server.fleet.commands.options import (
     columns,
     confirm,
     say,
+    say_local,
 )
 
 if TYPE_CHECKING:
@@ -119,20 +121,22 @@ def shown(
     pairs: "list[tuple[str | None, ClaimText]]", config: "FleetConfig", format_: Format
 ) -> None:
     """Print new claims, with what to run on the device."""
+    from schemas.address import host_port
     from schemas.enrolment import enrol_url
 
-    server = f"{config.server.host}:{config.server.port}"
+    server = host_port(config.server.host, config.server.port)
     rows = [
         {
             "device": name,
             "claim": str(claim),
             "url": enrol_url(server, claim),
-            "run": f"flwr-edge enroll --server {server} --claim {claim}"
+            "run": f"flwr-edge enroll --server {shlex.quote(server)} --claim {claim}"
             + (f" --name {name}" if name else ""),
         }
         for name, claim in pairs
     ]
     answer(rows, format_, lambda: "\n".join(str(row["run"]) for row in rows))
+    say_local(config)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -151,9 +155,10 @@ def _codes(
 
     import segno
 
+    from schemas.address import host_port
     from schemas.enrolment import enrol_url
 
-    server = f"{config.server.host}:{config.server.port}"
+    server = host_port(config.server.host, config.server.port)
     for name, claim in pairs:
         code = segno.make(enrol_url(server, claim), error="m")
         if terminal:

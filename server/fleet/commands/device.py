@@ -24,6 +24,7 @@ from server.fleet.commands.options import (
     columns,
     confirm,
     say,
+    say_local,
 )
 from server.fleet.errors import Refusal
 
@@ -386,11 +387,12 @@ def _claims_file(
     if out is None:
         yield lambda _names, _made: None
         return
+    from schemas.address import host_port
     from schemas.enrolment import enrol_url
 
     if out.is_dir():
         raise ConfigError(str(out), ["is a folder; name a file"])
-    server, count = f"{config.server.host}:{config.server.port}", 0
+    server, count = host_port(config.server.host, config.server.port), 0
     written = NewFile(out, private=True)
     written.file.write(b"device,claim,url\n")
 
@@ -407,5 +409,6 @@ def _claims_file(
         if count:
             written.keep()
             say(f"wrote {out}: whoever reads it can enroll these names")
+            say_local(config)
         else:
             written.drop()

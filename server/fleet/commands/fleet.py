@@ -3,11 +3,11 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from server.fleet.commands.options import Fleet, FleetOption, say
+from server.fleet.commands.options import Fleet, FleetOption, next_of, say, say_local
 
 
 def init(
@@ -54,20 +54,23 @@ def init(
     values = {
         "name": name,
         "database": database,
-        "server": {"host": host, "port": port},
-        "broker": {
-            "host": broker_host or host,
-            "port": broker_port,
-            "control": broker_port + 1,
-        },
+        "server": _place(host, port),
+        "broker": _place(broker_host or host, broker_port) | {"control": broker_port + 1},
         "secrets": {"kind": "passphrase" if passphrase else "file"},
     }
     try:
         config = FleetConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError("init", describe(error.errors())) from None
-    create(FleetFolder(folder), config, say)
-    say(f"next: flwr-fleet broker config --fleet {folder}, and flwr-fleet serve --fleet {folder}")
+    made = FleetFolder(folder)
+    create(made, config, say)
+    say_local(made.config())
+    say(next_of(folder))
+
+
+def _place(host: str, port: int) -> dict[str, Any]:
+    """A service as ``fleet.toml`` has it; an address of IPv6 is reached where IPv6 is bound."""
+    return {"host": host, "port": port} | ({"listen": "::"} if ":" in host else {})
 
 
 def serve(

@@ -3,6 +3,7 @@
 import getpass
 import os
 import select
+import shlex
 import sys
 import time
 import unicodedata
@@ -17,6 +18,7 @@ import typer
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
 from server.fleet.errors import NotConfirmedError
+from server.fleet.reach import ELSEWHERE, local
 
 if TYPE_CHECKING:
     from server.fleet.keeper import Keeper
@@ -207,6 +209,18 @@ def listened(seconds: float) -> bool:
 def say(text: str) -> None:
     """Print to standard error: what is no result."""
     sys.stderr.write(f"{text}\n")
+
+
+def next_of(folder: Path) -> str:
+    """What to run where a fleet's folder is made."""
+    where = f"--fleet {shlex.quote(str(folder))}"
+    return f"next: flwr-fleet broker config {where}, and flwr-fleet serve {where}"
+
+
+def say_local(config: FleetConfig) -> None:
+    """Say where no device of another machine can follow what was printed."""
+    if found := local(config):
+        say(f"{found}; {ELSEWHERE}")
 
 
 def _nearest() -> Path:

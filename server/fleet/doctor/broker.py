@@ -1,5 +1,6 @@
 """Checks of the broker: its configuration, whether it runs, and the lists that it goes by."""
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from typing import Final
@@ -32,7 +33,7 @@ def configuration(it: Deployment) -> Iterator[Finding]:
 def running(it: Deployment) -> Iterator[Finding]:
     """The broker answers as this fleet's."""
     place, conf = it.config.broker, it.folder.broker / "mosquitto.conf"
-    yield port(it, "broker", (place.listen, place.port), f"mosquitto -c {conf}")
+    yield port(it, "broker", (place.listen, place.port), shlex.join(["mosquitto", "-c", str(conf)]))
     number = pid(it.folder.broker / "mosquitto.pid")
     if number is None and not any(shutil.which("mosquitto", path=path) for path in _PATHS):
         seen, advice = "Mosquitto is not installed here", "install it, or run the broker elsewhere"

@@ -8,7 +8,9 @@ from typing import Final
 
 from cryptography import x509
 
+from schemas.address import host_port
 from server.fleet.doctor.finding import Check, Deployment, Finding, fault, ok, warning
+from server.fleet.reach import ELSEWHERE, local
 from server.fleet.registry import audit
 
 _AHEAD: Final = 60.0  # seconds that a database's clock may differ
@@ -47,6 +49,15 @@ def disk(it: Deployment) -> Iterator[Finding]:
         yield warning("disk", seen, advice) if free < _FEW else ok("disk", seen)
 
 
+def reach(it: Deployment) -> Iterator[Finding]:
+    """Devices of other machines find the fleet."""
+    if found := local(it.config):
+        yield warning("reach", found, ELSEWHERE)
+        return
+    hosts = dict.fromkeys([it.config.server.host, it.config.broker.host])
+    yield ok("reach", f"devices find {' and '.join(hosts)}")
+
+
 def enrolment(it: Deployment) -> Iterator[Finding]:
     """The enrolment server answers as this fleet, or its port is free for it."""
     place = it.config.server
@@ -70,7 +81,7 @@ def port(it: Deployment, name: str, where: tuple[str, int], starts: str) -> Find
         The command after which this fleet listens there.
     """
     context = _context(it)
-    address, shown = (_ANY.get(where[0], where[0]), where[1]), f"{where[0]}:{where[1]}"
+    address, shown = (_ANY.get(where[0], where[0]), where[1]), host_port(*where)
     try:
         _shake_hands(context, address)
     except ConnectionRefusedError:
@@ -127,4 +138,9 @@ def _starts(pem: bytes) -> float:
     return max(one.not_valid_before_utc.timestamp() for one in made)
 
 
-CHECKS: Final[dict[str, Check]] = {"clock": clock, "enrolment-port": enrolment, "disk": disk}
+CHECKS: Final[dict[str, Check]] = {
+    "clock": clock,
+    "reach": reach,
+    "enrolment-port": enrolment,
+    "disk": disk,
+}

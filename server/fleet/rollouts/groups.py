@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from schemas.base import ConfigError
+from schemas.text import decoded
 
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)%")
 _KINDS: Final = "tag=TAG, devices=NAME,NAME, file=PATH, a share as in 10%, a number, or rest"
@@ -71,9 +72,10 @@ class GroupSpec:
 
 def _listed(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("--group", [f"file={path}: {error}"]) from None
+        lines = decoded(path.read_bytes(), f"file={path}").split()
+    except (OSError, ConfigError) as error:
+        said = error if isinstance(error, ConfigError) else f"file={path}: {error}"
+        raise ConfigError("--group", [str(said)]) from None
     if not lines:
         raise ConfigError("--group", [f"file={path}: names no device"])
     return tuple(lines)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 
+from schemas.address import host_port
 from schemas.fleet import FleetConfig, FleetFolder
 from schemas.link import Link
 from schemas.objects import ObjectStore
@@ -124,7 +125,8 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
         raise
     _running[where] = service
     atexit.register(stop, folder)
-    _log.info("roll-outs: connecting to the broker %s:%d", config.broker.host, config.broker.port)
+    broker = host_port(config.broker.host, config.broker.port)
+    _log.info("roll-outs: connecting to the broker %s", broker)
 
 
 def stop(folder: FleetFolder) -> None:

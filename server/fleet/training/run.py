@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from schemas.address import host_port
 from schemas.fleet import FleetConfig, FleetFolder
 from server.checkpoint import Checkpoint, CheckpointError
 from server.federation import Federation
@@ -225,8 +226,8 @@ def _connected(place: Place, it: Plan, progress: Progress) -> Iterator[FleetGrid
     with open_grid(root, run_name=it.name, timeout=seconds, log=progress.heard) as grid:
         if not grid.wait_connected(_BROKER):
             raise Refusal(
-                f"the broker {broker.host}:{broker.port} does not answer within {_BROKER:g} s; is "
-                "it running? flwr-fleet doctor looks"
+                f"the broker {host_port(broker.host, broker.port)} does not answer within "
+                f"{_BROKER:g} s; is it running? flwr-fleet doctor looks"
             )
         wait, least = training.devices.wait_seconds, training.devices.least
         there = grid.find(it.choice.nodes, wait)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def test_verify(edge):
     assert (code, err) == (0, [])
     for part in ("signed by the fleet's key", "rest, walk, run, sit", "40 samples x 3", "8 bits"):
         assert part in out
+    assert re.search(r"^reference  agrees \([\d.e-]+ x the tolerance\)$", out, re.MULTILINE)
     assert "whose that is was not checked" in edge("verify", "lut")[1]
 
 
@@ -91,6 +93,7 @@ def test_verify_says_where_the_answer_is_another(edge, folder):
     assert code == 1
     assert "off: its answer to the reference input is" in err[0]
     assert "LutSequential" in out
+    assert "reference  differs (" in out
 
 
 def stating(folder, name, **expected):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 import tomllib
 
@@ -41,7 +42,7 @@ def run(tmp_path, capsys):
     def call(*words):
         own = ["--config", tmp_path / "pi.toml", "--state", tmp_path / "state"]
         with pytest.raises(SystemExit) as ended:
-            cli.main(["enroll", *map(str, [*words, *own])])
+            cli.main(["enroll", *map(str, [*own, *words])])  # the last counts
         return ended.value.code, capsys.readouterr().err
 
     return call
@@ -62,6 +63,36 @@ def test_every_way_to_hand_a_claim_over(run, asked, tmp_path, monkeypatch):
         assert asked.pop() == (SERVER, CLAIM, "watch-7", 3.0)
         assert "enrolled as watch-7; next: flwr-edge run --config" in err
         assert CLAIM.secret not in err
+
+
+def test_what_comes_next_can_be_pasted(run, asked, tmp_path):
+    config = tmp_path / "ann's pi.toml"
+    code, err = run("--server", SERVER, "--claim", CLAIM, "--name", "a", "--config", config)
+    assert (code, config.exists()) == (0, True)
+    assert shlex.split(err.splitlines()[-1])[-2:] == ["--config", str(config)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_claim_may_come_from_an_editor_that_marks_its_files(run, asked, tmp_path, end):
+    file = tmp_path / "claim.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + f"{CLAIM}{end}".encode())
+    assert run("--server", SERVER, "--claim-file", file, "--name", "watch-7")[0] == 0
+    assert asked.pop()[1] == CLAIM
+
+
+def test_a_claim_that_is_no_utf_8_is_said(run, asked, tmp_path, monkeypatch):
+    file = tmp_path / "claim.txt"
+    file.write_text(str(CLAIM), encoding="utf-16")
+    code, err = run("--server", SERVER, "--claim-file", file)
+    assert (code, err) == (
+        2,
+        f"flwr-edge: {file}: line 1: expected UTF-8, and found UTF-16: save it anew\n",
+    )
+    piped = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\x00"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", piped)
+    code, err = run("--server", SERVER, "--claim-file", "-")
+    assert (code, err) == (2, "flwr-edge: standard input: expected UTF-8\n")
+    assert asked == []
 
 
 def test_the_configuration_is_written_and_the_next_time_completed(run, asked, tmp_path):

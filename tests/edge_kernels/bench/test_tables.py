@@ -46,6 +46,27 @@ def test_rivals_have_a_table_of_their_own_and_missing_ones_a_line(kernel_report)
     assert "A CPU, 2 cores, avx2" in theirs
 
 
+def test_an_encoder_s_table_fits_a_terminal_and_says_what_its_error_is_against(encoder_report):
+    text = rendered(encoder_report, "table")
+    ours, theirs, error, _ = text.split("\n\n", 1)[0], *text.split("\n\n")[2:5]
+    assert ours.split() == [
+        *("bits", "threads", "us", "quartiles", "error"),
+        *("4", "1", "5.00", "11.0–13.0", "1.0e-01"),
+    ]
+    assert [line.split() for line in theirs.splitlines()] == [
+        ["ONNX", "Runtime", "threads", "us", "4"],
+        ["fp32", "1", "35.0", "7.00"],
+        ["QDQ", "u8", "1", "20.0", "4.00"],
+    ]
+    assert error.startswith("error: relative RMS, against the float network: rounding of weights")
+    assert "error: relative RMS, against the float product" not in text
+
+
+def test_a_kernel_s_error_is_against_its_own_weights(kernel_report):
+    text = rendered(kernel_report, "table")
+    assert "error: relative RMS, against the float product with the same, dequantized" in text
+
+
 def test_markdown_has_as_many_cells_everywhere(kernel_report, encoder_report):
     for report in (kernel_report, encoder_report):
         text = rendered(report, "markdown")

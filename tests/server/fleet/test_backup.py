@@ -239,6 +239,32 @@ def test_a_dry_run_leaves_the_key_file_elsewhere_as_it_is(
     assert not (tmp_path / "no").exists()
 
 
+def test_the_passphrase_s_file_may_begin_with_a_mark_and_is_utf_8(fleet, tmp_path, capsys):
+    file, key = saved(fleet(), tmp_path / "b"), tmp_path / "key.txt"
+    words = ["restore", str(file), str(tmp_path / "new"), "--dry-run", "--key-file", str(key)]
+    for data, code, says in (
+        (b"\xef\xbb\xbf" + WORD + b"\r\n", 0, "is whole"),
+        (WORD.decode().encode("utf-16"), 2, f"{key}: line 1: expected UTF-8"),
+        (b"\xff\xfe\x00", 2, f"{key}: line 1: expected UTF-8"),
+    ):
+        key.write_bytes(data)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert (ended.value.code, says in capsys.readouterr().err) == (code, True)
+
+
+def test_a_backup_that_cannot_be_written_names_what_was_asked_for(
+    fleet, tmp_path, monkeypatch, capsys
+):
+    folder = fleet()
+    monkeypatch.setenv("FLWR_FLEET_BACKUP_PASSPHRASE", WORD.decode())
+    for out, says in ((tmp_path / "none" / "x", "No such file or directory"), (tmp_path, "Is a ")):
+        with pytest.raises(SystemExit) as ended:
+            main(["backup", str(out), "--fleet", str(folder.root)])
+        assert ended.value.code == 1
+        assert capsys.readouterr().err.startswith(f"flwr-fleet: {out}: {says}")
+
+
 def test_a_restore_says_as_of_when_and_what_it_does_not_know(fleet, tmp_path, monkeypatch, capsys):
     file = saved(fleet(), tmp_path / "b")
     monkeypatch.setenv("FLWR_FLEET_BACKUP_PASSPHRASE", WORD.decode())

@@ -4,10 +4,14 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 
 import pytest
 
+from schemas.enrolment import parse_url
+from schemas.fleet import FleetFolder
 from server.cli import main
 from server.fleet.hooks import Changes
 from server.fleet.registry import Registry
@@ -29,7 +33,6 @@ def fleet(made, migrated, tmp_path, monkeypatch):
 def enrolled(fleet, run):
     """Enrol a device by a claim of the command line."""
     from schemas.enrolment import EnrolRequest
-    from schemas.fleet import FleetFolder
     from server.fleet import secret
     from server.fleet.authority import Authority
     from server.fleet.enrolment import Registrar
@@ -154,6 +157,17 @@ def test_times_that_no_calendar_has_end_no_list(run, enrolled, fleet):
     assert "Unix time -1e+300" in run("audit", "show")[1]
 
 
+def test_a_log_shows_dates_and_its_json_what_was_hashed(run, fleet):
+    assert run("claim", "create")[0] == 0
+    row = json.loads(run("audit", "show", "--action", "claim", "--format", "json")[1])[0]
+    assert isinstance(json.loads(row["detail"])["expires"], float)
+    assert re.search(r'"expires": "20\d\d-\d\d-\d\dT', run("audit", "show")[1])
+    for odd in ("no JSON", "[1]", '{"expires": "soon", "since": 1e300}'):
+        with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+            db.exec_driver_sql("UPDATE audit SET detail = ?", (odd,))
+        assert run("audit", "show")[0] == 0
+
+
 def test_claims_are_listed_without_their_secrets(run, tmp_path):
     code, out, err = run(
         "claim", "create", "--device", "a", "--qr", "--qr-folder", str(tmp_path / "qr")
@@ -192,6 +206,13 @@ def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
         code, _, err = run("device", "import", str(file))
         assert (code, err.startswith(f"flwr-fleet: {file}: line ")) == (2, True)
     assert listed(run) == {"a": "expected", "b": "accepted"}
+
+
+def test_claims_that_cannot_be_written_name_what_was_asked_for(run, tmp_path):
+    file, out = tmp_path / "in.csv", tmp_path / "none" / "claims.csv"
+    file.write_text("device\na\n")
+    code, _, err = run("device", "import", str(file), "--claims", str(out))
+    assert (code, err) == (1, f"flwr-fleet: {out}: No such file or directory\n")
 
 
 def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
@@ -275,6 +296,64 @@ def test_init_completes_and_changes_nothing(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
 
 
+def initialised(root, capsys, *words):
+    """Make a fleet; what was said."""
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(root), *words])
+    assert ended.value.code == 0
+    return capsys.readouterr().err
+
+
+def claimed(root, capsys, *words):
+    """Make a claim in JSON; its row, and what was said."""
+    with pytest.raises(SystemExit):
+        main(["claim", "create", "--fleet", str(root), "--format", "json", *words])
+    said = capsys.readouterr()
+    return json.loads(said.out)[0], said.err
+
+
+def test_a_fleet_that_this_machine_alone_reaches_says_so(tmp_path, capsys):
+    said = initialised(tmp_path / "here", capsys)
+    assert said.count("from this machine alone") == 1
+    assert "server.host" in said
+    assert "from this machine alone" in claimed(tmp_path / "here", capsys)[1]
+    assert "alone" not in initialised(tmp_path / "there", capsys, "--host", "fleet.example")
+    assert claimed(tmp_path / "there", capsys)[1] == ""
+
+
+def test_an_address_of_ipv6_is_printed_so_that_devices_can_read_it(tmp_path, capsys):
+    root, out = tmp_path / "six", tmp_path / "claims.csv"
+    initialised(root, capsys, "--host", "2001:DB8::7", "--port", "39443")
+    config = FleetFolder(root).config()
+    assert (config.server.host, config.server.listen) == ("2001:db8::7", "::")
+    assert (config.broker.host, config.broker.listen) == ("2001:db8::7", "::")
+    row, _ = claimed(root, capsys)
+    assert "--server '[2001:db8::7]:39443' --claim" in row["run"]
+    assert parse_url(row["url"])[0] == "[2001:db8::7]:39443"
+    file = tmp_path / "in.csv"
+    file.write_text("device\na\n")
+    with pytest.raises(SystemExit):
+        main(["device", "import", str(file), "--claims", str(out), "--fleet", str(root)])
+    assert "https://[2001:db8::7]:39443/enrol#" in out.read_text()
+    capsys.readouterr()
+
+
+def test_commands_that_are_printed_can_be_pasted(tmp_path, capsys):
+    root = tmp_path / "ann's fleet"
+    said = initialised(root, capsys)
+    assert f"flwr-fleet serve --fleet {shlex.quote(str(root))}\n" in said
+    with pytest.raises(SystemExit):
+        main(["broker", "config", "--fleet", str(root)])
+    words = shlex.split(capsys.readouterr().out)
+    assert words == ["mosquitto", "-c", str(root / "broker" / "mosquitto.conf")]
+
+
+def test_a_mark_before_the_fleet_s_file_is_none_of_it(fleet, run):
+    file = fleet / "fleet.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert run("claim", "list")[0] == 0
+
+
 def test_keys_lie_encrypted_under_a_passphrase(tmp_path, monkeypatch, capsys):
     root = tmp_path / "new"
     monkeypatch.setenv("FLWR_FLEET_PASSPHRASE", "a long passphrase")
@@ -309,6 +388,7 @@ def test_the_authority_rolls_over_once_at_a_time(run, fleet):
     code, out, _ = run("ca", "list", "--format", "json")
     first, second = json.loads(out)
     assert (code, first["trusted"], first["devices"], first["server"]) == (0, True, False, True)
+    assert run("ca", "list")[1].splitlines()[1].split()[2:5] == ["yes", "no", "yes"]
     assert (second["trusted"], second["devices"], second["server"]) == (True, True, False)
     assert (fleet / "ca.pem").read_text().count("BEGIN CERTIFICATE") == 2
     code, _, err = run("ca", "rollover", "--yes")

@@ -38,6 +38,13 @@ def test_the_command_writes_what_the_benchmark_opens(sim, simulation_file, tmp_p
     assert measured.windows == out / "windows"
 
 
+def test_baselines_do_not_matter(sim, simulation_file, tmp_path):
+    """One of them may be the strategy that is asked for."""
+    out = tmp_path / "watch"
+    code, said, _ = sim("device-plan", simulation_file, "--set", "strategy=ditto", "--out", out)
+    assert (code, "tiny, ditto" in said) == (0, True)
+
+
 def test_what_a_plan_cannot_be_made_of_is_said(sim, simulation_file, tmp_path):
     file, held = tmp_path / "a-file", tmp_path / "held"
     file.write_text("")

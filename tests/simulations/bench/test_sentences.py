@@ -48,7 +48,9 @@ def test_a_small_encoder_stays_near_and_is_timed(folder):
     assert 0.98 < row.least <= row.first_percentile <= row.mean <= 1 + 1e-6
     assert (row.bits, row.sentences, speed.tokens) == (8, 20, 6)
     assert speed.speedup == pytest.approx(speed.milliseconds_float / speed.milliseconds)
-    assert "| W8A8 | rtn |" in sentences.markdown(report)
+    for lines in (sentences.fidelity_of(report), sentences.speed_of(report)):
+        assert lines[1][0] == "W8A8"
+        assert len(lines[0]) == len(lines[1])
     assert any("20 sentences are judged; 128 others calibrate" in line for line in told)
     assert json.loads(report.model_dump_json())["fidelity"][0]["sentences"] == 20
     with pytest.raises(ConfigError, match=r"to \d+ are there"):

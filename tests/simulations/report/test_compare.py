@@ -72,8 +72,8 @@ def test_a_folder_of_runs_must_be_there(tmp_path: Path) -> None:
 def test_tables_for_the_terminal(runs: Path, small: Any) -> None:
     console = printed()
     show_comparison(compare_rows(load_runs([runs / "done"])), console)
-    show_list(list_rows(runs), console)
-    show_list([], console)
+    show_list(list_rows(runs), console, runs)
+    show_list([], console, runs)
     console.print(method_table(small.summary))
     text = console.export_text()
     for part in ("source-adabn", "tenth", "interrupted", "no runs here", "never"):
@@ -148,7 +148,7 @@ def test_the_list_names_baselines_that_failed(runs: Path, failed: Any) -> None:
     assert rows["done"]["failed"] == ["fedadam", "ditto", "pefll"]
     assert rows["half"]["failed"] == []
     console = printed()
-    show_list(list_rows(runs), console)
+    show_list(list_rows(runs), console, runs)
     text = " ".join(console.export_text().split())
     assert "finished; no result of fedadam, ditto, pefll" in text
 

@@ -58,7 +58,8 @@ def test_a_bundle_is_published_once(fleet, run, tmp_path):
     assert (fleet.bundles / f"{walk}.flwb").read_bytes() == (tmp_path / "walk.flwb").read_bytes()
     code, out, err = run("bundle", "publish", "walk.flwb")
     assert (code, out) == (0, f"was published before: walk@1  {walk}\n")
-    assert "next: flwr-fleet rollout create --bundle walk@1" in err
+    assert "next: flwr-fleet rollout create --bundle walk@1 --group rest\n" in err
+    assert "one person's own: --group devices=DEVICE" in err  # and to nobody else
     orders.made(tmp_path / "walk.flwb", 1, name="walk")
     assert "published walk@2" in run("bundle", "publish", "walk.flwb")[1]
     orders.made(tmp_path / "walk.flwb", 2, name="walk")
@@ -102,7 +103,11 @@ def test_signed_where_asked_and_a_difference_after_its_base(fleet, run, tmp_path
     signed = fleet.bundles / f"{json.loads(out)['id']}.flwb"
     delta = tmp_path / "ann.flwb"
     orders.made(delta, model=small_models.codes(spread=1), base=signed, name="ann")
-    assert run("bundle", "publish", delta, "--device", "a")[0] == 0
+    code, _, err = run("bundle", "publish", delta, "--device", "a")
+    assert (code, err.splitlines()[1:]) == (
+        0,
+        ["next: flwr-fleet rollout create --bundle ann@1-a --group devices=a"],
+    )
     other = tmp_path / "other.flwb"
     orders.made(other, model=small_models.codes(spread=1), base=shared)
     code, _, err = run("bundle", "publish", other)

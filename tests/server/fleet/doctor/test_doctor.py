@@ -292,6 +292,7 @@ def test_a_sound_fleet_has_no_fault(folder):
         "enrolment-port",  # free: nothing serves in this test
         "broker",
         "disk",
+        "reach",  # localhost, as a demonstration's
     }
     assert {name for _, name in FAULTS + WARNINGS} <= {one.name for one in found}
     assert all(bool(one.advice) == (one.state != "ok") for one in found)
@@ -318,6 +319,14 @@ def test_keys_whose_passphrase_nobody_gives_are_not_called_faulty(folder, monkey
     folder.file.write_text(text.replace('kind = "file"', 'kind = "passphrase"'))
     assert {"ca-key", "signing-key"} <= set(of(folder, "warning"))
     assert of(folder, "fault") == {}
+
+
+def test_a_fleet_that_others_reach_has_no_word_on_it(folder):
+    (one,) = [one for one in examine(folder, folder.config()) if one.name == "reach"]
+    assert (one.state, "server.host and broker.host" in one.seen) == ("warning", True)
+    text = folder.file.read_text()
+    folder.file.write_text(text.replace('host = "localhost"', 'host = "fleet.example"'))
+    assert of(folder, "ok")["reach"].seen == "devices find fleet.example"
 
 
 def database_at(folder, url):
