@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.summary import MethodSummary, Summary
+from simulations.report.days import between
 from simulations.report.failed import reason
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
+from simulations.report.people import heading
 from simulations.report.units import human_bytes
 
 NOTHING = "\N{EN DASH}"
@@ -130,7 +132,7 @@ def method_table(summary: Summary) -> Table:
 
     A baseline that failed has a row of dashes: who looks for it must not think that it never ran.
     """
-    unseen = ("never\nseen",) if summary.unseen_persons else ()
+    unseen = (_broken(heading(summary)),) if summary.unseen_persons else ()
     figures = ("bytes\ndown", "bytes\nup", "updates\n/s", "left\nout")  # 80 columns hold all
     table = _table("method", "macro-F1", "worst\ntenth", *unseen, *figures)
     for method in (summary, *summary.baselines):
@@ -148,7 +150,7 @@ def days_table(summary: Summary) -> Table:
         for part in method.days:
             table.add_row(
                 Text(method.strategy),
-                f"{part.first}–{part.last}",
+                between(part.first, part.last),
                 _score(part.accuracy),
                 _score(part.macro_f1),
                 *(_plain(count) for count in (part.asked, part.back)),
@@ -253,6 +255,11 @@ def _table(*columns: str, left: int = 1) -> Table:
     for n, name in enumerate(columns):
         table.add_column(name, justify="left" if n < left else "right", overflow="fold")
     return table
+
+
+def _broken(text: str) -> str:
+    """A heading on two lines."""
+    return text.replace(" ", "\n", 1)
 
 
 def _plain(value: str | float | None) -> str:

@@ -13,6 +13,8 @@ from markupsafe import Markup
 from schemas.release import release
 from schemas.simulation import Simulation
 from schemas.summary import MethodSummary, Summary
+from simulations.report import people
+from simulations.report.days import between
 from simulations.report.plots import Plot
 from simulations.report.units import human_bytes, human_seconds
 
@@ -43,6 +45,8 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
         run=summary,
         folder=folder,
         config=tomli_w.dumps(config.model_dump(exclude_none=True)),
+        people=people,
+        between=between,
         methods=[summary, *summary.baselines],
         timed=[method for method in (summary, *summary.baselines) if _timed(method)],
         best=best_baseline(summary),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from schemas.summary import Summary
 from server.outcome import Outcome
+from simulations.report.people import clients, unit
 from simulations.report.plots import confusion, cost, curves, days, persons, style
 
 __all__ = ["Plot", "draw"]
@@ -31,14 +32,16 @@ def draw(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Plot]:
     tested = {summary.strategy, *(method.strategy for method in summary.baselines)}
     outcomes = [outcome for outcome in outcomes if outcome.strategy in tested]
     title = confusion.TITLE.format(summary.strategy)
+    over = confusion.CAPTION.format(clients(summary))
+    one = unit(summary)
     plots = {
-        "bytes": _plot(cost.TITLE, cost.CAPTION, lambda: cost.figure(outcomes)),
+        "bytes": _plot(cost.TITLE, cost.CAPTION.format(one), lambda: cost.figure(outcomes, one)),
         "persons": _plot(
-            persons.TITLE, persons.caption(outcomes), lambda: persons.figure(outcomes)
+            persons.title(summary.lives),
+            persons.caption(outcomes, summary.lives),
+            lambda: persons.figure(outcomes, summary.lives),
         ),
-        "confusion": _plot(
-            title, confusion.CAPTION, lambda: confusion.figure(outcomes[0], summary.classes)
-        ),
+        "confusion": _plot(title, over, lambda: confusion.figure(outcomes[0], summary.classes)),
     }
     if any(map(curves.has_rounds, outcomes)):
         curve = _plot(curves.TITLE, curves.CAPTION, lambda: curves.figure(outcomes))

@@ -14,7 +14,7 @@ from simulations.report.plots import style
 
 TITLE = "Confusion matrix of {}"
 CAPTION = (
-    "Per cent of a true class's windows, over all clients; n is their number. Cells under half a "
+    "Per cent of a true class's windows, over {}; n is their number. Cells under half a "
     "per cent are left empty."
 )
 MOST_NUMBERS = 30

@@ -16,7 +16,7 @@ from simulations.report.units import human_bytes
 
 TITLE = "Macro-F1 against bytes"
 CAPTION = (
-    "All that the whole run moved, down and up, shared among the persons who were tested. "
+    "All that the whole run moved, down and up, shared among the {}s that were tested. "
     "Up and to the left is better."
 )
 Point = tuple[str, float, float]
@@ -38,7 +38,7 @@ _FARTHER = (
 _OFFSETS = (*_AROUND, *_FARTHER, (24, -26), (-24, -26), (40, 34), (-40, 34), (40, -36), (-40, -36))
 
 
-def figure(outcomes: Sequence[Outcome]) -> Figure:
+def figure(outcomes: Sequence[Outcome], whose: str = "person") -> Figure:
     """Draw one named point a strategy; a logarithmic axis where bytes differ tenfold."""
     made = style.new(3.9)
     axes = made.subplots()
@@ -50,7 +50,7 @@ def figure(outcomes: Sequence[Outcome]) -> Figure:
         _dot(axes, x, score, looks[name])
     axes.margins(0.12, 0.12)
     axes.set_ylabel("macro-F1")
-    axes.set_xlabel("bytes a person, whole run")
+    axes.set_xlabel(f"bytes a {whose}, whole run")
     axes.grid(visible=True)
     _label(made, axes, list(zip(results, places, results.values(), strict=True)))
     return made

@@ -11,34 +11,52 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from server.outcome import Outcome
+from simulations.report.days import Lives, named
 from simulations.report.metrics import by_person, result
 from simulations.report.plots import style
 
-TITLE = "Macro-F1 by person"
+TITLE, DAYS_TITLE = "Macro-F1 by person", "Macro-F1 by person and day"
+NO_LIVES: Lives = {}
 MOST_ROWS = 60
 Scores = dict[str, dict[str, float]]
 
 
-def figure(outcomes: Sequence[Outcome]) -> Figure:
+def figure(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> Figure:
     """Draw persons as rows; where they are too many for names, each strategy's sorted scores."""
-    groups = _groups(outcomes)
+    groups = _groups(outcomes, lives)
     looks = style.looks({outcome.strategy: result(outcome) for outcome in outcomes})
     return _sorted_scores(groups, looks) if _many(groups) else _bars(groups, looks)
 
 
-def caption(outcomes: Sequence[Outcome]) -> str:
+def caption(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> str:
     """Say how to read the figure."""
-    groups = _groups(outcomes)
-    order = "Each method's people, worst first." if _many(groups) else "Best first."
-    apart = " Persons never seen in training stand apart: they gave no label."
-    return order + (apart if len(groups) > 1 else "")
+    groups = _groups(outcomes, lives)
+    whose = "days of persons" if lives else "people"
+    order = f"Each method's {whose}, worst first." if _many(groups) else "Best first."
+    if len(groups) == 1:
+        return order
+    if lives:
+        return f"{order} Apart: {list(groups)[-1]}, without labels."
+    return f"{order} Persons never seen in training stand apart: they gave no label."
 
 
-def _groups(outcomes: Sequence[Outcome]) -> dict[str, Scores]:
+def title(lives: Lives) -> str:
+    """Say what a row is."""
+    return DAYS_TITLE if lives else TITLE
+
+
+def _groups(outcomes: Sequence[Outcome], lives: Lives) -> dict[str, Scores]:
     clients = {outcome.strategy: by_person(outcome.confusion) for outcome in outcomes}
     unseen = {outcome.strategy: by_person(outcome.unseen) for outcome in outcomes}
-    groups = {"clients": clients, "never seen in training": unseen}
+    names = ("clients", "never seen in training")
+    if lives:
+        names = (_days(clients, lives), _days(unseen, lives))
+    groups = dict(zip(names, (clients, unseen), strict=True))
     return {name: scores for name, scores in groups.items() if any(scores.values())}
+
+
+def _days(scores: Scores, lives: Lives) -> str:
+    return named((name for one in scores.values() for name in one), lives)
 
 
 def _many(groups: Mapping[str, Scores]) -> bool:
