@@ -72,6 +72,11 @@ class MethodSummary(Strict):
     client_updates_per_second: float
     bytes_per_participation: Bytes
     device_seconds: float = Field(description="Mean time a client's training took on one core.")
+    evaluation_seconds: float | None = Field(
+        None,
+        description="Mean time in which a client made its own model of what it was sent, before "
+        "it was evaluated, on one core; none where devices do not say.",
+    )
 
     days: list[Days] = Field(
         default_factory=list,

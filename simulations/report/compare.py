@@ -219,7 +219,6 @@ def _state(row: Row) -> str:
 
 
 def _compared(row: Row) -> list[Text]:
-    rate = row["client_updates_per_second"]
     return [
         Text(_plain(row["run"]) if row["main"] else ""),
         Text(_plain(row["strategy"])),
@@ -228,7 +227,7 @@ def _compared(row: Row) -> list[Text]:
         _score(row["unseen"]),
         _size(row["bytes_down"]),
         _size(row["bytes_up"]),
-        Text(NOTHING if rate is None else f"{rate:.3g}"),
+        _rate(row["client_updates_per_second"]),
         Text(f"{row['label_fraction']:g}"),
         Text(_plain(row["seed"])),
     ]
@@ -245,7 +244,7 @@ def _cells(method: MethodSummary, *, unseen: bool) -> list[Text]:
         *cells,
         Text(human_bytes(moved.down)),
         Text(human_bytes(moved.up)),
-        Text(f"{method.client_updates_per_second:.3g}"),
+        _rate(method.client_updates_per_second),
         Text(str(left_out), style="yellow" if left_out else ""),
     ]
 
@@ -268,6 +267,11 @@ def _plain(value: str | float | None) -> str:
 
 def _score(value: float | None) -> Text:
     return Text(NOTHING if value is None else f"{value:.3f}")
+
+
+def _rate(value: float | None) -> Text:
+    """Updates a second; of none there is no speed."""
+    return Text(f"{value:.3g}" if value else NOTHING)
 
 
 def _size(value: float | None) -> Text:

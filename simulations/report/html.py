@@ -18,6 +18,7 @@ from simulations.report.days import between
 from simulations.report.plots import Plot
 from simulations.report.units import human_bytes, human_seconds
 
+_score = "{:.3f}".format
 Failure = tuple[str, str, list[tuple[str, int]]]
 
 
@@ -37,7 +38,8 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
         text is escaped here.
     """
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page.filters.update(bytes=human_bytes, seconds=human_seconds, score="{:.3f}".format)
+    page.filters.update(bytes=human_bytes, seconds=human_seconds, score=_score)
+    page.globals.update(as_bytes=human_bytes, as_seconds=human_seconds, as_score=_score)
     template = page.from_string(
         files("simulations.report").joinpath("template.html").read_text(encoding="utf-8")
     )

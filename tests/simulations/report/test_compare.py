@@ -98,6 +98,14 @@ def test_a_baseline_that_failed_has_a_row_of_dashes(small: Any) -> None:
     assert row.split() == ["fedadam", *"–––––––"]
 
 
+def test_what_does_not_train_in_rounds_has_no_speed(small: Any) -> None:
+    console = printed()
+    show_comparison(compare_rows([("one", small.summary)]), console)
+    console.print(method_table(small.summary))
+    rows = [line for line in console.export_text().splitlines() if "source-adabn" in line]
+    assert [row.split()[-3:] for row in rows] == [["–", "0.05", "3"], ["B", "–", "0"]]
+
+
 def test_names_are_no_markup(runs: Path) -> None:
     (runs / "done").rename(runs / "[red]done")
     console = printed()

@@ -50,6 +50,21 @@ def test_it_shows_figures_failures_notes_and_how_to_run_it_again(page: str, smal
     assert "[strategies.semipfl]" in page
 
 
+def test_what_a_device_learns_when_it_is_judged_is_timed(make: Callable[..., Any]) -> None:
+    made = make(persons=2, strategies=4)  # the last one is local
+    made.outcomes[3].evaluations, made.outcomes[3].evaluation_seconds = 2, 3.0
+    summary = summarise(made.config, "x", made.classes, [], made.outcomes)
+    page = html.render("x", made.config, summary, {})
+    (row,) = [row for row in page.split("<tr") if ">local<" in row]
+    assert '<td data-value="1.5">1.5 s</td>' in row
+    assert row.count("<td>–</td>") == 1, "no round's training: no value to sort by"
+    row = next(row for row in page.split("<tr") if ">semipfl<" in row)
+    assert row.count("<td>–</td>") == 1
+    assert "Own model" not in page
+    alone = summary.model_copy(update={"client_updates": 0, "evaluation_seconds": 1.5})
+    assert "Own model" in html.render("x", made.config, alone, {})
+
+
 def test_whatever_users_wrote_is_text(make: Callable[..., Any]) -> None:
     made = make(persons=3, classes=EVIL, strategies=2, unseen=0, rounds=2)
     for outcome in made.outcomes:
