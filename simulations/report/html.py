@@ -40,6 +40,7 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page.filters.update(bytes=human_bytes, seconds=human_seconds, score=_score)
     page.globals.update(as_bytes=human_bytes, as_seconds=human_seconds, as_score=_score)
+    best = best_baseline(summary)
     template = page.from_string(
         files("simulations.report").joinpath("template.html").read_text(encoding="utf-8")
     )
@@ -51,7 +52,8 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
         between=between,
         methods=[summary, *summary.baselines],
         timed=[method for method in (summary, *summary.baselines) if _timed(method)],
-        best=best_baseline(summary),
+        best=best,
+        gain=gain(summary, best) if best else 0.0,
         failures=failures(summary),
         plots=[(name, plot, Markup(plot.svg)) for name, plot in plots.items()],  # noqa: S704
         command=f"flwr-sim run {shlex.quote(folder)}/config.toml",
@@ -62,6 +64,11 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
 def best_baseline(summary: Summary) -> MethodSummary | None:
     """Return the baseline with the highest mean, if there are any."""
     return max(summary.baselines, key=lambda method: method.macro_f1.mean, default=None)
+
+
+def gain(one: MethodSummary, other: MethodSummary) -> float:
+    """Difference of two means as they are shown: a reader may subtract them."""
+    return round(one.macro_f1.mean, 3) - round(other.macro_f1.mean, 3)
 
 
 def failures(summary: Summary) -> list[Failure]:

@@ -35,6 +35,14 @@ def figure(outcome: Outcome, classes: Sequence[str]) -> Figure:
     return made
 
 
+def said(outcome: Outcome, classes: Sequence[str]) -> str:
+    """The diagonal in words: how many per cent of each class are called what they are."""
+    counts = total(outcome.confusion, len(classes))
+    right = zip(classes, np.diag(counts), counts.sum(axis=1), strict=True)
+    parts = [f"{name} {100 * hits / windows:.0f} %" for name, hits, windows in right if windows]
+    return f"right are {', '.join(parts)}"
+
+
 def _cell(classes: int) -> float:
     """Inches: large where there are few, and never a wall poster."""
     return min(0.46, max(0.3, 4.0 / classes)) if classes <= MOST_NUMBERS else 9.0 / classes

@@ -40,6 +40,17 @@ def caption(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> str:
     return f"{order} Persons never seen in training stand apart: they gave no label."
 
 
+def said(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> str:
+    """The run's own scores in words, for who cannot see them."""
+    groups = _groups(outcomes, lives)
+    main = {name: next(iter(scores.values())) for name, scores in groups.items()}
+    if _many(groups):
+        parts = [f"{name}: {style.extent(one.values())}" for name, one in main.items() if one]
+    else:
+        parts = [f"{name}: {style.listed(one)}" for name, one in main.items()]
+    return f"{outcomes[0].strategy}, {'; '.join(parts)}"
+
+
 def title(lives: Lives) -> str:
     """Say what a row is."""
     return DAYS_TITLE if lives else TITLE
@@ -88,18 +99,26 @@ def _bars(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]) -> Figu
 def _panel(axes: Axes, scores: Scores, looks: Mapping[str, style.Look], *, small: bool) -> None:
     rows = _rows(scores)
     places = np.arange(len(rows))
+    lanes = _lanes(looks)
     for name, one in scores.items():
         values = [one.get(row, np.nan) for row in rows]
         if looks[name].front == 5:
             _bar(axes, values)
         else:
-            _marks(axes, values, looks[name], small=small)
+            _marks(axes, values, looks[name], lanes.get(name, 0.0), small=small)
     axes.set_yticks(places, [style.shorten(row, 18) for row in rows])
     axes.tick_params(axis="y", length=0, labelsize=7 if small else 8.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=True, axis="x")
+
+
+def _lanes(looks: Mapping[str, style.Look]) -> dict[str, float]:
+    """How far from a bar's middle each coloured mark stands, so that equal scores are all seen."""
+    names = [name for name, look in looks.items() if look.front == 3]
+    places = np.linspace(-0.24, 0.24, len(names)) if len(names) > 1 else np.zeros(len(names))
+    return dict(zip(names, places.tolist(), strict=True))
 
 
 def _bar(axes: Axes, values: Sequence[float]) -> None:
@@ -109,11 +128,13 @@ def _bar(axes: Axes, values: Sequence[float]) -> None:
     axes.vlines(values, places - 0.32, places + 0.32, color=style.ACCENT, lw=2.6, zorder=3)
 
 
-def _marks(axes: Axes, values: Sequence[float], look: style.Look, *, small: bool) -> None:
+def _marks(
+    axes: Axes, values: Sequence[float], look: style.Look, lane: float, *, small: bool
+) -> None:
     size = (9 if look.front == 2 else 16) if small else 30
     axes.scatter(
         values,
-        np.arange(len(values)),
+        np.arange(len(values)) + lane,
         s=size,
         marker=look.marker,
         color=look.color,

@@ -80,6 +80,21 @@ def test_whatever_users_wrote_is_text(make: Callable[..., Any]) -> None:
     assert "alert(1)" in page
 
 
+def test_a_reader_may_subtract_what_is_shown(small: Any) -> None:
+    def scored(mean: float) -> Any:
+        score = small.summary.macro_f1.model_copy(update={"mean": mean})
+        return small.summary.baselines[0].model_copy(update={"macro_f1": score})
+
+    best = scored(0.96549)
+    run = small.summary.model_copy(
+        update={"macro_f1": scored(0.93351).macro_f1, "baselines": [best]}
+    )
+    page = html.render("x", small.config, run, {})
+    assert '<div class="value">0.934</div>' in page
+    assert "−0.031 against source-adabn" in page
+    assert html.gain(scored(0.93349), scored(0.93301)) == 0
+
+
 def test_failures_are_counted_by_reason(small: Any) -> None:
     method = small.summary.model_copy(update={"failures": {"p": ["slow", "slow", "NaN"]}})
     assert html.failures(method) == [("p", "semipfl", [("slow", 2), ("NaN", 1)])]
@@ -93,7 +108,7 @@ def test_a_run_without_baselines_failures_or_rounds_has_a_report(
     summary = summarise(made.config, "one", made.classes, [], made.outcomes)
     page = html.render("x", made.config, summary, plots.draw(summary, made.outcomes))
     assert "every client that was asked answered" in page
-    assert parsed(page).tags.count("svg") == 3
+    assert parsed(page).tags.count("svg") == 2
 
 
 def test_no_speed_is_told_of_what_was_not_trained(small: Any) -> None:
