@@ -116,10 +116,12 @@ def strategies(format_: Formats = Format.table) -> None:
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:
+    from server.strategies.installed import about
+
     fields = cls.Parameters.model_fields
     return {
         "name": name,
-        "about": (cls.__doc__ or "").strip().partition("\n")[0],
+        "about": about(cls),
         "needs_labels": cls.needs_labels,
         "parameters": {
             key: {

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.summary import MethodSummary, Summary
+from simulations.data.paths import named
 from simulations.report.days import between
 from simulations.report.failed import reason
 from simulations.report.files import RunError
@@ -210,7 +211,7 @@ def _listed(run: RunFolder) -> Row:
     }
     try:
         config = run.config()
-        row |= {"strategy": config.strategy, "dataset": config.data.kind, "seed": config.seed}
+        row |= {"strategy": config.strategy, "dataset": named(config.data), "seed": config.seed}
         if run.finished:
             summary = run.summary()
             row |= {"dataset": summary.dataset, "macro_f1": summary.macro_f1.mean}

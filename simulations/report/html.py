@@ -3,16 +3,20 @@
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import version
 from importlib.resources import files
 
 import tomli_w
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from edge_kernels.bench.machine import cpu
 from schemas.release import release
 from schemas.simulation import Simulation
 from schemas.summary import MethodSummary, Summary
+from server.strategies.installed import about, strategies
 from simulations.report import people
 from simulations.report.days import between
 from simulations.report.plots import Plot
@@ -57,6 +61,7 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
         failures=failures(summary),
         plots=[(name, plot, Markup(plot.svg)) for name, plot in plots.items()],  # noqa: S704
         command=f"flwr-sim run {shlex.quote(folder)}/config.toml",
+        abouts=_abouts([summary.strategy, *(one.strategy for one in summary.baselines)]),
         made_by=_made_by(),
     )
 
@@ -80,6 +85,12 @@ def failures(summary: Summary) -> list[Failure]:
     ]
 
 
+def _abouts(names: Iterable[str]) -> dict[str, str]:
+    """What each strategy is, in a line; of one that is installed no more, nothing is known."""
+    known = strategies()
+    return {name: about(known[name]).replace("``", "") for name in names if name in known}
+
+
 def _timed(method: MethodSummary) -> bool:
     """Whether there is something to say of deadlines or staleness."""
     timely = method.simulated_seconds is None and method.staleness is None
@@ -89,4 +100,6 @@ def _timed(method: MethodSummary) -> bool:
 def _made_by() -> str:
     of = release()
     name = f"flwr-edge {of}" if of else "flwr-edge, not installed"
-    return f"{name} · Python {platform.python_version()} · {platform.machine()}"
+    parts = [name, *(f"{package} {version(package)}" for package in ("torch", "onnxruntime"))]
+    parts += [f"Python {platform.python_version()}", f"{cpu()}, {platform.machine()}"]
+    return " · ".join([*parts, f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"])

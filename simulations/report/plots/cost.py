@@ -16,8 +16,8 @@ from simulations.report.units import human_bytes
 
 TITLE = "Macro-F1 against bytes"
 CAPTION = (
-    "All that the whole run moved, down and up, shared among the {}s that were tested. "
-    "Up and to the left is better."
+    "Arrays and texts that the whole run moved, down and up, shared among the {}s that were "
+    "tested; graphs are not counted. Up and to the left is better."
 )
 Point = tuple[str, float, float]
 _AROUND = ((7, 0), (-7, 0), (0, 7), (0, -7))

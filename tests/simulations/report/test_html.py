@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from edge_kernels.bench.machine import cpu
 from simulations.report import RunFolder, html, plots, summarise
 
 EVIL = ("<script>alert(1)</script>", "$x_{", '"><img src=x onerror=alert(2)>', "走る", "--><b>")
@@ -63,6 +64,36 @@ def test_what_a_device_learns_when_it_is_judged_is_timed(make: Callable[..., Any
     assert "Own model" not in page
     alone = summary.model_copy(update={"client_updates": 0, "evaluation_seconds": 1.5})
     assert "Own model" in html.render("x", made.config, alone, {})
+
+
+def test_the_page_says_what_its_words_mean(small: Any) -> None:
+    page = html.render("x", small.config, small.summary, {})
+    words = page.partition("What the words mean")[2].partition("</details>")[0]
+    for word in ("macro-F1", "worst tenth", "never seen", "bytes", "sources"):
+        assert f"<dt>{word}</dt><dd>" in words
+    assert "<dt>fedavg</dt><dd>Average the cohort&#39;s models" in words
+    assert "source-adabn" not in words, "installed no more"
+    assert "``" not in words
+
+
+def test_the_page_says_with_what_and_when_it_was_made(page: str) -> None:
+    (made,) = re.findall(r"torch \d\S+ · onnxruntime \d.*", page)
+    assert re.search(r" · \d{4}-\d\d-\d\d \d\d:\d\d</p>", made)
+    assert cpu() in made
+
+
+def test_bytes_are_said_to_be_without_graphs(small: Any) -> None:
+    page = html.render("x", small.config, small.summary, plots.draw(small.summary, small.outcomes))
+    assert "arrays and texts, not the graphs" in page
+    assert "graphs are not counted" in page
+
+
+def test_tables_can_be_read_and_scrolled_without_a_mouse(page: str) -> None:
+    assert "<th>" not in page
+    assert page.count('<th scope="col">') >= 10
+    assert '<div class="scroll">' not in page
+    assert page.count('class="scroll" tabindex="0" role="region" aria-label="') >= 6
+    assert 'content: "\\a0↕"' in page, "a heading that sorts looks like one"
 
 
 def test_whatever_users_wrote_is_text(make: Callable[..., Any]) -> None:
@@ -126,4 +157,4 @@ def test_a_baseline_that_failed_has_as_many_cells_as_the_table(small: Any, unsee
     table = html.render("one", small.config, summary, {}).partition('id="methods"')[2]
     rows = table.partition("</table>")[0].split("<tr")
     (failed,) = [row for row in rows if "fedadam" in row]
-    assert failed.count("<td") == rows[1].count("<th>")
+    assert failed.count("<td") == rows[1].count("<th ")
