@@ -39,7 +39,13 @@ VARIABLES = {
     **{hue: f"hue-{n}" for n, hue in enumerate(HUES)},
 }
 _MARKERS = ("s", "^", "D", "v")
-_DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))
+# None is dotted: so are strategies without rounds, in every hue.
+_DASHES: tuple[Any, ...] = (
+    (0, (5, 1.5)),
+    (0, (2, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
 _SETTINGS: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,

@@ -93,6 +93,7 @@ def test_tables_can_be_read_and_scrolled_without_a_mouse(page: str) -> None:
     assert page.count('<th scope="col">') >= 10
     assert '<div class="scroll">' not in page
     assert page.count('class="scroll" tabindex="0" role="region" aria-label="') >= 6
+    assert ".plots svg { min-width: 480px; }" in page, "figures scroll on a telephone"
     assert 'content: "\\a0↕"' in page, "a heading that sorts looks like one"
 
 

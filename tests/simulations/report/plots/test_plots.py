@@ -198,6 +198,7 @@ def test_grey_strategies_are_told_apart_by_their_dashes() -> None:
     looks = style.looks({"main": 0.9} | {f"b{n}": n / 20 for n in range(6)})
     dashes = [look.dash for look in looks.values() if look.color == style.OTHERS]
     assert len({str(dash) for dash in dashes}) == len(dashes) == 5
+    assert all(dash == "solid" or dash[1][0] > dash[1][1] for dash in dashes), "dots have no rounds"
 
 
 def test_of_equal_scores_no_mark_hides_another(make: Callable[..., Any]) -> None:
