@@ -13,7 +13,7 @@ from client.installer import Installer
 from client.messages import Do, Done, Failed, Kind, Request, read_answer, write_request
 from client.store import Store, TaskRow
 from client.sweep import objects_of
-from client.transfer import Downloads, GivenUp, TransferError
+from client.transfer import Downloads, GivenUp, PutOff, TransferError
 from client.work import Stopped, Work, WorkError
 from schemas import wire
 from schemas.objects import ObjectStore
@@ -53,6 +53,8 @@ class Attempts:
         Attempts at a task that never finished.
     has_graph : callable(str) -> bool
         Whether an object lies in the cache of graphs already, and need not be pulled.
+    others_wait : callable(task) -> bool
+        Whether others could be done while an object of a task does not come.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Attempts:
         seconds: float,
         most: int,
         has_graph: Callable[[str], bool],
+        others_wait: Callable[[str], bool],
     ) -> None:
         self._store, self._objects, self._work = store, objects, work
         self._downloads, self._bundles = downloads, bundles
         self._seconds, self._most, self._has_graph = seconds, most, has_graph
+        self._others_wait = others_wait
 
     def answer(self, row: TaskRow, unwanted: Callable[[], bool]) -> Answer | None:
         """Do a task; None: a bundle is on probation, and there is no answer yet.
@@ -84,6 +88,8 @@ class Attempts:
         ------
         GivenUp, Stopped
             It was given up.
+        PutOff
+            What it names does not come, and others wait.
         sqlite3.Error
             The store cannot be used now.
         """
@@ -102,7 +108,7 @@ class Attempts:
             return Failed(str(error))
         except OSError as error:
             return Failed(f"disk: {error.strerror or error}")
-        except (GivenUp, Stopped, sqlite3.Error):
+        except (GivenUp, PutOff, Stopped, sqlite3.Error):
             raise
         except Exception as error:  # noqa: BLE001 (outside input: any fault is its answer)
             _log.exception("task %s", row.id[:8])
@@ -114,7 +120,9 @@ class Attempts:
         began = time.monotonic()
         task = wire.Task.model_validate_json(json.dumps(row.body))
         lacking = [one for one in task.objects if not self._has(one.sha256)]
-        came = self._downloads.pull((task.payload, *lacking), unwanted)
+        came = self._downloads.pull(
+            (task.payload, *lacking), unwanted, lambda: self._others_wait(row.id)
+        )
         pulled = time.monotonic() - began
         done = self._done(row, task, unwanted)
         if done is None or isinstance(done, Failed):

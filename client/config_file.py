@@ -21,7 +21,7 @@ def updated(path: Path, changes: dict[str, Any], defaults: dict[str, Any]) -> st
     """Set keys of a file, and check it whole.
 
     A file that is there keeps its mode and owner; a new one is not for everybody to read (it may
-    come to hold a sensor's password) and belongs to whom the state does.
+    come to hold a sensor's password) and belongs to whom the state does. A link stays one.
 
     Parameters
     ----------
@@ -43,21 +43,22 @@ def updated(path: Path, changes: dict[str, Any], defaults: dict[str, Any]) -> st
     """
     before = _read(path)
     table = _merged(before if before is not None else defaults, changes)
-    mode, owner = _kept(path, path.absolute().parent / str(table.get("state", STATE)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
+    base, file = path.absolute().parent, path.resolve()
+    mode, owner = _kept(path, base / str(table.get("state", STATE)))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.new")
     write_file(new, (_HEAD + "\n".join(_lines(table)) + "\n").encode(), mode, owner)
     try:
-        DaemonConfig.load(new)
+        DaemonConfig.load(new, base)
     except ConfigError as error:
         new.unlink()
         raise ConfigError(str(path), error.problems) from None
     kept = None
     if before is not None and before != table:
-        kept = path.with_name(f"{path.name}.before")
-        write_file(kept, path.read_bytes(), mode, owner)
-    new.replace(path)
-    sync_folder(path.parent)
+        kept = file.with_name(f"{file.name}.before")
+        write_file(kept, file.read_bytes(), mode, owner)
+    new.replace(file)
+    sync_folder(file.parent)
     return None if kept is None else str(kept)
 
 

@@ -139,6 +139,8 @@ def _touch(path: Path) -> None:
 def _read(path: Path, digest: str) -> bytes:
     try:
         graph = path.read_bytes()
+    except FileNotFoundError:
+        raise GraphError(f"graph {digest[:12]} is not on this device") from None
     except OSError as error:
         raise GraphError(f"graph {digest[:12]} is not on this device: {error}") from error
     if hashlib.sha256(graph).hexdigest() != digest:

@@ -17,7 +17,7 @@ from client.service import watchdog_interval
 from client.store import Store, TaskRow
 from client.store_file import is_spoilt
 from client.sweep import Sweep
-from client.transfer import Downloads, GivenUp
+from client.transfer import Downloads, GivenUp, PutOff
 from client.work import Stopped, Work
 from schemas.objects import ObjectStore
 
@@ -84,6 +84,7 @@ class Runner:
         self.current: str | None = None
         self.waiting: str | None = None
         self._given_up: set[str] = set()
+        self._put_off: dict[str, int] = {}  # tasks whose objects do not come, by turn
         self._stop, self._wake = threading.Event(), threading.Event()
         self._deadlines = Deadlines(store, self.give_up, announce, alive)
         self._attempts = Attempts(
@@ -95,6 +96,7 @@ class Runner:
             seconds=task_seconds,
             most=attempts,
             has_graph=has_graph,
+            others_wait=self._others_wait,
         )
         self._answers = Answers(
             store, self._trouble, self._deadlines.look, self._stop.wait, runs=runs, retry=retry
@@ -218,10 +220,13 @@ class Runner:
         return TICK if self.work.idle or self.store.open() else self._longest
 
     def _next(self) -> TaskRow | None:
-        """The oldest task; while work must wait, the oldest that is no work."""
+        """The oldest task; while work must wait, the oldest that is no work.
+
+        Those whose objects do not come are last, in turns.
+        """
         held: str | None = None
         found = None
-        for row in self.store.open("queued"):
+        for row in sorted(self.store.open("queued"), key=lambda row: self._put_off.get(row.id, 0)):
             if row.id in self._deadlines.cancelled or self.bundles.holds(row):
                 continue  # a bundle's order, until the one on probation has stood it
             if row.body["action"] in _LIGHT or self.bundles.concludes(row):
@@ -240,6 +245,8 @@ class Runner:
             answer = self._attempts.answer(row, lambda: self._unwanted(row))
         except (GivenUp, Stopped):
             _log.info("task %s: given up", row.id[:8])
+        except PutOff:
+            self._later(row)
         else:
             if answer is None:
                 return  # a bundle on probation
@@ -250,6 +257,16 @@ class Runner:
         finally:
             self.current = None
             self._given_up.discard(row.id)
+
+    def _later(self, row: TaskRow) -> None:
+        if row.id not in self._put_off:
+            _log.warning("task %s: what it names does not come; others first", row.id[:8])
+        still = {each.id for each in self.store.open("queued")}
+        self._put_off = {task: turn for task, turn in self._put_off.items() if task in still}
+        self._put_off[row.id] = max(self._put_off.values(), default=0) + 1
+
+    def _others_wait(self, task: str) -> bool:
+        return any(row.id != task for row in self.store.open("queued"))
 
     def _unwanted(self, row: TaskRow) -> bool:
         self._deadlines.look()

@@ -21,6 +21,10 @@ class TransferError(RuntimeError):
     """An object that cannot be had."""
 
 
+class PutOff(Exception):  # noqa: N818 (no error: it is asked for again later)
+    """A chunk does not come, and other work waits."""
+
+
 class GivenUp(Exception):  # noqa: N818 (no error: nobody wants the object any more)
     """The download was stopped from outside."""
 
@@ -68,27 +72,46 @@ class Downloads:
             self._nudged = True
             self._change.notify_all()
 
-    def pull(self, references: Iterable[ObjectRef], given_up: Callable[[], bool]) -> int:
+    def pull(
+        self,
+        references: Iterable[ObjectRef],
+        given_up: Callable[[], bool],
+        others_wait: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Pull what is not here; the bytes that came.
+
+        Parameters
+        ----------
+        references : iterable of ObjectRef
+        given_up : callable() -> bool
+            Looked at several times a second.
+        others_wait : callable() -> bool
+            Looked at where a chunk was asked for and did not come: whoever asked may be gone for
+            hours, and others need not wait for that.
 
         Raises
         ------
         GivenUp
             ``given_up()`` said so.
+        PutOff
+            ``others_wait()`` said so; what came is kept.
         TransferError
             An object's bytes do not match its name, again and again.
         OSError
             The disk is full.
         """
         lacking = [one for one in references if not self.objects.has(one.sha256)]
-        return sum(self._pull(one, given_up) for one in lacking)
+        return sum(self._pull(one, given_up, others_wait) for one in lacking)
 
-    def _pull(self, reference: ObjectRef, given_up: Callable[[], bool]) -> int:
+    def _pull(
+        self, reference: ObjectRef, given_up: Callable[[], bool], others_wait: Callable[[], bool]
+    ) -> int:
         error: ObjectError | None = None
         for _ in range(_TRIES):
             incoming = self.objects.incoming(reference)
             for number in list(incoming.missing()):
-                incoming.add(number, self._chunk(reference, number, given_up))
+                chunk = self._chunk(reference, number, given_up, others_wait)
+                incoming.add(number, chunk)
             try:
                 incoming.finish()
             except ObjectError as wrong:
@@ -99,7 +122,13 @@ class Downloads:
         self.objects.remove(reference.sha256)
         raise TransferError(f"object {reference.sha256[:12]}: {error}; {_TRIES} times")
 
-    def _chunk(self, reference: ObjectRef, number: int, given_up: Callable[[], bool]) -> bytes:
+    def _chunk(
+        self,
+        reference: ObjectRef,
+        number: int,
+        given_up: Callable[[], bool],
+        others_wait: Callable[[], bool],
+    ) -> bytes:
         length = min(CHUNK, reference.bytes - number * CHUNK)
         wait = self._wait
         while True:
@@ -110,6 +139,8 @@ class Downloads:
                 name = reference.sha256[:12]
                 _log.warning("object %s: chunk %d is %d bytes long", name, number, len(chunk))
                 _pause(wait, given_up)
+            elif not self._nudged and others_wait():
+                raise PutOff
             wait = min(wait * 2, LONGEST_WAIT)
 
     def _asked(

@@ -71,6 +71,10 @@ class MethodSummary(Strict):
     wall_seconds: float
     client_updates_per_second: float
     bytes_per_participation: Bytes
+    bytes_graphs: int | None = Field(
+        None,
+        description="Of the graphs that a device gets once; a frozen model is part of one.",
+    )
     device_seconds: float = Field(description="Mean time a client's training took on one core.")
     evaluation_seconds: float | None = Field(
         None,

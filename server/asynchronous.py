@@ -143,6 +143,7 @@ class AsynchronousRounds(Rounds):
         free = min(wanted - len(self.flights), len(idle))
         if free <= 0:
             return
+        self._equip(self.clients)
         self.number += 1
         nodes = sample(idle, free, self.config.seed, self.number)
         requests = self.buffered.ask(

@@ -1,8 +1,8 @@
 """Graphs that the server exports: made once, kept by digest, cached on disk."""
 
+import contextlib
 import functools
 import hashlib
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +23,15 @@ from hypernet.export import (
 )
 from hypernet.networks.inputs import InputSpec
 from schemas.caches import cache_folder
+from schemas.new_file import NewFile
 
 
 class GraphBook:
     """Every graph that a run's plans name.
 
     An export takes seconds, so a graph is cached under what it was made from: the network's
-    layout, the kind of graph, this package's code and the exporter's versions.
+    layout, the kind of graph, this package's code and the exporter's versions. Its own digest is in
+    the name too: a file that a disk spoilt is removed, and the graph exported anew.
 
     Parameters
     ----------
@@ -100,8 +102,8 @@ class GraphBook:
         key = _key(of, kind)
         if key not in self._made:
             graph = self._cached(key) or make()
-            self._save(key, graph)
             digest = hashlib.sha256(graph).hexdigest()
+            self._save(f"{key}-{digest}.onnx", graph)
             self.graphs[digest] = graph
             self._made[key] = digest
         return self._made[key]
@@ -109,16 +111,21 @@ class GraphBook:
     def _cached(self, key: str) -> bytes | None:
         if self.cache is None:
             return None
-        path = self.cache / f"{key}.onnx"
-        return path.read_bytes() if path.is_file() else None
+        for path in sorted(self.cache.glob(f"{key}-*.onnx")):
+            with contextlib.suppress(OSError):  # it went, or cannot be read or removed
+                graph = path.read_bytes()
+                if path.stem == f"{key}-{hashlib.sha256(graph).hexdigest()}":
+                    return graph
+                path.unlink()
+        return None
 
-    def _save(self, key: str, graph: bytes) -> None:
-        if self.cache is not None and not (self.cache / f"{key}.onnx").is_file():
-            write_whole(self.cache / f"{key}.onnx", graph)
+    def _save(self, name: str, graph: bytes) -> None:
+        if self.cache is not None and not (self.cache / name).is_file():
+            write_whole(self.cache / name, graph)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file of a cache, whole or not at all; others may write the same meanwhile.
+    """Write a file of a cache, whole or not at all, and on the disk; others may write the same.
 
     Raises
     ------
@@ -126,10 +133,8 @@ def write_whole(path: Path, data: bytes) -> None:
         Where the disk is full or the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as part:
-        whole = Path(part) / "whole"
-        whole.write_bytes(data)
-        whole.replace(path)
+    with NewFile(path) as file:
+        file.write(data)
 
 
 def default_cache() -> Path:

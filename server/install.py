@@ -1,5 +1,7 @@
 """Bring graphs to the devices: each machine gets each graph once."""
 
+from collections.abc import Iterable
+
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
@@ -8,8 +10,10 @@ class InstallError(RuntimeError):
     """Graphs could not be brought to some devices."""
 
 
-def install(grid: Grid, graphs: dict[str, bytes], timeout: float) -> None:
-    """Ask every node what it lacks, and send it; nodes of one machine share what came.
+def install(
+    grid: Grid, graphs: dict[str, bytes], timeout: float, nodes: Iterable[int] | None = None
+) -> None:
+    """Ask every node, or these, what it lacks, and send it; nodes of one machine share what came.
 
     One is sent to first. As long as that helps nobody else, each is a machine of its own, and twice
     as many are sent to at once. A node that does not take what it is sent is passed over: it is
@@ -20,7 +24,7 @@ def install(grid: Grid, graphs: dict[str, bytes], timeout: float) -> None:
     InstallError
         Where no node took its graphs.
     """
-    nodes = asked = sorted(grid.get_node_ids())
+    nodes = asked = sorted(grid.get_node_ids() if nodes is None else nodes)
     said: dict[int, str] = {}
     count, wanted = 1, dict[int, dict[str, bytes]]()
     while lacking := _lacking(grid, asked, sorted(graphs), timeout):

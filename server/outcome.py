@@ -65,6 +65,8 @@ class Outcome:
         Of clients, with the seconds that they took.
     evaluation_seconds : float
         Sum over these: from the weights received to the device's own model, one core.
+    bytes_graphs : int
+        Of all graphs, which a device gets once.
     late, dropped : dict[str, int]
         By person: how often silent until the deadline; how often an error or a refused change.
     simulated_seconds : float or None
@@ -83,6 +85,7 @@ class Outcome:
     wall_seconds: float = 0.0
     bytes_down: int = 0
     bytes_up: int = 0
+    bytes_graphs: int = 0
     late: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     simulated_seconds: float | None = None

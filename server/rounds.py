@@ -7,6 +7,7 @@ same four methods of any Flower strategy.
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from server.border import WRONG, Admitted, admit, confusion_of, payload, seconds
 from server.carriers import Devices, Rehearsing, Resettable, Resumable
 from server.checkpoint import Checkpoint, CheckpointError
 from server.clock import Clock, clock_of
-from server.install import install
+from server.install import InstallError, install
 from server.learned import learned
 from server.outcome import Outcome, RoundRecord, outcome_of, progress_of
 from server.strategies.base import EdgeStrategy, own_arrays
@@ -102,6 +103,7 @@ class Rounds:
         self.train_config = strategy.train_config()
         self.evaluate_config = strategy.evaluate_config()
         self._started = 0.0
+        self._equipped: set[int] = set()  # who was brought the graphs, as far as is known
 
     def run(self, resume: Checkpoint | None = None) -> Outcome:
         """Run all rounds, or those that a checkpoint lacks, and evaluate everyone.
@@ -118,7 +120,9 @@ class Rounds:
             arrays, done = self._restore(resume), resume.round
         self._started = time.perf_counter() - self.outcome.wall_seconds
         graphs = self.strategy.federation.graphs.graphs
+        self._equipped = set(self.exam.get_node_ids())
         install(self.exam, graphs, self.config.cohort.timeout_seconds)
+        self.outcome.bytes_graphs = sum(map(len, graphs.values()))
         self._finish(self.train(arrays, done))
         self.outcome.wall_seconds = time.perf_counter() - self._started
         return self.outcome
@@ -163,8 +167,18 @@ class Rounds:
             while self.clock.now() < end:
                 self.clock.wait(end)
             return []
+        self._equip(self.clients)
         config = ConfigRecord(dict(self.train_config))
         return _own(self.strategy.configure_train(number, arrays, config, self.clients))
+
+    def _equip(self, view: Grid) -> None:
+        """Bring the graphs to devices that came since, or that failed and may lack them."""
+        fresh = set(view.get_node_ids()) - self._equipped
+        if fresh:
+            self._equipped |= fresh
+            with suppress(InstallError):  # they are left out of the round, with the reason
+                graphs = self.strategy.federation.graphs.graphs
+                install(self.exam, graphs, self._patience, fresh)
 
     def _ask(self, requests: list[Message]) -> Admitted:
         replies = self.grid.send_and_receive(requests, timeout=self._deadline) if requests else []
@@ -221,6 +235,8 @@ class Rounds:
         for node, reason in admitted.failures.items():
             self._fault(node, f"round {number}: {reason}")
             kind = outcome.late if node in admitted.late else outcome.dropped
+            if node not in admitted.late:
+                self._equipped.discard(node)
             kind[self._name(node)] = kind.get(self._name(node), 0) + 1
 
     def _tell(self, record: RoundRecord) -> None:
@@ -297,6 +313,7 @@ class Rounds:
         view = CountedView(self.exam, persons)
         if persons and not list(view.get_node_ids()):
             return {}  # Flower's strategies would wait for somebody to come
+        self._equip(view)
         config = ConfigRecord(dict(self.evaluate_config))
         stream = self.strategy.stream
         if stream is None:

@@ -60,6 +60,7 @@ def _demo(file: Path, sets: list[str], out: Path | None, console: Console) -> No
     from simulations.config import load
     from simulations.engine.fleet import fleet
     from simulations.report.folder import RunFolder
+    from simulations.report.lock import held
     from simulations.run import prepare, run_on
     from simulations.world import open_world
 
@@ -70,6 +71,7 @@ def _demo(file: Path, sets: list[str], out: Path | None, console: Console) -> No
         folder = RunFolder.create(loaded.config.name, root / "run")
         folder.write_config(loaded.config, loaded.path.parent)
         with (
+            held(folder.path),
             _shown(console) as progress,
             open_world(loaded, folder.path / ".windows", progress.note) as world,
         ):

@@ -11,6 +11,7 @@ from simulations.config import Loaded, load
 from simulations.engine.flower_grid import FlowerGrid
 from simulations.progress import Progress
 from simulations.report.folder import RunFolder
+from simulations.report.lock import held
 from simulations.run import prepare, run_on, withdraw
 from simulations.world import open_world
 
@@ -34,11 +35,12 @@ def main(grid: Grid, context: Context) -> None:
     out = str(settings["out"])
     folder = RunFolder.create(loaded.config.name, Path(out) if out else None, advice=ADVICE)
     prepare()
-    try:
-        _run(grid, loaded, folder, float(settings["wait-seconds"]))
-    except Exception:
-        withdraw(folder)
-        raise
+    with held(folder.path):
+        try:
+            _run(grid, loaded, folder, float(settings["wait-seconds"]))
+        except Exception:
+            withdraw(folder)
+            raise
 
 
 def _run(grid: Grid, loaded: Loaded, folder: RunFolder, wait: float) -> None:

@@ -20,7 +20,7 @@ from client.device import Device
 from client.graphs import GraphStore, default_folder
 from client.learner import Learner
 from client.windows import PersonWindows
-from edge_kernels.sequential import fold
+from edge_kernels.quantize.constants import fold
 from hypernet.inference import Inference
 from schemas.base import ConfigError
 from schemas.plan import Adapt, Plan

@@ -31,6 +31,7 @@ from simulations.jobs import share_of
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.report.folder import RunFolder
+from simulations.report.lock import LOCK, busy, held, who_has
 from simulations.report.summarise import summarise
 from simulations.world import World, open_world
 
@@ -61,8 +62,13 @@ def run(loaded: Loaded, folder: RunFolder, progress: Progress, jobs: int = 1) ->
     ------
     DataError, ConfigError, RunError, CheckpointError
     """
-    config = loaded.config
     prepare()
+    with held(folder.path):
+        return _run(loaded, folder, progress, jobs)
+
+
+def _run(loaded: Loaded, folder: RunFolder, progress: Progress, jobs: int) -> Finished:
+    config = loaded.config
     new = not (folder.path / "config.toml").exists()
     try:
         if new:
@@ -167,6 +173,7 @@ def withdraw(folder: RunFolder) -> None:
             checkpoints.rmdir()  # fails where there is one
         (folder.path / "config.toml").unlink(missing_ok=True)
         if folder.made:
+            (folder.path / LOCK).unlink(missing_ok=True)
             folder.path.rmdir()
 
 
@@ -290,7 +297,7 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
 
 
 def resumable(loaded: Loaded, root: Path = Path("runs")) -> RunFolder:
-    """The newest interrupted run of this very file.
+    """The newest interrupted run of this very file that no process is at.
 
     Raises
     ------
@@ -303,7 +310,11 @@ def resumable(loaded: Loaded, root: Path = Path("runs")) -> RunFolder:
         raise RunError(
             f"{root}: no interrupted run named {loaded.config.name!r}; name its folder with --out"
         )
-    return max(waiting, key=lambda folder: folder.started)
+    taken = {f.path: who for f in waiting if (who := who_has(f.path))}
+    free = [f for f in waiting if f.path not in taken]
+    if not free:
+        raise busy(*next(iter(taken.items())))
+    return max(free, key=lambda folder: folder.started)
 
 
 def _name(folder: RunFolder) -> str | None:

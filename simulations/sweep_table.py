@@ -57,6 +57,7 @@ _COLUMNS: Final[dict[str, Callable[[Cell], object]]] = {
     "left_out": lambda cell: sum(len(reasons) for reasons in cell.summary.failures.values()),
     "asked": lambda cell: _counted(part.asked for part in cell.summary.days),
     "brought_back": lambda cell: _counted(part.back for part in cell.summary.days),
+    "bytes_graphs": lambda cell: _counted([cell.summary.bytes_graphs]),
 }
 
 
@@ -65,12 +66,15 @@ def markdown_of(cells: Sequence[Cell]) -> str:
     methods = list(dict.fromkeys(cell.method for cell in cells))
     fractions = sorted({cell.fraction for cell in cells})
     head = ["", *[_fraction(fraction) for fraction in fractions], "bytes down / up"]
+    graphs = any(cell.summary.bytes_graphs is not None for cell in cells)
+    head += ["graphs, once"] if graphs else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for method in methods:
         mine = [cell for cell in cells if cell.method == method]
         columns = [_scores([c for c in mine if c.fraction == f]) for f in fractions]
         label = " ".join(method.replace("|", "\\|").split())  # a bar would be a cell of its own
-        lines.append("| " + " | ".join([label, *columns, _bytes(mine)]) + " |")
+        last = [_bytes(mine), *([_graphs(mine)] if graphs else [])]
+        lines.append("| " + " | ".join([label, *columns, *last]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,6 +95,12 @@ def _scores(cells: Sequence[Cell]) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
+
+
+def _graphs(cells: Sequence[Cell]) -> str:
+    known = [cell.summary.bytes_graphs for cell in cells]
+    sizes = [size for size in known if size is not None]
+    return f"{np.mean(sizes) / 1000:.0f} kB" if sizes else "–"
 
 
 def _bytes(cells: Sequence[Cell]) -> str:

@@ -118,3 +118,29 @@ def test_the_client_app_adds_flower_and_nothing_of_the_server():
     packages = loaded("client.app")
     assert "flwr" in packages
     assert not packages & {"torch", "onnx", "server", "hypernet", "simulations"}
+
+
+def test_each_module_can_be_the_first_that_is_imported():
+    """Modules that import each other in a circle work or not by who comes first."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in FILES
+        if path.name != "__main__.py" and "migrations" not in path.parts
+    ]
+    script = f"""
+import importlib, sys
+ours, failed = {sorted(MAY_IMPORT)!r}, []
+for name in {names!r}:
+    for each in [n for n in sys.modules if n.partition(".")[0] in ours]:
+        del sys.modules[each]
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        failed.append(f"{{name}}: {{error}}")
+print("\\n".join(failed))
+"""
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip() == ""

@@ -8,6 +8,7 @@ from typing import Final
 
 _RUNS: Final = 20
 _LONGEST: Final = 120.0  # seconds
+_FAILED: Final = "the process that measures memory failed"
 
 
 def memory_of(form: str, model: bytes) -> int | None:
@@ -16,21 +17,32 @@ def memory_of(form: str, model: bytes) -> int | None:
     Raises
     ------
     RuntimeError
-        Where the process fails.
+        Where the process fails, or takes too long; it says why.
     """
     if not Path("/proc/self/status").is_file():
         return None
-    done = subprocess.run(  # noqa: S603 - this interpreter, this module
-        [sys.executable, "-P", "-m", "client.bundle.memory", form],
-        input=model,
-        capture_output=True,
-        timeout=_LONGEST,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - this interpreter, this module
+            [sys.executable, "-P", "-m", "client.bundle.memory", form],
+            input=model,
+            capture_output=True,
+            timeout=_LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{_FAILED}: it took longer than {_LONGEST:g} s") from None
     if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").splitlines()
-        raise RuntimeError(f"the process that measures memory failed: {lines[-1:]}")
+        raise RuntimeError(f"{_FAILED}: {_why(done.returncode, done.stderr)}")
     return int(json.loads(done.stdout))
+
+
+def _why(code: int, said: bytes) -> str:
+    """What an exit code and a traceback's last line say."""
+    if code < 0:
+        return f"it was ended by signal {-code}"
+    *_, last = said.decode("utf-8", "replace").splitlines() or [f"it ended with exit code {code}"]
+    kind, _, message = last.partition(": ")
+    return message or kind
 
 
 def _main() -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +36,7 @@ from schemas.bundle import (
     signed_bytes,
     version_tuple,
 )
+from schemas.new_file import NewFile
 from schemas.signing import public_hex, sign
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def write(
     signature = b"" if key is None else bytes.fromhex(sign(key, signed_bytes(text)))
     assert len(signature) in (0, SIGNATURE)
     header = HEADER.pack(MAGIC, FORMAT, len(text), len(signature))
-    _replace(Path(path), [header, text, signature, *stored])
+    with NewFile(Path(path)) as file:
+        file.writelines([header, text, signature, *stored])
     return manifest
 
 
@@ -153,18 +154,3 @@ def _rounded(logits: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
 
 def _version() -> str:
     return ".".join(map(str, version_tuple(version("flwr-edge"))))
-
-
-def _replace(path: Path, pieces: list[bytes]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -3,10 +3,10 @@
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from schemas.base import ConfigError
+from schemas.new_file import NewFile
 
 
 def out_file(text: str) -> Path:
@@ -26,16 +26,8 @@ def emit(text: str, out: Path | None) -> None:
         return
     if not out.parent.is_dir():
         raise ConfigError("--out", [f"{out.parent}: no such folder"])
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.chmod(0o644)
-        part.replace(out)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with NewFile(out) as file:
+        file.write(text.encode())
 
 
 def _print(text: str) -> None:

@@ -123,7 +123,7 @@ class Sink(Protocol):
         ...
 
     def given(self, *, test: bool) -> int:
-        """How many windows were ever kept, in earlier lives too."""
+        """How many windows were ever given, in earlier lives too; those for a full disk are not."""
         ...
 
 

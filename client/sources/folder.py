@@ -2,15 +2,18 @@
 
 import contextlib
 import csv
+import io
 import math
+import os
 import re
 import stat
 import threading
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, TextIO
+from typing import Any, BinaryIO, ClassVar, Final, Literal, TextIO
 
 from pydantic import Field
 
@@ -23,6 +26,7 @@ _READERS: Final = (".npy", ".csv")
 _REFUSED: Final = "refused"
 _MOST_REFUSED: Final = 1000  # files, however small
 _LONGEST_CELL: Final = 64  # characters of a number with its comma, or of a channel's name
+_Mark = tuple[int, int, int]  # of a file, see ``_mark``
 
 
 class FolderSettings(SourceSettings):
@@ -37,7 +41,8 @@ class FolderSettings(SourceSettings):
     settled : float
         Seconds for which a file must have been left alone: it may still be written.
     after : "delete" or "keep"
-        What becomes of a file that was read: kept ones move to its folder ``taken``.
+        What becomes of a file that was read: kept ones move to its folder ``taken``, where one
+        whose name is taken has a number behind it.
     max_file_bytes : int
         Larger files are refused: a ``.csv`` file is read whole.
     """
@@ -67,7 +72,8 @@ class FolderSource:
     ``.csv`` file a sample a line, as many as make whole windows, a first line of names apart. A
     name that ends in ``@3`` before its suffix says that the label is 3. What cannot be read moves
     to the folder ``refused``, of which the newest ``limit_bytes`` stay. A kill, or a full disk,
-    between keeping and deleting gives a file's windows again.
+    between keeping and deleting gives a file's windows again. What took a file's place, or was
+    written to it, while it was read is another file, and taken at the next look.
 
     Parameters
     ----------
@@ -78,7 +84,8 @@ class FolderSource:
 
     def __init__(self, settings: Any) -> None:
         self._settings: FolderSettings = settings
-        self._stuck: set[tuple[str, int]] = set()  # taken, and not to be moved
+        self._stuck: set[tuple[str, _Mark]] = set()  # taken, and not to be moved
+        self._same: Counter[str] = Counter()  # files that found their name taken
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Look again and again."""
@@ -93,91 +100,116 @@ class FolderSource:
     def _ready(self) -> list[Path]:
         now, found = time.time(), []
         for path in self._settings.path.iterdir():
-            if path.suffix not in _READERS or path.name.startswith("."):
+            if path.suffix.lower() not in _READERS or path.name.startswith("."):
                 continue
             with contextlib.suppress(FileNotFoundError):  # it went
                 facts = path.lstat()
                 # A clock that jumped must not hold files back for ever.
                 young = 0 <= now - facts.st_mtime < self._settings.settled
-                if not young and (path.name, facts.st_mtime_ns) not in self._stuck:
+                if not young and (path.name, _mark(facts)) not in self._stuck:
                     found.append((facts.st_mtime_ns, path))
         return [path for _, path in sorted(found)]
 
     def _take(self, path: Path, sink: Sink) -> None:
+        mark: _Mark | None = None
         try:
-            full = any(sink.give(window) == "disk" for window in self._windows(path))
+            mark = _mark(path.lstat())
+            with _opened(path) as file:
+                mark = _mark(os.fstat(file.fileno()))
+                full = any(sink.give(window) == "disk" for window in self._windows(path, file))
         except Exception as error:  # noqa: BLE001 - no file may keep those behind it waiting
             sink.trouble("file", f"{path.name} is refused: {error}")
-            self._away(path, _REFUSED, sink)
+            self._away(path, mark, _REFUSED, sink)
             return
         if full:
             raise DiskFull(f"{path}: is left for later; there is no room for its windows")
-        self._away(path, "taken" if self._settings.after == "keep" else None, sink)
+        self._away(path, mark, "taken" if self._settings.after == "keep" else None, sink)
 
-    def _windows(self, path: Path) -> Iterator[Window]:
-        facts = path.lstat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise ValueError("is no plain file")
-        if facts.st_size > self._settings.max_file_bytes:
-            raise ValueError(
-                f"has {facts.st_size} bytes; at most {self._settings.max_file_bytes} are read"
-            )
+    def _windows(self, path: Path, file: BinaryIO) -> Iterator[Window]:
+        size, most = os.fstat(file.fileno()).st_size, self._settings.max_file_bytes
+        if size > most:
+            raise ValueError(f"has {size} bytes; at most {most} are read")
         found = _LABEL.search(path.stem)
         label = int(found[1]) if found else -1
-        read = self._npy if path.suffix == ".npy" else self._csv
-        yield from read(path, label)
+        read = self._npy if path.suffix.lower() == ".npy" else self._csv
+        yield from read(file, label)
 
-    def _npy(self, path: Path, label: int) -> Iterator[Window]:
-        with path.open("rb") as file:
-            array_ = NpyFile(file)
-            if len(array_.shape) not in (2, 3):
-                raise ValueError(
-                    f"has the shape {array_.shape}; expected (time, channels) or "
-                    "(windows, time, channels)"
-                )
-            shape, wanted = array_.shape[-2:], (self._settings.time, self._settings.channels)
-            if shape != wanted:
-                raise ValueError(f"has windows of (time, channels) {shape}; expected {wanted}")
-            if path.stat().st_size - file.tell() < array_.bytes:
-                raise ValueError(f"is cut short: its header says {array_.shape}")
-            count = 1 if len(array_.shape) == 2 else array_.shape[0]
-            for _ in range(count):
-                yield Window(array_.floats(math.prod(shape)), shape, label)
+    def _npy(self, file: BinaryIO, label: int) -> Iterator[Window]:
+        array_ = NpyFile(file)
+        if len(array_.shape) not in (2, 3):
+            raise ValueError(
+                f"has the shape {array_.shape}; expected (time, channels) or "
+                "(windows, time, channels)"
+            )
+        shape, wanted = array_.shape[-2:], (self._settings.time, self._settings.channels)
+        if shape != wanted:
+            raise ValueError(f"has windows of (time, channels) {shape}; expected {wanted}")
+        if os.fstat(file.fileno()).st_size - file.tell() < array_.bytes:
+            raise ValueError(f"is cut short: its header says {array_.shape}")
+        count = 1 if len(array_.shape) == 2 else array_.shape[0]
+        for _ in range(count):
+            yield Window(array_.floats(math.prod(shape)), shape, label)
 
-    def _csv(self, path: Path, label: int) -> Iterator[Window]:
+    def _csv(self, file: BinaryIO, label: int) -> Iterator[Window]:
         time_, channels = self._settings.time, self._settings.channels
         values: array[float] = array("f")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = _lines(file, _LONGEST_CELL * (channels + 1))
-            for number, row in enumerate(csv.reader(lines), 1):
-                numbers = _numbers(row, number)
-                if numbers is None:
-                    continue
-                if len(numbers) != channels:
-                    raise ValueError(f"line {number}: {len(numbers)} values; expected {channels}")
-                values.extend(numbers)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        lines = _lines(text, _LONGEST_CELL * (channels + 1))
+        for number, row in enumerate(csv.reader(lines), 1):
+            numbers = _numbers(row, number)
+            if numbers is None:
+                continue
+            if len(numbers) != channels:
+                raise ValueError(f"line {number}: {len(numbers)} values; expected {channels}")
+            values.extend(numbers)
         size = time_ * channels
         if not values or len(values) % size:
             raise ValueError(f"{len(values) // channels} samples; expected a multiple of {time_}")
         for start in range(0, len(values), size):
             yield Window(values[start : start + size], (time_, channels), label)
 
-    def _away(self, path: Path, where: str | None, sink: Sink) -> None:
+    def _away(self, path: Path, mark: _Mark | None, where: str | None, sink: Sink) -> None:
         try:
-            marked = (path.name, path.lstat().st_mtime_ns)
+            if mark != _mark(path.lstat()):
+                return  # another file since
             if where is None:
                 path.unlink()
                 return
             folder = self._settings.path / where
             folder.mkdir(exist_ok=True)
-            path.replace(folder / path.name)
+            path.replace(self._free(folder, path))
             if where == _REFUSED:
                 _bound(folder, self._settings.limit_bytes)
         except FileNotFoundError:
             return
         except OSError as error:
-            self._stuck.add(marked)
+            if mark is not None:
+                self._stuck.add((path.name, mark))
             sink.trouble("folder", f"{path.name} was read and cannot be moved away: {error}")
+
+    def _free(self, folder: Path, path: Path) -> Path:
+        """Where a file goes: a number stands before the label, which stays one."""
+        found, place = _LABEL.search(path.stem), folder / path.name
+        label = found[0] if found else ""
+        stem = path.stem.removesuffix(label)
+        while os.path.lexists(place):
+            self._same[path.name] += 1
+            number = self._same[path.name] + 1
+            place = folder / f"{stem}-{number}{label}{path.suffix}"
+        return place
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a plain file: a pipe would be waited on, and a link leads elsewhere."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("is no plain file")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags), "rb")
+
+
+def _mark(facts: os.stat_result) -> _Mark:
+    """What another file of the same name differs in."""
+    return facts.st_dev, facts.st_ino, facts.st_mtime_ns
 
 
 def _bound(folder: Path, most: int) -> None:

@@ -1,15 +1,18 @@
 """What stands between a source and the disk: every window is checked, what is odd is counted."""
 
+import contextlib
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 from client.ring import Ring
 from client.sources.base import SourceSettings, Window
+from client.sources.refused import Refused
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +44,11 @@ class Intake:
         self._trouble: str | None = None
         train, test = settings.limits
         shape = (settings.time, settings.channels, settings.item)
-        self._train = Ring(folder / "train.ring", *shape, train)
-        try:
-            self._test = Ring(folder / "test.ring", *shape, test)
-        except BaseException:
-            self._train.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            self._train = undo.enter_context(closing(Ring(folder / "train.ring", *shape, train)))
+            self._test = undo.enter_context(closing(Ring(folder / "test.ring", *shape, test)))
+            self._refused = undo.enter_context(closing(Refused(folder / "refused.count")))
+            self._opened = undo.pop_all()
         self._labelled = self._train.ever + self._test.ever
         # A bucket of windows that may come at once; it fills with time.
         self._rate = settings.max_per_second
@@ -59,6 +61,8 @@ class Intake:
         if problem is None:
             return ""
         self.trouble(*problem)
+        if problem[0] != "disk":  # which may be given again
+            self._refused.add(test=window.test)
         return problem[0]
 
     def _kept(self, window: Window) -> tuple[str, str] | None:
@@ -80,8 +84,8 @@ class Intake:
             log.warning("windows: %s: %s (said once, counted from here on)", kind, detail)
 
     def given(self, *, test: bool) -> int:
-        """How many windows were ever kept, in earlier lives too."""
-        return (self._test if test else self._train).ever
+        """How many windows were ever given, kept or refused, in earlier lives too."""
+        return (self._test if test else self._train).ever + self._refused.count(test=test)
 
     def status(self) -> dict[str, Any]:
         """What is held and what was odd, for people."""
@@ -96,8 +100,7 @@ class Intake:
 
     def close(self) -> None:
         """Bring all to the disk."""
-        self._train.close()
-        self._test.close()
+        self._opened.close()
 
     def _wrong(self, window: Window) -> tuple[str, str] | None:
         expected = (self._settings.time, self._settings.channels)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_kernels.quantize.constants import fold
 from edge_kernels.quantize.graph import Graph, attributes
 from edge_kernels.quantize.shapes import shaped
-from edge_kernels.sequential import fold
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

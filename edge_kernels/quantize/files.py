@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from edge_kernels.given import model_of
+from schemas.new_file import NewFile
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -65,7 +66,7 @@ def load(model: Model) -> ModelProto:
 
 
 def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write a model beside its path, then rename it: no reader sees half of it.
+    """Write a model, whole or not at all: no reader sees half of it.
 
     Raises
     ------
@@ -80,17 +81,8 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
             f"the model still has {len(whole)} bytes; an ONNX file ends at {_LARGEST}. "
             "Fewer bits, or fewer skipped layers, make it smaller"
         )
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(whole)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with NewFile(Path(path)) as file:
+        file.write(whole)
 
 
 def _read(held: ModelProto | bytes | Path, onnx: ModuleType) -> ModelProto:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_kernels.integer.net import FREE, Norm, Product, Shape
 from edge_kernels.narrow import narrowed
+from edge_kernels.quantize.constants import fold
 from edge_kernels.quantize.convolutions import padded, ungrouped
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import Forms, find
@@ -29,7 +30,6 @@ from edge_kernels.quantize.shapes import settled
 from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.walk import called, walk
 from edge_kernels.quantize.widths import widened
-from edge_kernels.sequential import fold
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from schemas.base import ConfigError
 from schemas.fleet import FILE, FleetConfig, FleetFolder
+from schemas.new_file import NewFile
 from schemas.toml_file import quoted
 from server.database import open_engine
 from server.fleet import dump, secret
@@ -40,23 +41,19 @@ def backup(
     Refusal
         Where the database is none of this release or an earlier one.
     """
-    part = out.with_name(f".{out.name}.part")
     engine = open_engine(folder.database(config))
     try:
         with engine.connect() as connection:
             dump.check(connection)
-        with part.open("wb") as file:
-            part.chmod(0o600)
+        with NewFile(out, private=True) as file:
             sealer = Sealer(file, passphrase)
             with tarfile.open(fileobj=sealer, mode="w|") as archive:
                 # Files first: a device that comes meanwhile is then in the database and on no list.
                 _files(archive, folder, config, _sqlite(engine), objects=objects)
                 rows = _database(archive, engine)
             sealer.close()
-        part.replace(out)
     finally:
         engine.dispose()
-        part.unlink(missing_ok=True)
     return rows
 
 

@@ -1,8 +1,7 @@
 """Devices from expected to removed: every change of state, with its keys, certificates and log.
 
-expected ─┐                        ┌─► rejected ─┐
-├─► pending ─► accepted ─┼─► revoked ──┴─► removed
-(none) ──┘                        └─ rotated: another key, the same state
+(none), expected ─► pending ─┬─► accepted ─► revoked ─┬─► removed
+             └───────────────┴─► rejected ────────────┘
 """
 
 from collections import defaultdict

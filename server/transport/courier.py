@@ -208,6 +208,8 @@ class Courier:
             self._absent = False
 
     def _handle(self, message: Message) -> None:
+        if self._inbox.cleared(message):
+            return
         device, said = self._inbox.read(message)
         if isinstance(said, Part):
             if self._uploads.awaits(said.sha) or not self._others_await(device, said.sha):
@@ -300,12 +302,18 @@ class Courier:
             self._post(device, "obj/data", frame(named.sha256, number, data), qos=0)
 
     def _refuse_want(self, device: str, named: ObjectRef) -> None:
-        """Of a task that ended a moment ago the question was under way: nobody's fault."""
+        """Of a task that ended a moment ago the question was under way: nobody's fault.
+
+        The device need not ask again: it did not hear that the task was given up.
+        """
         text = f"object {named.sha256[:12]} is of no open task of this device"
         past = self._ledger.newest(device, given_up=True)
         if not (past := [task for task in past if named in task.asked]):
             raise DroppedError(device, "foreign", text)
-        if any(map(self._guard.mine, past)):
+        if mine := [task for task in past if self._guard.mine(task)]:
+            for task in mine:
+                if task.state in ("failed", "expired"):
+                    self._cancel(device, task.id, _RECEIVED_TTL)
             raise DroppedError(device, "late", text)
 
     def _count_served(self, task: TaskRow, chunks: int) -> None:

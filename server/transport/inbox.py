@@ -124,6 +124,11 @@ class Inbox:
             self._once(device, said.id)
         return device, said
 
+    @staticmethod
+    def cleared(message: Message) -> bool:
+        """Whether a message says no more than that a retained state was taken back: no device's."""
+        return not message.payload and message.topic.endswith("/state")
+
     def task(self, device: str, said: Envelope, now: float) -> TaskRow | None:
         """The open task that something is said about; None where it is another courier's.
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from flwr.app import Error, Message, RecordDict
@@ -215,12 +216,18 @@ class MqttGrid(OwnGrid):
             Messages to nodes; each its own object.
         timeout
             Seconds after which to return what is there, by default the grid's. The other
-            messages are withdrawn: their devices are told so, and their replies are dropped.
+            messages are withdrawn: their devices are told so, and their replies are dropped; so are
+            all where Ctrl-C comes meanwhile.
         """
         ids = self.push_messages(messages)
         seconds = self._timeout if timeout is None else timeout
         with self._courier.changed:
-            wait_for_answers(self._courier.changed, self._ledger, ids, seconds, self._log)
+            try:
+                wait_for_answers(self._courier.changed, self._ledger, ids, seconds, self._log)
+            except KeyboardInterrupt:  # else they work for nobody, until the time to live is over
+                with suppress(Exception):
+                    self.withdraw(ids, "the server was interrupted")
+                raise
             replies = self.pull_messages(ids)
             self.withdraw(ids, f"no reply within {seconds:g} s")
         return replies

@@ -178,6 +178,7 @@ def _row(name: str, summary: Summary, method: MethodSummary) -> Row:
         "unseen_group": unseen_heading(summary),
         "bytes_down": method.bytes_per_participation.down,
         "bytes_up": method.bytes_per_participation.up,
+        "bytes_graphs": method.bytes_graphs,
         "client_updates_per_second": method.client_updates_per_second,
         "rounds": method.rounds,
         "label_fraction": summary.label_fraction,

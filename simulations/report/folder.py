@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 import tomli_w
@@ -60,14 +61,15 @@ class RunFolder:
         RunError
             Where the folder holds something already, or cannot be made.
         """
-        chosen = path or _free(root / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
-        if chosen.exists() and not chosen.is_dir():
-            raise RunError(f"{chosen}: is a file; a run needs a folder of its own")
-        made = not chosen.exists()
-        make_folder(chosen)
-        if any(chosen.iterdir()):
-            raise RunError(f"{chosen}: is not empty; {advice}")
-        return cls(chosen, made=made)
+        if path is None:
+            stamp = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+            return cls(_new(root / f"{name}-{stamp}"), made=True)
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path}: is a file; a run needs a folder of its own")
+        made = make_folder(path)
+        if any(path.iterdir()):
+            raise RunError(f"{path}: is not empty; {advice}")
+        return cls(path, made=made)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -202,6 +204,7 @@ def tables_of(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, bytes]
     }
 
 
-def _free(path: Path) -> Path:
-    candidates = (path.with_name(f"{path.name}-{n}") for n in range(2, 1000))
-    return path if not path.exists() else next(one for one in candidates if not one.exists())
+def _new(path: Path) -> Path:
+    """Make a folder that nobody else has: another run may begin in the same second."""
+    candidates = (path.with_name(f"{path.name}-{n}") for n in count(2))
+    return next(one for one in chain((path,), candidates) if make_folder(one))

@@ -90,6 +90,7 @@ def summarise_method(outcome: Outcome, lives: Lives | None = None) -> MethodSumm
         wall_seconds=outcome.wall_seconds,
         client_updates_per_second=updates / outcome.wall_seconds if outcome.wall_seconds else 0.0,
         bytes_per_participation=bytes_per_participation(outcome),
+        bytes_graphs=outcome.bytes_graphs,
         device_seconds=outcome.device_seconds / updates if updates else 0.0,
         evaluation_seconds=_mean(outcome.evaluation_seconds, outcome.evaluations),
         days=ranges(outcome, lives or {}),

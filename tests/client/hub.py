@@ -100,7 +100,7 @@ class Hub:
     def _send(self, want) -> None:
         for number in want.numbers():
             self.asked.append((want.object.sha256, number))
-            if self.serve(number):
+            if self.serve(number) and want.object.sha256 in self.objects:
                 data = self.objects[want.object.sha256]
                 part = self.corrupt(data[number * wire.CHUNK : (number + 1) * wire.CHUNK])
                 frame = wire.frame(want.object.sha256, number, part)

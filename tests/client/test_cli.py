@@ -164,6 +164,15 @@ def test_out_is_written_whole_and_nothing_is_printed(edge, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_that_results_are_written_to_stays(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.touch(0o600)
+    link.symlink_to(target)
+    output.emit("new", link)
+    assert (target.read_text(), link.is_symlink()) == ("new", True)
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "kernels.json"
     path.write_text("old")
@@ -171,7 +180,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         output.emit("new", path)
     assert [each.read_text() for each in tmp_path.iterdir()] == ["old"]

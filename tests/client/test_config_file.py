@@ -52,6 +52,16 @@ def test_what_enrolment_does_not_know_stays_and_the_file_before_is_kept(tmp_path
     assert updated(path, CHANGES, defaults) is None  # nothing new: nothing is kept
 
 
+def test_a_link_stays_and_its_file_is_updated(tmp_path, defaults):
+    file, link = tmp_path / "kept" / "watch.toml", tmp_path / "pi.toml"
+    link.symlink_to("kept/watch.toml")
+    updated(link, CHANGES, defaults)
+    assert updated(link, {"device": "watch-8"}, defaults) == f"{file}.before"
+    assert link.is_symlink()
+    assert tomllib.loads(file.read_text())["device"] == "watch-8"
+    assert {each.name for each in file.parent.iterdir()} == {"watch.toml", "watch.toml.before"}
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "says"),
     [

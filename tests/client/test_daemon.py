@@ -134,6 +134,22 @@ def test_what_is_kept_is_by_run(world, hub):
     hub.until(lambda: set(world.objects.names()) == world.store.all_kept())
 
 
+def test_a_task_whose_objects_do_not_come_holds_up_no_other(world, hub, monkeypatch, caplog):
+    """Its server may be gone for hours; a ping, a round or a roll-out of others goes on."""
+    monkeypatch.setattr(world.daemon.runner.downloads, "_wait", 0.1)
+    lost = hub.task("train", Payload(config={"config": {"n": 7}}))
+    absent = hub.objects.pop(hub.put(pack(Payload(config={"config": {"n": 7}}))[0]).sha256)
+    assert absent
+    hub.serve = lambda _: True
+    first = hub.task("train", ASKED)
+    second = hub.task("query.graphs", ASKED)
+    assert done(hub, first)["n"] == done(hub, second)["n"] == 1
+    assert "what it names does not come; others first" in caplog.text
+    assert hub.kinds(lost) == ["accepted"]
+    hub.put(absent)
+    assert done(hub, lost)["n"] == 7
+
+
 def test_a_task_that_comes_again_is_not_done_again(world, hub):
     said = []
     task = hub.task("train", ASKED, change=lambda envelope: said.append(envelope) or envelope)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from client import transfer
-from client.transfer import Downloads, GivenUp, TransferError, chunks_of
+from client.transfer import Downloads, GivenUp, PutOff, TransferError, chunks_of
 from schemas.objects import MissingObjectError, ObjectStore
 from schemas.wire import CHUNK, ObjectRef, Want, frame, parse_frame
 
@@ -67,6 +67,16 @@ def test_a_chunk_that_is_lost_is_asked_for_again(sender, reference):
     sender.frames = drop
     sender.downloads.pull([reference], never)
     assert sender.asked == [0, 1, 2, 2, 2, 3, 4]
+
+
+def test_who_waits_in_vain_makes_way_for_others_and_keeps_what_came(sender, reference):
+    sender.frames = lambda number, frames: frames if number < 2 else []
+    with pytest.raises(PutOff):
+        sender.downloads.pull([reference], never, lambda: True)
+    assert sender.asked == [0, 1, 2]
+    sender.frames = lambda number, frames: frames
+    sender.downloads.pull([reference], never, lambda: True)
+    assert sender.asked == [0, 1, 2, 2, 3, 4]
 
 
 def test_another_life_asks_for_what_is_missing_alone(store, sender, reference):

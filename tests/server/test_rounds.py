@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from server.border import payload, weights_of
 from server.checkpoint import Checkpoint, CheckpointError
@@ -36,7 +36,7 @@ class Kept:
 def go(federation, devices, trained, counted):
     """Run a strategy on devices that train, unless a test's function says otherwise."""
 
-    def run(cls=FedAvg, answer=None, resume=None, rounds=2, unseen=UNSEEN, **config):
+    def run(cls=FedAvg, answer=None, resume=None, rounds=2, unseen=UNSEEN, nodes=None, **config):
         strategy = cls(federation(rounds=rounds, **config), cls.Parameters())
 
         def default(message):
@@ -51,6 +51,7 @@ def go(federation, devices, trained, counted):
             return answer(message, default) if answer else default(message)
 
         grid, kept = devices([*PERSONS, *UNSEEN], reply), Kept()
+        grid.nodes = grid.nodes if nodes is None else nodes
         loop = Rounds("it", strategy, grid, PERSONS, unseen, rounds, kept.watch(), "id")
         return loop.run(resume), kept, grid
 
@@ -119,6 +120,59 @@ def test_the_unseen_are_never_trained(go):
         assert {m.metadata.dst_node_id for m in sent(grid, "train")} == set(PERSONS)
         evaluated = [m.metadata.dst_node_id for m in sent(grid, "evaluate")]
         assert sorted(n for n in evaluated if n in UNSEEN) == sorted(UNSEEN)
+
+
+def installing(lacks):
+    """An answer of devices that lack graphs until they are sent them."""
+    asked = []
+
+    def answer(message, good):
+        node, kind = message.metadata.dst_node_id, message.metadata.message_type
+        if not kind.startswith("query."):
+            if node in lacks and kind == "train":
+                return Message(Error(1, "GraphError: it is not on this device"), reply_to=message)
+            return good(message)
+        asked.append((kind, node))
+        if kind == "query.install":
+            lacks.discard(node)
+        missing = ["0" * 64] if node in lacks and kind == "query.graphs" else []
+        missing = missing and message.content["graphs"]["digests"][:1]
+        return Message(RecordDict({"graphs": ConfigRecord({"missing": missing})}), reply_to=message)
+
+    return answer, asked
+
+
+def test_a_device_that_comes_later_is_brought_the_graphs(federation, devices, go):
+    lacks, here = {3}, [1, 2]
+    answer, asked = installing(lacks)
+
+    def late(message, good):
+        if message.metadata.message_type == "train" and 3 not in grid_nodes:
+            grid_nodes.append(3)
+        return answer(message, good)
+
+    grid_nodes = here
+    outcome, _, _ = go(answer=late, rounds=3, unseen={}, nodes=grid_nodes)
+    assert asked.count(("query.install", 3)) == 1
+    assert outcome.failures == {}
+    assert [record.cohort for record in outcome.rounds] == [2, 3, 3]
+
+
+def test_a_device_that_lost_its_graphs_is_brought_them_again(go):
+    lacks = set()
+    answer, asked = installing(lacks)
+
+    def losing(message, good):
+        if message.metadata.message_type == "train" and not lost:
+            lost.append(1)
+            lacks.add(2)
+        return answer(message, good)
+
+    lost = []
+    outcome, _, _ = go(answer=losing, rounds=3, unseen={})
+    assert outcome.dropped == {"Bo": 1}
+    assert asked.count(("query.install", 2)) == 1
+    assert asked.count(("query.graphs", 1)) == 1  # who did well is not asked again
 
 
 def test_no_two_devices_share_a_record_or_an_array(go):

@@ -1,6 +1,8 @@
 """``flwr-sim export`` and ``quantized`` as a user meets them."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -80,6 +82,24 @@ def test_a_bundle_opens_and_runs(sim, finished_run, person, tmp_path, key, bits,
     if bits == "32":
         assert said["f1"] == said["f1_float"]
         assert (said["quantizer"], said["ranges"]) == (None, None)
+
+
+def test_the_readmes_python_runs(sim, finished_run, person, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(import json\n.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/wearables-1").symlink_to(finished_run)
+    exported = sim(
+        "export", finished_run, "--person", person, "--out", "ann.flwb", "--windows", "ann.npz",
+        "--strategy", "finetune", "--quantizer", "rtn", "--format", "json",
+    )  # fmt: skip
+    assert exported[0] == 0
+    capsys.readouterr()
+    exec(script, {})
+    scores, share = capsys.readouterr().out.splitlines()
+    assert scores.startswith(RunFolder.open(finished_run).summary().strategy)
+    assert float(share) == pytest.approx(json.loads(exported[1])["f1"], abs=0.1)
 
 
 @pytest.mark.parametrize(("bits", "form"), [(8, "edge"), (4, "edge"), (2, "lookup")])

@@ -17,6 +17,7 @@ from simulations.config import load
 from simulations.report import files
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
+from simulations.report.lock import LOCK, held
 from simulations.report.metrics import macro_f1
 from simulations.run import StrategyRun, identity_of, resumable, workers_of
 from simulations.world import open_world
@@ -331,7 +332,7 @@ def test_a_damaged_outcome_is_refused_in_a_line(stage, quiet, tmp_path, text):
 
 def fails_at_the_disk(monkeypatch, name):
     """From the write of a file of this name on, nothing more than 64 bytes fits on the disk."""
-    write, full = files._write_through, []
+    write, full = files._write, []
 
     def limited(path, data):
         if name in path.name:
@@ -345,7 +346,7 @@ def fails_at_the_disk(monkeypatch, name):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(files, "_write_through", limited)
+    monkeypatch.setattr(files, "_write", limited)
 
 
 def test_a_full_disk_at_the_start_leaves_nothing(
@@ -436,6 +437,39 @@ def test_resume_finds_the_newest_interrupted_run_of_that_name(simulation_file, t
     (root / "tiny-6").mkdir()
     (root / "tiny-7").write_text("a file")
     assert resumable(loaded, root).path == root / "tiny-2"
+
+
+def test_a_run_that_somebody_is_at_is_left_alone(interrupted, resume, capsys, quiet, monkeypatch):
+    """Not even its windows are touched, and the first of the two comes to its end."""
+    out = interrupted()
+    begin = quiet.begin
+
+    def second(*args):
+        monkeypatch.setattr(quiet, "begin", begin)
+        before = content(out)
+        said = refusal(capsys, 1, resume)
+        assert f"{out}: another process (pid {os.getpid()}) is at this run" in said
+        assert content(out) == before
+        assert (out / ".windows").is_dir()
+        begin(*args)
+
+    monkeypatch.setattr(quiet, "begin", second)
+    resume()
+    assert RunFolder.open(out).finished
+    assert not (out / LOCK).exists()
+
+
+def test_resume_leaves_out_what_another_process_is_at(simulation_file, tmp_path):
+    loaded = load(simulation_file)
+    for number in (1, 2):
+        run = RunFolder.create("tiny", tmp_path / f"tiny-{number}")
+        run.write_config(loaded.config)
+        os.utime(run.path / "config.toml", (number, number))
+    with held(tmp_path / "tiny-2"):
+        assert resumable(loaded, tmp_path).path.name == "tiny-1"
+        with held(tmp_path / "tiny-1"), pytest.raises(RunError, match="is at this run"):
+            resumable(loaded, tmp_path)
+    assert resumable(loaded, tmp_path).path.name == "tiny-2"
 
 
 def test_what_an_identity_depends_on(simulation_file):

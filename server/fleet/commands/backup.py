@@ -38,7 +38,8 @@ def backup(
     opened = Fleet(fleet)
     passphrase = _passphrase(key_file, confirm=True)
     rows = write(opened.folder, opened.config, out, passphrase, objects=objects)
-    say(f"wrote {out}: {rows} rows, {out.stat().st_size} bytes")
+    size = f", {out.stat().st_size} bytes" if out.is_file() else ""
+    say(f"wrote {out}: {rows} rows{size}")
     _note(opened, rows, out)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from schemas.base import ConfigError
+from schemas.new_file import NewFile
 from server.fleet.commands.changes import carry_out, chosen, in_parts, tell
 from server.fleet.commands.options import (
     DryRun,
@@ -391,24 +391,21 @@ def _claims_file(
     if out.is_dir():
         raise ConfigError(str(out), ["is a folder; name a file"])
     server, count = f"{config.server.host}:{config.server.port}", 0
-    part = out.with_name(f".{out.name}.{os.getpid()}")
-    private = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(private, "w", encoding="utf-8") as file:
-        file.write("device,claim,url\n")
+    written = NewFile(out, private=True)
+    written.file.write(b"device,claim,url\n")
 
-        def keep(names: list[str], made: "list[ClaimText]") -> None:
-            nonlocal count
-            for name, claim in zip(names, made, strict=True):
-                file.write(f"{name},{claim},{enrol_url(server, claim)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-            count += len(made)
+    def keep(names: list[str], made: "list[ClaimText]") -> None:
+        nonlocal count
+        for name, claim in zip(names, made, strict=True):
+            written.file.write(f"{name},{claim},{enrol_url(server, claim)}\n".encode())
+        written.sync()
+        count += len(made)
 
-        try:
-            yield keep
-        finally:
-            if count:
-                part.replace(out)
-                say(f"wrote {out}: whoever reads it can enroll these names")
-            else:
-                part.unlink()
+    try:
+        yield keep
+    finally:
+        if count:
+            written.keep()
+            say(f"wrote {out}: whoever reads it can enroll these names")
+        else:
+            written.drop()

@@ -24,7 +24,7 @@ from server.fleet.training.progress import Progress
 from server.fleet.training.sources import SourceModel, read_sources
 from server.graphs import GraphBook, default_cache
 from server.outcome import Outcome, macro_f1, progress_of
-from server.rounds import Rounds, Watch
+from server.rounds import Rounds, RoundsError, Watch
 from server.strategies.base import EdgeStrategy
 
 _BROKER: Final = 10.0  # seconds for the broker to greet
@@ -192,7 +192,9 @@ def train(place: Place, it: Plan, progress: Progress) -> dict[str, Any]:
         progress.begin(done)
         how = "failed"
         try:
-            summary = _summary(it, _rounds(it, grid, progress).run(it.done))
+            outcome = _rounds(it, grid, progress).run(it.done)
+            _check_learned(outcome)
+            summary = _summary(it, outcome)
             it.runs.finish(summary)
             how = "finished"
         except KeyboardInterrupt:
@@ -202,6 +204,16 @@ def train(place: Place, it: Plan, progress: Progress) -> dict[str, Any]:
         finally:
             place.audit("training.end", it.name, how=how, round=progress.last)
     return summary
+
+
+def _check_learned(outcome: Outcome) -> None:
+    """Refuse to call a training finished from which nothing was learned."""
+    rounds = [record for record in outcome.rounds if record.cohort]
+    if rounds and not any(record.applied for record in rounds):
+        raise RoundsError(
+            f"{outcome.strategy}: nothing was learned: none of {len(rounds)} rounds had "
+            "cohort.min_replies good replies; the lines above, and device show, say why"
+        )
 
 
 @contextmanager

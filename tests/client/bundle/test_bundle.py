@@ -127,6 +127,16 @@ def test_without_cryptography(tmp_path, monkeypatch):
         bundle.open(tmp_path / "b", public_hex(KEY))
 
 
+def test_a_bundle_is_as_private_as_the_one_before_and_a_link_stays(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.touch(0o600)
+    link.symlink_to(target)
+    bundle.write(link, small_models.card(), small_models.codes())
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    bundle.open(target)
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "b"
     path.write_bytes(b"old")

@@ -69,6 +69,71 @@ def test_kept_files_move(source, folder, sink, at_work, until):
     assert len(sink.windows) == 1
 
 
+def test_kept_files_of_one_name_are_all_kept(source, folder, sink):
+    reader = source(after="keep")
+    for value in range(3):
+        for name in ("a", "b@2"):
+            np.save(folder / f"{name}.npy", np.full((4, 2), value, np.float32))
+        FolderSource.run(reader, sink, StopAfter(4))
+    taken = ["a-2.npy", "a-3.npy", "a.npy", "b-2@2.npy", "b-3@2.npy", "b@2.npy"]
+    assert names(folder) == [f"taken/{name}" for name in taken]
+    assert np.load(folder / "taken" / "b-3@2.npy")[0, 0] == 2
+    np.save(folder / "a.npy", np.zeros((4, 2)))
+    FolderSource.run(source(after="keep"), sink, StopAfter(3))  # of a later life
+    assert (folder / "taken" / "a-4.npy").exists()
+
+
+def test_refused_files_of_one_name_are_all_there(source, folder, sink):
+    for _ in range(2):
+        (folder / "a.csv").write_text("words\nwords\n")
+        FolderSource.run(source(), sink, StopAfter(3))
+    assert names(folder) == ["refused/a-2.csv", "refused/a.csv"]
+
+
+@pytest.mark.parametrize("after", ["delete", "keep"])
+@pytest.mark.parametrize("content", ["1,2\n" * 4, "words\nwords\n"])
+def test_a_file_that_takes_the_place_of_one_being_read_is_read_too(
+    source, folder, sink, monkeypatch, after, content
+):
+    (folder / "a.csv").write_text(content)
+    (folder / ".next").write_text("7,8\n" * 4)
+    windows = FolderSource._windows
+
+    def late(self, *what):
+        if (folder / ".next").exists():
+            (folder / ".next").rename(folder / "a.csv")
+        return windows(self, *what)
+
+    monkeypatch.setattr(FolderSource, "_windows", late)
+    FolderSource.run(source(after=after), sink, StopAfter(5))
+    first = [] if "words" in content else [1]
+    assert [window.values[0] for window in sink.windows] == [*first, 7]
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_read_again(source, folder, sink):
+    path = folder / "a.csv"
+    path.write_text("1,2\n" * 4)
+
+    def written(_):
+        sink.says = lambda _: ""
+        path.write_text("7,8\n" * 4)
+        os.utime(path, (1000, 1000))  # the clocks of file systems are coarse
+        return ""
+
+    sink.says = written
+    FolderSource.run(source(), sink, StopAfter(5))
+    assert [window.values[0] for window in sink.windows] == [1, 7]
+
+
+def test_suffixes_may_be_in_capitals(source, folder, sink, at_work, until):
+    (folder / "A@1.CSV").write_text("1,2\n" * 4)
+    with (folder / "B.Npy").open("wb") as file:
+        np.save(file, np.zeros((4, 2)))
+    with at_work(source()):
+        until(lambda: not names(folder))
+    assert sorted(window.label for window in sink.windows) == [-1, 1]
+
+
 def npy(shape):
     text = f"{{'descr':'<f4','fortran_order':False,'shape':{shape}}}\n".encode()
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text

@@ -50,6 +50,22 @@ def test_windows_are_kept_with_their_labels(intake, tmp_path):
     assert (chosen.given(test=False), chosen.given(test=True)) == (3, 1)
 
 
+def test_what_was_refused_was_given_in_a_later_life_too(intake, monkeypatch):
+    chosen = intake()
+    chosen.give(window())
+    for test in (False, False, True):
+        chosen.give(window(float("nan"), test=test))
+    assert (chosen.given(test=False), chosen.given(test=True)) == (3, 1)
+    monkeypatch.setattr(chosen, "_kept", lambda _: ("disk", "full"))
+    chosen.give(window())
+    assert chosen.given(test=False) == 3, "it may be given again"
+    chosen.close()
+    again = intake()
+    assert (again.given(test=False), again.given(test=True)) == (3, 1)
+    again.give(window(float("nan")))
+    assert again.given(test=False) == 4
+
+
 @pytest.mark.parametrize(
     ("odd", "kind"),
     [

@@ -83,6 +83,20 @@ def test_it_goes_on_where_it_stopped(path, person, tmp_path, monkeypatch):
     assert_same(mapped(folder), person)
 
 
+def test_no_window_is_played_twice_where_some_are_refused(person, tmp_path):
+    person.train[[2, 3, 11]] = np.nan
+    person.test[4] = np.inf
+    person.save(tmp_path / "set")
+    folder, kept = tmp_path / "rings", np.isfinite(person.train).all((1, 2))
+    for _ in range(3):
+        intake = Intake(settings(tmp_path / "set"), folder)
+        play(tmp_path / "set", intake)
+        intake.close()
+    found = mapped(folder)
+    np.testing.assert_array_equal(found.train, person.train[kept])
+    np.testing.assert_array_equal(found.test, np.delete(person.test, 4, 0))
+
+
 def test_it_keeps_its_pace(person, tmp_path, sink):
     person.save(tmp_path / "set")
     stop, began = threading.Event(), time.monotonic()

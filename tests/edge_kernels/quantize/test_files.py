@@ -92,11 +92,19 @@ def test_without_onnx_the_extra_is_named(monkeypatch, mlp):
 def test_a_save_that_fails_leaves_the_old_file(mlp, tmp_path, monkeypatch):
     path = tmp_path / "out.onnx"
     path.write_bytes(b"old")
-    monkeypatch.setattr("edge_kernels.quantize.files.os.fsync", _full)
+    monkeypatch.setattr("os.fsync", _full)
     with pytest.raises(OSError, match="disk is full"):
         save(mlp, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_that_a_model_is_saved_to_stays(mlp, tmp_path):
+    link = tmp_path / "link.onnx"
+    link.symlink_to(tmp_path / "target.onnx")
+    save(mlp, link)
+    assert link.is_symlink()
+    assert (tmp_path / "target.onnx").read_bytes() == mlp.SerializeToString()
 
 
 def _full(_):

@@ -1,9 +1,11 @@
 """Backup while serving, and a restore after which devices go on."""
 
 import io
+import os
 import re
 import shutil
 import tarfile
+import threading
 from dataclasses import replace
 
 import pytest
@@ -17,7 +19,7 @@ from server.cli import main
 from server.database import migrate, open_engine, pending, revision_of
 from server.fleet import claims, dump, sealed, secret
 from server.fleet.authority import Authority
-from server.fleet.backup import _with_database, backup, restore
+from server.fleet.backup import _with_database, backup, check, restore
 from server.fleet.errors import Denied, Refusal
 from server.fleet.keeper import Keeper
 from server.fleet.registry import Claim, Embedding, Registry, Update, audit
@@ -426,6 +428,18 @@ def test_what_is_newer_is_refused_on_both_ways(fleet, tmp_path, monkeypatch):
     engine.dispose()
     with pytest.raises(Refusal, match=r"newer release \(9999\); restore into a new one"):
         restore(file, tmp_path / "new", WORD, str(folder.database(folder.config())))
+
+
+def test_a_backup_goes_through_a_pipe(fleet, tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    saved(fleet(), pipe)
+    reader.join(5)
+    (tmp_path / "b").write_bytes(read[0])
+    assert check(tmp_path / "b", WORD) == 1
+    assert pipe.is_fifo()
 
 
 def test_backups_in_the_folder_are_in_no_backup(fleet, tmp_path):

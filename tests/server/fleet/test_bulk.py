@@ -1,7 +1,9 @@
 """Thousands at a time: a few statements for hundreds, in transactions that others come between."""
 
 import json
+import os
 import shutil
+import threading
 
 import pytest
 from sqlalchemy import event, func, select
@@ -207,6 +209,17 @@ def test_an_interrupted_import_keeps_the_claims_that_it_made(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_claims_are_written_through_a_pipe(fleet, run, listed, tmp_path):
+    pipe, read = tmp_path / "claims", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert run("device", "import", listed, "--claims", str(pipe))[0] == 0
+    reader.join(5)
+    assert len(read[0].splitlines()) == 26
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("where", ["no/such/claims.csv", "."])
 def test_an_import_whose_claims_cannot_be_written_changes_nothing(
     fleet, run, listed, tmp_path, where
@@ -220,15 +233,13 @@ def test_an_import_whose_claims_cannot_be_written_changes_nothing(
 def test_claims_that_the_disk_has_no_room_for_are_not_made(
     fleet, run, listed, tmp_path, monkeypatch
 ):
-    import os
-
     def full(_number):
         raise OSError(28, "No space left on device")
 
     real, count = os.fsync, columns_of(fleet)
-    monkeypatch.setattr("server.fleet.commands.device.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, _, err = run("device", "import", listed, "--claims", str(tmp_path / "claims.csv"))
-    monkeypatch.setattr("server.fleet.commands.device.os.fsync", real)
+    monkeypatch.setattr(os, "fsync", real)
     assert (code, err) == (1, "flwr-fleet: No space left on device\n")
     assert columns_of(fleet) == count
     assert not (tmp_path / "claims.csv").exists()

@@ -23,6 +23,7 @@ from schemas.wire import (
     encode,
     envelope,
     frame,
+    node_of,
     topic,
 )
 from server.transport.inbox import Open
@@ -152,6 +153,24 @@ def test_a_want_that_crosses_the_end_of_its_task_is_late(fleet: Fleet, idle: Idl
     fleet.grid.withdraw([task])
     device.say(Want(object=mine, chunks=((0, 1),)), re=task, kind="obj/req")
     assert dropped(fleet, late=1)
+
+
+def test_who_asks_for_an_object_of_a_task_given_up_is_told_so(fleet: Fleet, idle: Idle) -> None:
+    """It did not hear it, or its server ended without a word: else it asks for ever."""
+    device, task = idle
+    fleet.ledger.move([task], "failed", error="the server that asked has ended")
+    device.say(Want(object=device.tasks[task].payload, chunks=((0, 1),)), re=task, kind="obj/req")
+    assert dropped(fleet, late=1)
+    assert device.cancelled == [task]
+
+
+def test_a_state_that_was_taken_back_is_no_fault_of_the_device(fleet: Fleet, idle: Idle) -> None:
+    """The fleet itself clears what the broker retained of a device that it throws out."""
+    device, _ = idle
+    device.raw("state", b"")
+    fleet.broker.pump()
+    assert fleet.grid.drops() == {}
+    assert node_of(device.name) in fleet.grid.get_node_ids()
 
 
 def test_what_another_courier_asked_is_nothing_to_this_one_after_its_end_too(

@@ -11,7 +11,7 @@ from schemas.payload import Payload
 from schemas.signing import new_key, public_hex, verify_task
 from schemas.wire import Failed, decode, node_of
 from server.flower_private import CLIENT_RAISED, NO_REPLY, empty_run
-from server.transport import waiting
+from server.transport import mqtt_grid, waiting
 from tests.server.transport.conftest import Fleet
 from tests.server.transport.fake_device import weights
 
@@ -122,6 +122,23 @@ def test_who_is_waited_for_is_told_now_and_then(
     assert said[-1].startswith("round 1, train: 1 of 9 answered after ")
     whom = ", ".join(names[1:6])
     assert re.search(f"; waiting for {whom} and 3 more, [01] s at most$", said[-1])
+
+
+def test_ctrl_c_withdraws_what_nobody_waits_for_any_more(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        fleet.broker.pump()
+        raise KeyboardInterrupt
+
+    device = fleet.device("a")
+    device.works = False
+    monkeypatch.setattr(mqtt_grid, "wait_for_answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fleet.grid.send_and_receive([fleet.ask("a")])
+    fleet.broker.pump()
+    assert device.cancelled == list(device.tasks) != []
+    assert fleet.ledger.open_tasks() == []
 
 
 def test_a_message_may_be_withdrawn(fleet: Fleet) -> None:

@@ -3,7 +3,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +44,13 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    atomic_write(tmp_path / "link", b"one")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"one"
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tiny_disk: Path) -> None:
     path = tiny_disk / "summary.json"
     atomic_write(path, b"old")
@@ -78,7 +84,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files_module, "os", SimpleNamespace(getpid=os.getpid, fsync=interrupted))
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         atomic_write(tmp_path / "x", b"content")
     assert not list(tmp_path.iterdir())

@@ -72,6 +72,24 @@ def test_the_folder_is_named_by_run_and_time_and_never_shared(
     assert all(path.parent == Path("runs") and path.name.startswith("tiny-2") for path in paths)
 
 
+def test_two_starts_in_one_second_have_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one makes its folder when this one has seen that there is none."""
+    mkdir, made = Path.mkdir, []
+
+    def late(path: Path, *args: Any, **how: Any) -> None:
+        if path.name.startswith("tiny-") and not made:
+            made.append(path)
+            mkdir(path, *args, **how)
+        mkdir(path, *args, **how)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    ours = RunFolder.create("tiny", root=tmp_path).path
+    assert made
+    assert ours.name == f"{made[0].name}-2"
+
+
 def test_an_empty_folder_will_do_but_nothing_is_overwritten(tmp_path: Path) -> None:
     assert RunFolder.create("tiny", tmp_path).path == tmp_path
     (tmp_path / "thesis.tex").write_text("")

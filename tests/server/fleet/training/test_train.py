@@ -167,6 +167,16 @@ def test_two_rounds_and_who_is_left_out(pilot, here):
     assert "is not empty" in here()[2]
 
 
+def test_a_training_that_learned_nothing_is_not_called_finished(pilot, here):
+    for name in ("a", "b"):
+        pilot.device(name)
+    wrong = ("--set", "windows.time=30")  # theirs have 20
+    code, _, said = pilot.train("--set", "rounds=2", *wrong)
+    assert code == 1, said
+    assert "nothing was learned: none of 2 rounds had cohort.min_replies good replies" in said
+    assert [one["how"] for one in pilot.trainings()[1]] == ["failed"]
+
+
 def test_a_training_that_is_killed_or_interrupted_goes_on(pilot, here):
     for name in ("a", "b"):
         pilot.device(name)
