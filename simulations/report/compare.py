@@ -22,7 +22,7 @@ NOTHING = "\N{EN DASH}"
 Row = dict[str, Any]
 _FIGURES = (
     *("macro_f1", "worst_decile", "unseen", "bytes_down", "bytes_up"),
-    *("client_updates_per_second", "rounds"),
+    *("bytes_graphs", "client_updates_per_second", "rounds"),
 )
 _LISTED = {
     "run": "run",

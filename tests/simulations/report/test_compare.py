@@ -189,6 +189,7 @@ def test_a_baseline_that_failed_is_compared_with_dashes_and_the_reason(failed: A
     assert row.keys() == rows[0].keys()
     assert (row["run"], row["main"], row["macro_f1"], row["bytes_up"]) == ("one", False, None, None)
     assert (row["seed"], row["label_fraction"], row["rounds"]) == (3, 0.05, None)
+    assert row["bytes_graphs"] is None
     assert row["problem"] == "strategy 'fedadam' returned weights int64[3]"
     assert by_name["ditto"]["problem"] == "the last 5 rounds had fewer replies than 2"
     assert by_name["pefll"]["problem"] == "the run does not say why"
