@@ -43,6 +43,7 @@ def render(folder: str, config: Simulation, summary: Summary, plots: Mapping[str
     """
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page.filters.update(bytes=human_bytes, seconds=human_seconds, score=_score)
+    page.filters["unbroken"] = _unbroken
     page.globals.update(as_bytes=human_bytes, as_seconds=human_seconds, as_score=_score)
     best = best_baseline(summary)
     template = page.from_string(
@@ -83,6 +84,12 @@ def failures(summary: Summary) -> list[Failure]:
         for method in (summary, *summary.baselines)
         for person, reasons in sorted(method.failures.items())
     ]
+
+
+def _unbroken(text: str) -> str:
+    """Keep a range of days on one line, in however narrow a column."""
+    joiner = "\N{WORD JOINER}"
+    return text.replace("–", f"{joiner}–{joiner}")
 
 
 def _abouts(names: Iterable[str]) -> dict[str, str]:
