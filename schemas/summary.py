@@ -76,6 +76,11 @@ class MethodSummary(Strict):
         description="Of the graphs that a device gets once; a frozen model is part of one.",
     )
     device_seconds: float = Field(description="Mean time a client's training took on one core.")
+    evaluation_seconds: float | None = Field(
+        None,
+        description="Mean time in which a client made its own model of what it was sent, before "
+        "it was evaluated, on one core; none where devices do not say.",
+    )
 
     days: list[Days] = Field(
         default_factory=list,

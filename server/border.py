@@ -242,3 +242,11 @@ def confusion_of(reply: Message, classes: int) -> NDArray[np.int64]:
     if not all(isinstance(count, int) and 0 <= count < _MAX_COUNT for count in counts):
         raise DeltaError("an evaluation whose counts are no whole numbers from 0")
     return np.asarray(counts, np.int64).reshape(classes, classes)
+
+
+def seconds_of(reply: Message) -> float | None:
+    """How long a device took to make its own model before an evaluation; None where it lies."""
+    seconds = reply.content.metric_records.get("metrics", MetricRecord()).get("seconds")
+    if isinstance(seconds, list) or seconds is None:
+        return None
+    return float(seconds) if 0 <= seconds <= _HIGHEST["seconds"] else None

@@ -61,6 +61,10 @@ class Outcome:
         Clients left out of a round, and why, by person.
     device_seconds : float
         Sum over all trainings, one core.
+    evaluations : int
+        Of clients, with the seconds that they took.
+    evaluation_seconds : float
+        Sum over these: from the weights received to the device's own model, one core.
     bytes_graphs : int
         Of all graphs, which a device gets once.
     late, dropped : dict[str, int]
@@ -86,6 +90,8 @@ class Outcome:
     dropped: dict[str, int] = field(default_factory=dict)
     simulated_seconds: float | None = None
     exchanges: dict[str, DayExchange] = field(default_factory=dict)
+    evaluations: int = 0
+    evaluation_seconds: float = 0.0
 
 
 def progress_of(outcome: Outcome) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.border import WRONG, Admitted, admit, confusion_of, payload
+from server.border import WRONG, Admitted, admit, confusion_of, payload, seconds_of
 from server.carriers import Devices, Rehearsing, Resettable, Resumable
 from server.checkpoint import Checkpoint, CheckpointError
 from server.clock import Clock, clock_of
@@ -345,9 +345,17 @@ class Rounds:
             return reply.error.reason or f"error {reply.error.code}"
         try:
             into[self._name(node)] = confusion_of(reply, self.strategy.federation.classes)
+            self._time(reply, node)
         except WRONG as error:
             return f"refused: {error}"
         return None
+
+    def _time(self, reply: Message, node: int) -> None:
+        """Add what a client spent on its own model; the unseen have no labels to spend it on."""
+        seconds = seconds_of(reply)
+        if node in self.persons and seconds is not None:
+            self.outcome.evaluations += 1
+            self.outcome.evaluation_seconds += seconds
 
     def _mean(self, number: int, confusions: Confusions) -> float | None:
         told = {name: counts for name, counts in confusions.items() if counts.any()}

@@ -24,6 +24,7 @@ from server.rounds import RoundsError, Watch, outcome_of, progress_of
 from server.strategies.installed import strategies
 from simulations.ahead import Ahead
 from simulations.config import Loaded
+from simulations.data.paths import named
 from simulations.engine.local_grid import LocalGrid
 from simulations.engine.rehearsal import rehearse
 from simulations.jobs import share_of
@@ -121,10 +122,10 @@ def run_on(
             progress.note(str(error))
             notes.append(str(error))
             outcomes.append(Outcome(one.name))
-    kind = config.data.kind
     names = world.persons | world.unseen
     lives = {names[node]: life for node, life in world.federation.lives.items()}
-    summary = summarise(config, kind, recordings.classes, notes, outcomes, lives)
+    dataset = named(config.data)
+    summary = summarise(config, dataset, recordings.classes, notes, outcomes, lives)
     folder.write(summary, outcomes)
     return Finished(folder, summary)
 

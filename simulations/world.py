@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,6 +114,7 @@ def _world(
     persons = {person + FIRST_NODE: names[person] for person in parts.clients}
     unseen = {person + FIRST_NODE: names[person] for person in parts.unseen}
     sources = sources_of(recordings, parts)
+    owners = tuple(recordings.lives[p][0] for p in parts.sources if recordings.lives)
     return World(
         recordings=recordings,
         persons=persons,
@@ -131,13 +132,13 @@ def _world(
             sources=sources,
             clients=tuple(sorted(persons)),
             graphs=GraphBook(default_cache()),
-            source_model=SourceModel(sources, config, tell),
+            source_model=SourceModel(sources, config, tell, owners),
             lives={
                 node: recordings.lives[node - FIRST_NODE]
                 for node in (*persons, *unseen)
                 if recordings.lives
             },
-            owners=tuple(recordings.lives[p][0] for p in parts.sources if recordings.lives),
+            owners=owners,
         ),
         digest=digest_of(recordings),
     )
@@ -176,10 +177,26 @@ def sources_of(recordings: Recordings, parts: Split) -> Sources:
 
 
 class SourceModel:
-    """The sources' model: trained at the first call, kept for the run and, by digest, on disk."""
+    """The sources' model: trained at the first call, kept for the run and, by digest, on disk.
 
-    def __init__(self, sources: Sources, config: Simulation, tell: Callable[[str], None]) -> None:
-        self.sources, self.config, self.tell = sources, config, tell
+    Parameters
+    ----------
+    sources : Sources
+    config : Simulation
+    tell : callable
+        Takes a line for whoever watches.
+    owners : Sequence[str]
+        By source, where a source is one day of somebody: whose.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        config: Simulation,
+        tell: Callable[[str], None],
+        owners: Sequence[str] = (),
+    ) -> None:
+        self.sources, self.config, self.tell, self.owners = sources, config, tell, owners
         self._network: Classifier | None = None
 
     def __call__(self) -> Classifier:
@@ -202,10 +219,15 @@ class SourceModel:
 
     def _trained(self) -> dict[str, Classifier]:
         config = self.config
-        self.tell(f"training on {len(self.sources)} source persons: {config.source.steps} steps")
+        self.tell(f"training on {self._volunteers()}: {config.source.steps} steps")
         network = train_source(self.sources, config.model, config.source, config.seed)
         _check_finite(network)
         return {"source": network}
+
+    def _volunteers(self) -> str:
+        if not self.owners:
+            return f"{len(self.sources)} source persons"
+        return f"{len(self.sources)} days of {len(set(self.owners))} source persons"
 
     def _path(self) -> Path | None:
         config = self.config

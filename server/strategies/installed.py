@@ -78,6 +78,11 @@ def strategies() -> Installed:
     return Installed(entry_points(GROUP))
 
 
+def about(strategy: type[EdgeStrategy]) -> str:
+    """What a strategy is, in one line: the first of its docstring."""
+    return (strategy.__doc__ or "").strip().partition("\n")[0]
+
+
 def _lacking(found: Any) -> str:
     """What keeps a loaded object from being a strategy that can run; "" if nothing does."""
     if not (isinstance(found, type) and issubclass(found, EdgeStrategy)):

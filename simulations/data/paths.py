@@ -40,6 +40,12 @@ def configured(config: Data, folder: Path) -> Path | None:
     return path
 
 
+def named(config: Data) -> str:
+    """What readers call the recordings: the name of their file, or their kind where it has none."""
+    name = Path(config.path or "").name
+    return config.kind if name in ("", "..") else name
+
+
 def files_digest(config: Data, folder: Path) -> str:
     """Return a digest of what lies at ``data.path``: names and bytes; empty where nothing does.
 

@@ -3,23 +3,42 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from schemas.summary import MethodSummary, Summary
+from simulations.data.paths import named
+from simulations.report.days import between
 from simulations.report.failed import reason
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
+from simulations.report.people import heading as unseen_heading
 from simulations.report.units import human_bytes
 
 NOTHING = "\N{EN DASH}"
 Row = dict[str, Any]
 _FIGURES = (
     *("macro_f1", "worst_decile", "unseen", "bytes_down", "bytes_up"),
-    *("client_updates_per_second", "rounds"),
+    *("bytes_graphs", "client_updates_per_second", "rounds"),
+)
+_LISTED = {
+    "run": "run",
+    "started": "started",
+    "strategy": "strategy",
+    "dataset": "data set",
+    "seed": "seed",
+    "macro_f1": "macro-F1",
+    "state": "state",
+}
+_LACKING = (
+    (),
+    ("seed",),
+    ("seed", "dataset"),
+    ("seed", "dataset", "state"),
+    ("seed", "dataset", "state", "started"),
 )
 
 
@@ -91,39 +110,29 @@ def list_rows(folder: Path) -> list[Row]:
 
 
 def show_comparison(rows: Sequence[Row], console: Console) -> None:
-    """Print what ``compare_rows`` returned."""
-    table = _table(
-        "run", "method", "F1", "worst\ntenth", "unseen", "down", "up", "updates\n/s", left=2
-    )
-    table.add_column("labels", justify="right")
-    table.add_column("seed", justify="right")
-    for row in rows:
-        if row["main"]:
-            table.add_section()
-        style = "yellow" if row["problem"] else "bold" if row["main"] else ""
-        table.add_row(*_compared(row), style=style)
-    console.print(table)
+    """Print what ``compare_rows`` returned; on a narrow terminal, each run under its name."""
+    table = _comparison(rows)
+    if _fits(table, console):
+        console.print(table)
+    else:
+        for of_run in _by_run(rows):
+            _show_run(of_run, console)
     for row in rows:
         if row["problem"]:
-            said = f"{row['run']}: no result of {row['strategy']}: {row['problem']}"
-            console.print(Text(said, style="yellow"), soft_wrap=True)
+            _warn(f"{row['run']}: no result of {row['strategy']}: {row['problem']}", console)
 
 
 def show_list(rows: Sequence[Row], console: Console, folder: Path) -> None:
-    """Print what ``list_rows`` returned of a folder."""
+    """Print what ``list_rows`` returned; what a narrow terminal has no room for, the run tells."""
     if not rows:
         said = f"no runs here{_instead(folder)}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
         return
-    table = _table("run", "started", "strategy", "data set", left=4)
-    table.columns[0].no_wrap = True  # to be copied
-    for name in ("seed", "F1"):
-        table.add_column(name, justify="right")
-    table.add_column("state")
+    tables = [_list_table(rows, lacking) for lacking in _LACKING]
+    console.print(next((table for table in tables if _fits(table, console)), tables[-1]))
     for row in rows:
-        text = [Text(_plain(row[key])) for key in ("run", "started", "strategy", "dataset", "seed")]
-        table.add_row(*text, _score(row["macro_f1"]), Text(_state(row)))
-    console.print(table)
+        if said := _trouble(row):
+            _warn(f"{row['run']}: {row['state']}{said}", console)
 
 
 def _instead(folder: Path) -> str:
@@ -139,7 +148,7 @@ def method_table(summary: Summary) -> Table:
 
     A baseline that failed has a row of dashes: who looks for it must not think that it never ran.
     """
-    unseen = ("never\nseen",) if summary.unseen_persons else ()
+    unseen = (_broken(unseen_heading(summary)),) if summary.unseen_persons else ()
     figures = ("bytes\ndown", "bytes\nup", "updates\n/s", "left\nout")  # 80 columns hold all
     table = _table("method", "macro-F1", "worst\ntenth", *unseen, *figures)
     for method in (summary, *summary.baselines):
@@ -157,7 +166,7 @@ def days_table(summary: Summary) -> Table:
         for part in method.days:
             table.add_row(
                 Text(method.strategy),
-                f"{part.first}–{part.last}",
+                between(part.first, part.last),
                 _score(part.accuracy),
                 _score(part.macro_f1),
                 *(_plain(count) for count in (part.asked, part.back)),
@@ -175,6 +184,7 @@ def _row(name: str, summary: Summary, method: MethodSummary) -> Row:
         "macro_f1": method.macro_f1.mean,
         "worst_decile": method.macro_f1.worst_decile,
         "unseen": method.macro_f1.unseen,
+        "unseen_group": unseen_heading(summary),
         "bytes_down": method.bytes_per_participation.down,
         "bytes_up": method.bytes_per_participation.up,
         "bytes_graphs": method.bytes_graphs,
@@ -211,7 +221,7 @@ def _listed(run: RunFolder) -> Row:
     }
     try:
         config = run.config()
-        row |= {"strategy": config.strategy, "dataset": config.data.kind, "seed": config.seed}
+        row |= {"strategy": config.strategy, "dataset": named(config.data), "seed": config.seed}
         if run.finished:
             summary = run.summary()
             row |= {"dataset": summary.dataset, "macro_f1": summary.macro_f1.mean}
@@ -221,24 +231,76 @@ def _listed(run: RunFolder) -> Row:
     return row
 
 
-def _state(row: Row) -> str:
-    failed = f"; no result of {', '.join(row['failed'])}" if row["failed"] else ""
-    return _plain(row["problem"] or row["state"]) + failed
+def _trouble(row: Row) -> str:
+    if row["problem"]:
+        return f": {row['problem']}"
+    return f"; no result of {', '.join(row['failed'])}" if row["failed"] else ""
+
+
+def _warn(said: str, console: Console) -> None:
+    console.print(Text(said, style="yellow"), soft_wrap=True)
+
+
+def _list_table(rows: Sequence[Row], lacking: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    columns = {name: heading for name, heading in _LISTED.items() if name not in lacking}
+    for name, heading in columns.items():
+        justify: Literal["left", "right"] = "right" if name in ("seed", "macro_f1") else "left"
+        table.add_column(heading, justify=justify, no_wrap=True)  # a run's name is to be copied
+    for row in rows:
+        told = row | {"started": row["started"][:16].replace("T", " ")}
+        score = _score(row["macro_f1"])
+        if "state" in lacking and row["macro_f1"] is None:
+            score = Text(row["state"])
+        cells = [score if n == "macro_f1" else Text(_plain(told[n])) for n in columns]
+        table.add_row(*cells, style="yellow" if _trouble(row) else "")
+    return table
+
+
+def _comparison(rows: Sequence[Row]) -> Table:
+    unseen = dict.fromkeys(_broken(row["unseen_group"]) for row in rows)
+    table = _table("run", "method", *_scored("\n/ ".join(unseen)), "updates\n/s", left=2)
+    table.add_column("labels", justify="right")
+    table.add_column("seed", justify="right")
+    for row in rows:
+        if row["main"]:
+            table.add_section()
+        run = Text(_plain(row["run"]) if row["main"] else "")
+        same = Text(f"{row['label_fraction']:g}"), Text(_plain(row["seed"]))
+        rate = _rate(row["client_updates_per_second"])
+        table.add_row(run, *_compared(row), rate, *same, style=_style(row))
+    return table
+
+
+def _by_run(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """Each run's rows; its own strategy is the first of them."""
+    starts = [n for n, row in enumerate(rows) if row["main"]]
+    return [rows[i:j] for i, j in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
+def _show_run(rows: Sequence[Row], console: Console) -> None:
+    main = rows[0]
+    said = f"{main['run']}, labels {main['label_fraction']:g}, seed {main['seed']}"
+    console.print(Text(said, style="bold"), soft_wrap=True)
+    table = _table("method", *_scored(_broken(main["unseen_group"])))
+    for row in rows:
+        table.add_row(*_compared(row), style=_style(row))
+    console.print(table)
+
+
+def _style(row: Row) -> str:
+    return "yellow" if row["problem"] else "bold" if row["main"] else ""
+
+
+def _scored(unseen: str) -> tuple[str, ...]:
+    return ("macro-F1", "worst\ntenth", unseen, "bytes\ndown", "bytes\nup")
 
 
 def _compared(row: Row) -> list[Text]:
-    rate = row["client_updates_per_second"]
     return [
-        Text(_plain(row["run"]) if row["main"] else ""),
         Text(_plain(row["strategy"])),
-        _score(row["macro_f1"]),
-        _score(row["worst_decile"]),
-        _score(row["unseen"]),
-        _size(row["bytes_down"]),
-        _size(row["bytes_up"]),
-        Text(NOTHING if rate is None else f"{rate:.3g}"),
-        Text(f"{row['label_fraction']:g}"),
-        Text(_plain(row["seed"])),
+        *map(_score, (row["macro_f1"], row["worst_decile"], row["unseen"])),
+        *map(_size, (row["bytes_down"], row["bytes_up"])),
     ]
 
 
@@ -253,7 +315,7 @@ def _cells(method: MethodSummary, *, unseen: bool) -> list[Text]:
         *cells,
         Text(human_bytes(moved.down)),
         Text(human_bytes(moved.up)),
-        Text(f"{method.client_updates_per_second:.3g}"),
+        _rate(method.client_updates_per_second),
         Text(str(left_out), style="yellow" if left_out else ""),
     ]
 
@@ -265,12 +327,28 @@ def _table(*columns: str, left: int = 1) -> Table:
     return table
 
 
+def _fits(table: Table, console: Console) -> bool:
+    """Whether a terminal is wide enough for a table with no cell folded."""
+    unbound = console.options.update(max_width=10_000)
+    return console.measure(table, options=unbound).maximum <= console.width
+
+
+def _broken(text: str) -> str:
+    """A heading on two lines."""
+    return text.replace(" ", "\n", 1)
+
+
 def _plain(value: str | float | None) -> str:
     return NOTHING if value is None else str(value)
 
 
 def _score(value: float | None) -> Text:
     return Text(NOTHING if value is None else f"{value:.3f}")
+
+
+def _rate(value: float | None) -> Text:
+    """Updates a second; of none there is no speed."""
+    return Text(f"{value:.3g}" if value else NOTHING)
 
 
 def _size(value: float | None) -> Text:

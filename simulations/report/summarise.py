@@ -92,6 +92,7 @@ def summarise_method(outcome: Outcome, lives: Lives | None = None) -> MethodSumm
         bytes_per_participation=bytes_per_participation(outcome),
         bytes_graphs=outcome.bytes_graphs,
         device_seconds=outcome.device_seconds / updates if updates else 0.0,
+        evaluation_seconds=_mean(outcome.evaluation_seconds, outcome.evaluations),
         days=ranges(outcome, lives or {}),
     )
 
@@ -117,6 +118,10 @@ def bytes_per_participation(outcome: Outcome) -> Bytes:
         down=outcome.bytes_down / participations,
         up=outcome.bytes_up / participations,
     )
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count else None
 
 
 def _names(groups: Iterable[Mapping[str, object]]) -> list[str]:

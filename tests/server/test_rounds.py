@@ -77,6 +77,28 @@ def test_updates_bytes_and_seconds_add_up(go):
     assert not outcome.failures
 
 
+def test_a_clients_own_model_is_timed(go):
+    outcome, _, _ = go()
+    assert outcome.evaluations == len(PERSONS)
+    assert outcome.evaluation_seconds == pytest.approx(0.1 * outcome.evaluations)
+
+
+@pytest.mark.parametrize("seconds", [None, [0.1], float("nan"), -1.0, 1e12])
+def test_a_device_that_lies_about_its_time_is_judged_and_not_timed(go, counted, seconds):
+    def answer(message, good):
+        reply = good(message)
+        if message.metadata.message_type == "evaluate":
+            metrics = reply.content["metrics"]
+            del metrics["seconds"]
+            if seconds is not None:
+                metrics["seconds"] = seconds
+        return reply
+
+    outcome, _, _ = go(answer=answer)
+    assert len(outcome.confusion) == len(PERSONS)
+    assert (outcome.evaluations, outcome.evaluation_seconds) == (0, 0)
+
+
 def test_who_learned_from_no_window_has_no_loss(go, trained):
     def answer(message, good):
         if message.metadata.message_type != "train" or message.metadata.dst_node_id not in told:

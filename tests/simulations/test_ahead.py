@@ -71,7 +71,7 @@ def results(folder):
     for name in NAMES:
         fields = json.loads((folder / "checkpoint" / f"{name}.json").read_text())["outcome"]
         for record in (fields, *fields["rounds"]):
-            for clock in ("wall_seconds", "device_seconds", "seconds"):
+            for clock in ("wall_seconds", "device_seconds", "evaluation_seconds", "seconds"):
                 record.pop(clock, None)
         found[name] = fields
     return found

@@ -30,7 +30,7 @@ class Stopped(BaseException):
 def result(outcome):
     """All of an outcome that must not depend on when, where and how often it was interrupted."""
     fields = progress_of(outcome)
-    for clock in ("wall_seconds", "device_seconds"):
+    for clock in ("wall_seconds", "device_seconds", "evaluation_seconds"):
         del fields[clock]
     for record in fields["rounds"]:
         del record["seconds"]

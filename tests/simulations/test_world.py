@@ -115,9 +115,9 @@ def model(opened):
     with opened("source.steps=7") as world:
         federation = world.federation
 
-    def make(**config):
+    def make(owners=(), **config):
         settings = federation.config.model_copy(update=config)
-        return SourceModel(federation.sources, settings, lines.append)
+        return SourceModel(federation.sources, settings, lines.append, owners)
 
     make.lines = lines
     return make
@@ -139,6 +139,13 @@ def test_the_source_model_is_trained_once_and_found_again(model, edge_cache, mon
     assert not network.training
     assert not model()().training
     assert not torch.equal(vector(model(seed=5)()), vector(network))
+
+
+def test_days_of_volunteers_are_no_persons(model):
+    made = model(("ann", "bob"))
+    made._path().unlink(missing_ok=True)
+    made()
+    assert model.lines[-1].startswith("training on 2 days of 2 source persons: ")
 
 
 X = torch.arange(2 * 8 * 16 * 6.0).reshape(2, 8, 16, 6)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from schemas.summary import Summary
 from server.outcome import Outcome
+from simulations.report.people import clients, unit
 from simulations.report.plots import confusion, cost, curves, days, persons, style
 
 __all__ = ["Plot", "draw"]
@@ -27,31 +28,32 @@ class Plot:
 
 
 def draw(summary: Summary, outcomes: Sequence[Outcome]) -> dict[str, Plot]:
-    """Draw all figures of a run, by file name; curves only where there were rounds."""
+    """Draw all figures of a run, by file name; none that would be one dot."""
     tested = {summary.strategy, *(method.strategy for method in summary.baselines)}
     outcomes = [outcome for outcome in outcomes if outcome.strategy in tested]
+    lives, plots = summary.lives, {}
+    if lives:
+        words = days.TITLE, days.CAPTION, days.said(outcomes, lives)
+        plots["days"] = _plot(*words, lambda: days.figure(outcomes, lives))
+    if curves.worth_drawing(outcomes):
+        words = curves.TITLE, curves.CAPTION, curves.said(outcomes)
+        plots["curves"] = _plot(*words, lambda: curves.figure(outcomes))
+    if len(outcomes) > 1:
+        one = unit(summary)
+        words = cost.TITLE, cost.CAPTION.format(one), cost.said(outcomes)
+        plots["bytes"] = _plot(*words, lambda: cost.figure(outcomes, one))
+    words = persons.title(lives), persons.caption(outcomes, lives), persons.said(outcomes, lives)
+    plots["persons"] = _plot(*words, lambda: persons.figure(outcomes, lives))
+    main, classes = outcomes[0], summary.classes
     title = confusion.TITLE.format(summary.strategy)
-    plots = {
-        "bytes": _plot(cost.TITLE, cost.CAPTION, lambda: cost.figure(outcomes)),
-        "persons": _plot(
-            persons.TITLE, persons.caption(outcomes), lambda: persons.figure(outcomes)
-        ),
-        "confusion": _plot(
-            title, confusion.CAPTION, lambda: confusion.figure(outcomes[0], summary.classes)
-        ),
-    }
-    if any(map(curves.has_rounds, outcomes)):
-        curve = _plot(curves.TITLE, curves.CAPTION, lambda: curves.figure(outcomes))
-        plots = {"curves": curve, **plots}
-    if summary.lives:
-        lived = _plot(days.TITLE, days.CAPTION, lambda: days.figure(outcomes, summary.lives))
-        plots = {"days": lived, **plots}
+    words = title, confusion.CAPTION.format(clients(summary)), confusion.said(main, classes)
+    plots["confusion"] = _plot(*words, lambda: confusion.figure(main, classes))
     return plots
 
 
-def _plot(title: str, caption: str, figure: Callable[[], Figure]) -> Plot:
+def _plot(title: str, caption: str, said: str, figure: Callable[[], Figure]) -> Plot:
     with style.applied():
         made = figure()
-        svg = style.svg(made, title)
+        svg = style.svg(made, f"{title}: {said}")
         wide = made.get_figwidth() > 1.2 * style.WIDTH
         return Plot(title, caption, style.png(made, title), svg, wide)

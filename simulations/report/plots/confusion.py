@@ -14,7 +14,7 @@ from simulations.report.plots import style
 
 TITLE = "Confusion matrix of {}"
 CAPTION = (
-    "Per cent of a true class's windows, over all clients; n is their number. Cells under half a "
+    "Per cent of a true class's windows, over {}; n is their number. Cells under half a "
     "per cent are left empty."
 )
 MOST_NUMBERS = 30
@@ -33,6 +33,14 @@ def figure(outcome: Outcome, classes: Sequence[str]) -> Figure:
         _numbers(axes, shares)
     _names(axes, classes, windows[:, 0])
     return made
+
+
+def said(outcome: Outcome, classes: Sequence[str]) -> str:
+    """The diagonal in words: how many per cent of each class are called what they are."""
+    counts = total(outcome.confusion, len(classes))
+    right = zip(classes, np.diag(counts), counts.sum(axis=1), strict=True)
+    parts = [f"{name} {100 * hits / windows:.0f} %" for name, hits, windows in right if windows]
+    return f"right are {', '.join(parts)}"
 
 
 def _cell(classes: int) -> float:

@@ -16,8 +16,8 @@ from simulations.report.units import human_bytes
 
 TITLE = "Macro-F1 against bytes"
 CAPTION = (
-    "All that the whole run moved, down and up, shared among the persons who were tested. "
-    "Up and to the left is better."
+    "Arrays and texts that the whole run moved, down and up, shared among the {}s that were "
+    "tested; graphs are not counted. Up and to the left is better."
 )
 Point = tuple[str, float, float]
 _AROUND = ((7, 0), (-7, 0), (0, 7), (0, -7))
@@ -38,7 +38,7 @@ _FARTHER = (
 _OFFSETS = (*_AROUND, *_FARTHER, (24, -26), (-24, -26), (40, 34), (-40, 34), (40, -36), (-40, -36))
 
 
-def figure(outcomes: Sequence[Outcome]) -> Figure:
+def figure(outcomes: Sequence[Outcome], whose: str = "person") -> Figure:
     """Draw one named point a strategy; a logarithmic axis where bytes differ tenfold."""
     made = style.new(3.9)
     axes = made.subplots()
@@ -49,11 +49,19 @@ def figure(outcomes: Sequence[Outcome]) -> Figure:
     for (name, score), x in zip(results.items(), places, strict=True):
         _dot(axes, x, score, looks[name])
     axes.margins(0.12, 0.12)
+    axes.set_ylim(*style.widened(*axes.get_ylim()))
     axes.set_ylabel("macro-F1")
-    axes.set_xlabel("bytes a person, whole run")
+    scale = "logarithmic" if _differ_tenfold(bytes_moved) else "linear"
+    axes.set_xlabel(f"bytes a {whose}, whole run ({scale})")
     axes.grid(visible=True)
     _label(made, axes, list(zip(results, places, results.values(), strict=True)))
     return made
+
+
+def said(outcomes: Sequence[Outcome]) -> str:
+    """Each point in words."""
+    points = [(one.strategy, result(one), human_bytes(bytes_per_person(one))) for one in outcomes]
+    return "; ".join(f"{name} {score:.3f} at {moved}" for name, score, moved in points)
 
 
 def bytes_per_person(outcome: Outcome) -> float:
@@ -79,7 +87,7 @@ def _dot(axes: Axes, x: float, y: float, look: style.Look) -> None:
 def _axis(axes: Axes, moved: Sequence[float]) -> list[float]:
     """Set the axis up and return the points' places: bytes, or their decades with 0 set apart."""
     positive = [one for one in moved if one > 0]
-    if not positive or max(positive) < 10 * min(positive):
+    if not _differ_tenfold(moved):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: human_bytes(x)))
         return list(moved)
     low, high = np.log10(min(positive)), np.log10(max(positive))
@@ -94,6 +102,11 @@ def _axis(axes: Axes, moved: Sequence[float]) -> list[float]:
         FuncFormatter(lambda x, _: "0" if x == nothing else human_bytes(10**x))
     )
     return [float(np.log10(one)) if one > 0 else nothing for one in moved]
+
+
+def _differ_tenfold(moved: Sequence[float]) -> bool:
+    positive = [one for one in moved if one > 0]
+    return bool(positive) and max(positive) >= 10 * min(positive)
 
 
 def _label(made: Figure, axes: Axes, points: Sequence[Point]) -> None:

@@ -15,8 +15,8 @@ from simulations.report.plots import style
 TITLE = "Learning curves"
 CAPTION = (
     "Macro-F1, mean over persons, where a round was evaluated; the last point is the result. "
-    "A dotted line is a strategy without rounds. Each strategy's loss is its own objective: "
-    "compare shapes, not levels."
+    "A dotted line is a strategy without rounds. Each strategy's loss is its own objective, and "
+    "stands here as a share of its first."
 )
 Points = tuple[list[int], list[float]]
 
@@ -32,14 +32,31 @@ def figure(outcomes: Sequence[Outcome]) -> Figure:
         _draw(above, below, outcome, looks[outcome.strategy])
     _label_ends(above, results, looks)
     above.set_ylabel("macro-F1")
-    below.set_ylabel("loss")
+    below.set_ylabel("loss / first")
     below.set_xlabel("round")
     below.set_xlim(0, max(last, 1))
     below.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    below.set_ylim(*style.widened(*below.get_ylim()))
     for axes in (above, below):
         axes.grid(visible=True, axis="y")
     made.align_ylabels()
     return made
+
+
+def said(outcomes: Sequence[Outcome]) -> str:
+    """Each strategy's evaluated rounds in words; of one without rounds, its result."""
+    parts = []
+    for outcome in outcomes:
+        scores = dict(zip(*points(outcome), strict=True))
+        curve = style.listed({f"round {number}": score for number, score in scores.items()})
+        told = curve if has_rounds(outcome) else f"{result(outcome):.3f}"
+        parts.append(f"{outcome.strategy} {told}")
+    return "; ".join(parts)
+
+
+def worth_drawing(outcomes: Sequence[Outcome]) -> bool:
+    """Whether there is a line: one round is a dot, and the table tells it."""
+    return any(outcome.rounds and outcome.rounds[-1].round > 1 for outcome in outcomes)
 
 
 def has_rounds(outcome: Outcome) -> bool:
@@ -65,9 +82,15 @@ def _draw(above: Axes, below: Axes, outcome: Outcome, look: style.Look) -> None:
     line |= {"marker": look.marker, "ms": 4.2, "mec": style.PAPER, "mew": 0.5}
     dots = None if len(rounds) <= 15 and look.front > 2 else lonely(scores)
     above.plot(rounds, scores, markevery=dots, **line)
-    losses = [record.loss for record in outcome.rounds]
+    losses = relative([record.loss for record in outcome.rounds])
     rounds = [record.round for record in outcome.rounds]
     below.plot(rounds, losses, markevery=lonely(losses), **line)
+
+
+def relative(losses: Sequence[float]) -> list[float]:
+    """Losses as shares of the first that can be divided by; as they are where there is none."""
+    first = next((abs(loss) for loss in losses if np.isfinite(loss) and loss), 1.0)
+    return [loss / first for loss in losses]
 
 
 def lonely(values: Sequence[float]) -> list[int]:
@@ -81,8 +104,9 @@ def _label_ends(axes: Axes, results: Mapping[str, float], looks: Mapping[str, st
     """Name each line at its end, where names do not cover each other."""
     low, high = axes.get_ylim()
     low, high = min(low, *results.values()) - 0.01, max(high, *results.values()) + 0.01
-    axes.set_ylim(low, min(high, 1.0))
-    ends = (np.array(list(results.values())) - low) / (min(high, 1.0) - low)
+    low, high = style.widened(low, min(high, 1.0))
+    axes.set_ylim(low, high)
+    ends = (np.array(list(results.values())) - low) / (high - low)
     heights = style.spread(ends, 0.06, 0.01, 0.99)
     frame: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for name, end, height in zip(results, ends, heights, strict=True):

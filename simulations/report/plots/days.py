@@ -29,6 +29,7 @@ def figure(outcomes: Sequence[Outcome], lives: Lives) -> Figure:
         _line(above, outcome, lives, look)
         if days := asked(outcome, lives):
             below.bar(list(days), list(days.values()), width=0.6, color=look.color)
+    above.set_ylim(*style.widened(*above.get_ylim()))
     above.set_ylabel("accuracy")
     below.set_ylabel("asked")
     below.set_xlabel("day")
@@ -38,6 +39,16 @@ def figure(outcomes: Sequence[Outcome], lives: Lives) -> Figure:
     made.align_ylabels()
     style.legend(made, above.get_legend_handles_labels()[0], columns=3)
     return made
+
+
+def said(outcomes: Sequence[Outcome], lives: Lives) -> str:
+    """First and last day of each strategy in words, and the range between."""
+    parts = []
+    for outcome in outcomes:
+        days = by_day(outcome, lives)
+        ends = {f"day {day}": days[day] for day in (min(days), max(days))}
+        parts.append(f"{outcome.strategy} {style.listed(ends)}, all {style.extent(days.values())}")
+    return "; ".join(parts)
 
 
 def _line(axes: Axes, outcome: Outcome, lives: Lives, look: style.Look) -> None:

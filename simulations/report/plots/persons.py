@@ -11,34 +11,63 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from server.outcome import Outcome
+from simulations.report.days import Lives, named
 from simulations.report.metrics import by_person, result
 from simulations.report.plots import style
 
-TITLE = "Macro-F1 by person"
+TITLE, DAYS_TITLE = "Macro-F1 by person", "Macro-F1 by person and day"
+NO_LIVES: Lives = {}
 MOST_ROWS = 60
 Scores = dict[str, dict[str, float]]
 
 
-def figure(outcomes: Sequence[Outcome]) -> Figure:
+def figure(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> Figure:
     """Draw persons as rows; where they are too many for names, each strategy's sorted scores."""
-    groups = _groups(outcomes)
+    groups = _groups(outcomes, lives)
     looks = style.looks({outcome.strategy: result(outcome) for outcome in outcomes})
     return _sorted_scores(groups, looks) if _many(groups) else _bars(groups, looks)
 
 
-def caption(outcomes: Sequence[Outcome]) -> str:
+def caption(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> str:
     """Say how to read the figure."""
-    groups = _groups(outcomes)
-    order = "Each method's people, worst first." if _many(groups) else "Best first."
-    apart = " Persons never seen in training stand apart: they gave no label."
-    return order + (apart if len(groups) > 1 else "")
+    groups = _groups(outcomes, lives)
+    whose = "days of persons" if lives else "people"
+    order = f"Each method's {whose}, worst first." if _many(groups) else "Best first."
+    if len(groups) == 1:
+        return order
+    if lives:
+        return f"{order} Apart: {list(groups)[-1]}, without labels."
+    return f"{order} Persons never seen in training stand apart: they gave no label."
 
 
-def _groups(outcomes: Sequence[Outcome]) -> dict[str, Scores]:
+def said(outcomes: Sequence[Outcome], lives: Lives = NO_LIVES) -> str:
+    """The run's own scores in words, for who cannot see them."""
+    groups = _groups(outcomes, lives)
+    main = {name: next(iter(scores.values())) for name, scores in groups.items()}
+    if _many(groups):
+        parts = [f"{name}: {style.extent(one.values())}" for name, one in main.items() if one]
+    else:
+        parts = [f"{name}: {style.listed(one)}" for name, one in main.items()]
+    return f"{outcomes[0].strategy}, {'; '.join(parts)}"
+
+
+def title(lives: Lives) -> str:
+    """Say what a row is."""
+    return DAYS_TITLE if lives else TITLE
+
+
+def _groups(outcomes: Sequence[Outcome], lives: Lives) -> dict[str, Scores]:
     clients = {outcome.strategy: by_person(outcome.confusion) for outcome in outcomes}
     unseen = {outcome.strategy: by_person(outcome.unseen) for outcome in outcomes}
-    groups = {"clients": clients, "never seen in training": unseen}
+    names = ("clients", "never seen in training")
+    if lives:
+        names = (_days(clients, lives), _days(unseen, lives))
+    groups = dict(zip(names, (clients, unseen), strict=True))
     return {name: scores for name, scores in groups.items() if any(scores.values())}
+
+
+def _days(scores: Scores, lives: Lives) -> str:
+    return named((name for one in scores.values() for name in one), lives)
 
 
 def _many(groups: Mapping[str, Scores]) -> bool:
@@ -70,18 +99,26 @@ def _bars(groups: Mapping[str, Scores], looks: Mapping[str, style.Look]) -> Figu
 def _panel(axes: Axes, scores: Scores, looks: Mapping[str, style.Look], *, small: bool) -> None:
     rows = _rows(scores)
     places = np.arange(len(rows))
+    lanes = _lanes(looks)
     for name, one in scores.items():
         values = [one.get(row, np.nan) for row in rows]
         if looks[name].front == 5:
             _bar(axes, values)
         else:
-            _marks(axes, values, looks[name], small=small)
+            _marks(axes, values, looks[name], lanes.get(name, 0.0), small=small)
     axes.set_yticks(places, [style.shorten(row, 18) for row in rows])
     axes.tick_params(axis="y", length=0, labelsize=7 if small else 8.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=True, axis="x")
+
+
+def _lanes(looks: Mapping[str, style.Look]) -> dict[str, float]:
+    """How far from a bar's middle each coloured mark stands, so that equal scores are all seen."""
+    names = [name for name, look in looks.items() if look.front == 3]
+    places = np.linspace(-0.24, 0.24, len(names)) if len(names) > 1 else np.zeros(len(names))
+    return dict(zip(names, places.tolist(), strict=True))
 
 
 def _bar(axes: Axes, values: Sequence[float]) -> None:
@@ -91,11 +128,13 @@ def _bar(axes: Axes, values: Sequence[float]) -> None:
     axes.vlines(values, places - 0.32, places + 0.32, color=style.ACCENT, lw=2.6, zorder=3)
 
 
-def _marks(axes: Axes, values: Sequence[float], look: style.Look, *, small: bool) -> None:
+def _marks(
+    axes: Axes, values: Sequence[float], look: style.Look, lane: float, *, small: bool
+) -> None:
     size = (9 if look.front == 2 else 16) if small else 30
     axes.scatter(
         values,
-        np.arange(len(values)),
+        np.arange(len(values)) + lane,
         s=size,
         marker=look.marker,
         color=look.color,

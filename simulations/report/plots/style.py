@@ -8,9 +8,10 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -38,7 +39,13 @@ VARIABLES = {
     **{hue: f"hue-{n}" for n, hue in enumerate(HUES)},
 }
 _MARKERS = ("s", "^", "D", "v")
-_DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))
+# None is dotted: so are strategies without rounds, in every hue.
+_DASHES: tuple[Any, ...] = (
+    (0, (5, 1.5)),
+    (0, (2, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
 _SETTINGS: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
@@ -80,7 +87,8 @@ class Look:
 def looks(results: Mapping[str, float]) -> dict[str, Look]:
     """Give the first strategy the accent and up to four others a hue each.
 
-    More of them would be a rainbow: there the best one has a hue, and the rest are grey.
+    More of them would be a rainbow: there the best one has a hue, and the rest are grey, told
+    apart by their dashes.
 
     Parameters
     ----------
@@ -93,8 +101,9 @@ def looks(results: Mapping[str, float]) -> dict[str, Look]:
         rest = [Look(*look, 1.3, 3) for look in zip(HUES, _MARKERS, _DASHES, strict=True)]
         return found | dict(zip(others, rest, strict=False))
     best = max(others, key=lambda name: results[name])
-    grey, front = Look(OTHERS, "o", "solid", 0.9, 2), Look(HUES[0], "D", "solid", 1.5, 4)
-    return found | {name: front if name == best else grey for name in others}
+    front = Look(HUES[0], "D", "solid", 1.5, 4)
+    grey = (Look(OTHERS, "o", dash, 0.9, 2) for dash in cycle(("solid", *_DASHES)))
+    return found | {name: front if name == best else next(grey) for name in others}
 
 
 @contextmanager
@@ -121,7 +130,14 @@ def png(figure: Figure, title: str) -> bytes:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """Return an ``<svg>`` element to be put into a page that defines ``VARIABLES``."""
+    """Return an ``<svg>`` element to be put into a page that defines ``VARIABLES``.
+
+    Parameters
+    ----------
+    figure : Figure
+    label : str
+        What it shows, in words.
+    """
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
@@ -129,6 +145,16 @@ def svg(figure: Figure, label: str) -> str:
     text = re.sub(r"((?:fill|stroke|color): )(#[0-9a-f]{6})", _variable, text)
     start = f'<svg role="img" aria-label="{html.escape(label)}"'
     return text[text.index("<svg") :].replace("<svg", start, 1)
+
+
+def listed(scores: Mapping[str, float]) -> str:
+    """Scores in words: ``semipfl 0.934, personal 0.965``."""
+    return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+
+
+def extent(scores: Collection[float]) -> str:
+    """Many of them in words: ``0.494 to 0.981``."""
+    return f"{min(scores):.3f} to {max(scores):.3f}"
 
 
 def shorten(name: str, length: int = 20) -> str:
@@ -146,6 +172,15 @@ def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
         if number == 1 or made.get_window_extent().width <= figure.bbox.width:
             return
         made.remove()
+
+
+def widened(low: float, high: float, least: float = 0.1) -> tuple[float, float]:
+    """Limits of an axis at least ``least`` apart, so that noise is drawn as what it is.
+
+    Scores end at 1: the room is taken from below where there is none above.
+    """
+    high = min(high + max(0.0, least - (high - low)) / 2, max(high, 1.0))
+    return min(low, high - least), high
 
 
 def spread(values: ArrayLike, gap: float, low: float, high: float) -> NDArray[np.float64]:

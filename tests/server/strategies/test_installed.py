@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.strategies.installed import GROUP, StrategyError, check, strategies
+from server.strategies.installed import GROUP, StrategyError, about, check, strategies
 
 THEIRS = """
 from flwr.serverapp import strategy as flower
@@ -77,3 +77,8 @@ def test_a_file_loads_what_it_names_and_nothing_else(monkeypatch):
     assert strategies()["own"]
     assert "others_strategy" in sys.modules
     assert strategies().problem("nobody") is None
+
+
+def test_a_strategy_is_told_in_one_line() -> None:
+    assert about(strategies()["source"]) == "The model trained on the sources, sent once."
+    assert about(type("Plain", (strategies()["source"],), {"__doc__": None})) == ""

@@ -1,6 +1,8 @@
 import io
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +93,70 @@ def test_80_columns_break_no_name_and_hide_no_figure(small: Any) -> None:
     assert lines[0].split() == ["worst", "never", "bytes", "bytes", "updates", "left"]
 
 
+def at_80(show: Callable[[Console], None]) -> list[str]:
+    """What stands on a terminal of 80 columns, line by line."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(console)
+    return console.export_text().splitlines()
+
+
+@pytest.fixture
+def long_runs(runs: Path, small: Any) -> Path:
+    """Runs named as flwr-sim names them, of a strategy whose name is long."""
+    named = {"strategy": "functional-memory"}
+    summary = small.summary.model_copy(update=named)
+    config = small.config.model_copy(update=named)
+    for name in ("wearables-20261130-223500", "wearables-20261130-223512"):
+        RunFolder.create("x", runs / name).write_config(config)
+        (runs / name / "summary.json").write_text(summary.model_dump_json())
+    return runs
+
+
+def test_80_columns_list_runs_a_line_each(long_runs: Path) -> None:
+    rows = list_rows(long_runs)
+    lines = at_80(lambda console: show_list(rows, console))
+    assert all(len(line) <= 80 for line in lines[: len(rows) + 1])
+    for row in rows:
+        (line,) = [one for one in lines[1 : len(rows) + 1] if one.startswith(f"{row['run']} ")]
+        assert row["strategy"] in line
+        assert f"{row['started'][:10]} {row['started'][11:16]}" in line
+        assert row["state"] == "finished" or row["state"] in line
+    assert any(line.startswith("odd: broken: ") and line.endswith("1)") for line in lines)
+
+
+def test_a_date_is_to_the_minute_where_there_is_room(runs: Path) -> None:
+    lines = at_80(lambda console: show_list(list_rows(runs), console))
+    (line,) = [line for line in lines if line.startswith("half ")]
+    assert re.search(r" 20\d\d-\d\d-\d\d \d\d:\d\d  semipfl ", line)
+    assert "+" in str(list_rows(runs)[0]["started"]), "JSON tells the time zone"
+
+
+def test_80_columns_compare_runs_under_their_names(long_runs: Path) -> None:
+    names = ["wearables-20261130-223500", "wearables-20261130-223512"]
+    rows = compare_rows(load_runs([long_runs / name for name in names]))
+    lines = at_80(lambda console: show_comparison(rows, console))
+    assert [line for line in lines if line.startswith("wearables")] == [
+        f"{name}, labels 0.05, seed 3" for name in names
+    ]
+    first, second = [line for line in lines if line.startswith("functional-memory ")]
+    assert first == second
+    assert len(first.split()) == 8  # six cells, two of them with a unit
+    assert "macro-F1" in "".join(lines)
+
+
 def test_a_baseline_that_failed_has_a_row_of_dashes(small: Any) -> None:
     console = printed()
     console.print(method_table(small.summary.model_copy(update={"failed": ["fedadam"]})))
     (row,) = [line for line in console.export_text().splitlines() if "fedadam" in line]
     assert row.split() == ["fedadam", *"–––––––"]
+
+
+def test_what_does_not_train_in_rounds_has_no_speed(small: Any) -> None:
+    console = printed()
+    show_comparison(compare_rows([("one", small.summary)]), console)
+    console.print(method_table(small.summary))
+    rows = [line for line in console.export_text().splitlines() if "source-adabn" in line]
+    assert [row.split()[-3:] for row in rows] == [["–", "0.05", "3"], ["B", "–", "0"]]
 
 
 def test_names_are_no_markup(runs: Path) -> None:
@@ -128,6 +189,7 @@ def test_a_baseline_that_failed_is_compared_with_dashes_and_the_reason(failed: A
     assert row.keys() == rows[0].keys()
     assert (row["run"], row["main"], row["macro_f1"], row["bytes_up"]) == ("one", False, None, None)
     assert (row["seed"], row["label_fraction"], row["rounds"]) == (3, 0.05, None)
+    assert row["bytes_graphs"] is None
     assert row["problem"] == "strategy 'fedadam' returned weights int64[3]"
     assert by_name["ditto"]["problem"] == "the last 5 rounds had fewer replies than 2"
     assert by_name["pefll"]["problem"] == "the run does not say why"

@@ -29,6 +29,8 @@ def test_means_rates_and_names() -> None:
         client_updates=4,
         device_seconds=2.0,
         wall_seconds=8.0,
+        evaluations=5,
+        evaluation_seconds=1.0,
         bytes_down=400,
         bytes_up=100,
     )
@@ -38,7 +40,7 @@ def test_means_rates_and_names() -> None:
     assert summary.macro_f1.unseen == 1.0
     assert (summary.persons, summary.unseen_persons) == (["p", "q"], ["z"])
     assert (summary.rounds, summary.client_updates_per_second) == (2, 0.5)
-    assert (summary.device_seconds, summary.seed) == (0.5, 7)
+    assert (summary.device_seconds, summary.evaluation_seconds, summary.seed) == (0.5, 0.2, 7)
     assert (summary.bytes_per_participation.down, summary.bytes_per_participation.up) == (100, 25)
 
 
@@ -48,6 +50,7 @@ def test_without_trainings_the_participation_is_the_one_download() -> None:
     assert bytes_per_participation(Outcome("source")).down == 0
     summary = sum_up(outcome)
     assert (summary.rounds, summary.device_seconds, summary.client_updates_per_second) == (0, 0, 0)
+    assert summary.evaluation_seconds is None
 
 
 def test_whoever_has_no_result_is_named() -> None:

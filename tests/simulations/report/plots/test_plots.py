@@ -1,4 +1,5 @@
 import io
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +25,35 @@ def test_every_figure_is_a_png_and_an_svg_in_the_pages_colours(small: Any) -> No
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_settings_alone(small: Any) -> None:
     before = dict(mpl.rcParams)
-    once, again = (draw(small.summary, small.outcomes[:1])["bytes"] for _ in range(2))
+    once, again = (draw(small.summary, small.outcomes[:2])["bytes"] for _ in range(2))
     assert once == again
     assert dict(mpl.rcParams) == before
+
+
+def test_what_would_be_one_dot_is_not_drawn(make: Callable[..., Any]) -> None:
+    alone = make(persons=2, strategies=1, rounds=1)
+    assert list(draw(alone.summary, alone.outcomes)) == ["persons", "confusion"]
+    longer = make(persons=2, strategies=1, rounds=2)
+    assert list(draw(longer.summary, longer.outcomes)) == ["curves", "persons", "confusion"]
+
+
+def test_a_figure_says_its_data_to_who_cannot_see_it(small: Any) -> None:
+    plots = draw(small.summary, small.outcomes)
+    said = {
+        name: plot.svg.partition('aria-label="')[2].partition('"')[0]
+        for name, plot in plots.items()
+    }
+    score = f"{small.summary.macro_f1.mean:.3f}"
+    assert f"round 20 {score}; source-adabn 0." in said["curves"]
+    assert said["bytes"].startswith(f"Macro-F1 against bytes: semipfl {score} at ")
+    assert "semipfl, clients: person-1600 0." in said["persons"]
+    assert "never seen in training: person-1700 0." in said["persons"]
+    assert said["confusion"].startswith("Confusion matrix of semipfl: right are PEN ")
+
+
+def test_many_persons_are_said_by_their_extent(make: Callable[..., Any]) -> None:
+    outcomes = make(persons=80, strategies=2).outcomes
+    assert re.search(r"clients: 0\.\d{3} to 1\.000; never", persons.said(outcomes))
 
 
 def test_a_baseline_without_results_is_not_drawn(small: Any) -> None:
@@ -78,6 +105,33 @@ def test_the_last_point_of_a_curve_is_the_result(small: Any) -> None:
     assert scores[-1] == small.summary.macro_f1.mean
 
 
+def test_losses_of_two_objectives_share_an_axis_and_noise_is_no_zigzag(
+    make: Callable[..., Any],
+) -> None:
+    made = make(persons=2, strategies=3, rounds=4)
+    for record, loss in zip(made.outcomes[0].rounds, (0.80, 0.81, 0.80, 0.80), strict=True):
+        record.loss = loss
+    for record in made.outcomes[2].rounds:
+        record.loss = 0.02
+    with style.applied():
+        above, below = curves.figure(made.outcomes).axes
+    np.testing.assert_allclose(below.lines[0].get_ydata(), [1, 1.0125, 1, 1])
+    np.testing.assert_allclose(below.lines[1].get_ydata(), 1)
+    for axes in (above, below):
+        low, high = axes.get_ylim()
+        assert high - low >= 0.1 - 1e-9
+    nothing = float("nan")
+    np.testing.assert_array_equal(curves.relative([nothing, 0.0, 4.0, 2.0])[2:], [1, 0.5])
+    assert curves.relative([-2.0, -3.0]) == [-1, -1.5]
+    assert curves.relative([0.0]) == [0]
+
+
+def test_an_axis_of_scores_is_widened_and_ends_at_one() -> None:
+    np.testing.assert_allclose(style.widened(0.80, 0.81), (0.755, 0.855))
+    np.testing.assert_allclose(style.widened(0.98, 0.99), (0.90, 1.0))
+    assert style.widened(0.2, 0.9) == (0.2, 0.9)
+
+
 def test_a_strategy_without_rounds_is_a_dotted_line(make: Callable[..., Any]) -> None:
     made = make(persons=2, strategies=2, rounds=3)
     evaluated = RoundRecord(0, 0, float("nan"), 0, 0, 0, 0.0, macro_f1=0.75)
@@ -112,6 +166,16 @@ def test_a_point_alone_is_a_dot_where_a_line_would_show_nothing(make: Callable[.
     assert curves.lonely([0.5, 0.4]) == []
 
 
+@pytest.mark.parametrize(("most", "scale"), [(2, "linear"), (20, "logarithmic")])
+def test_the_axis_of_bytes_says_its_scale(make: Callable[..., Any], most: int, scale: str) -> None:
+    made = make(persons=2, strategies=2)
+    for factor, outcome in zip((1, most), made.outcomes, strict=True):
+        outcome.bytes_down, outcome.bytes_up = 1000 * factor, 0
+    with style.applied():
+        (axes,) = cost.figure(made.outcomes).axes
+    assert axes.get_xlabel() == f"bytes a person, whole run ({scale})"
+
+
 def test_bytes_of_one_decade_have_more_than_one_tick() -> None:
     with style.applied():
         axes = style.new(3).subplots()
@@ -128,6 +192,25 @@ def test_bytes_that_differ_tenfold_stand_on_decades_with_nothing_apart() -> None
         labels = [axes.xaxis.get_major_formatter()(x, 0) for x in (4.5, 5.0, 6.0)]
         assert labels == ["0", "100 kB", "1 MB"]
         assert cost._axis(style.new(3).subplots(), [100, 200]) == [100, 200]
+
+
+def test_grey_strategies_are_told_apart_by_their_dashes() -> None:
+    looks = style.looks({"main": 0.9} | {f"b{n}": n / 20 for n in range(6)})
+    dashes = [look.dash for look in looks.values() if look.color == style.OTHERS]
+    assert len({str(dash) for dash in dashes}) == len(dashes) == 5
+    assert all(dash == "solid" or dash[1][0] > dash[1][1] for dash in dashes), "dots have no rounds"
+
+
+def test_of_equal_scores_no_mark_hides_another(make: Callable[..., Any]) -> None:
+    made = make(persons=3, strategies=4, unseen=0)
+    for outcome in made.outcomes:
+        outcome.confusion = made.outcomes[0].confusion
+    with style.applied():
+        (axes,) = persons.figure(made.outcomes).axes
+    tip, *marks = axes.collections
+    heights = [tuple(mark.get_offsets()[0]) for mark in marks]
+    assert len(set(heights)) == len(marks) == 3
+    assert all(mark.get_zorder() > tip.get_zorder() for mark in marks)
 
 
 @pytest.mark.parametrize("baselines", [0, 4, 13])
