@@ -175,6 +175,12 @@ def candidate(node: NodeProto) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in _CANDIDATES
 
 
+def made_by_layers(graph: Graph, name: str) -> bool:
+    """Whether a tensor depends on a node that multiplies; else it may stay in float."""
+    makers = [graph.maker(each) for each in needed(graph.nodes, name)]
+    return any(node is not None and candidate(node) for node in makers)
+
+
 def unserved(node: NodeProto) -> str | None:
     """Return why a node that multiplies is no candidate; None: it is one, or does not multiply."""
     if node.op_type in _QUANTIZED:
