@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.constants import fold
 from edge_kernels.quantize.graph import Graph, attributes
 from edge_kernels.quantize.shapes import shaped
 
@@ -27,7 +26,7 @@ _MOST: Final = 1 << 22  # weights of a layer without groups; on a device they ar
 
 
 def padded(model: ModelProto) -> ModelProto:
-    """Have convolutions pad by themselves, in place or in a copy.
+    """Have convolutions pad by themselves, in place.
 
     A Pad of zeros that convolutions alone read becomes theirs, and a Slice that cuts off positions
     that a convolution's own padding made takes that padding away (a causal network pads both ends
@@ -36,12 +35,8 @@ def padded(model: ModelProto) -> ModelProto:
     Parameters
     ----------
     model : ModelProto
-        Constants may be made by nodes; torch's older exporter makes a Pad's by a chain of them.
+        With folded constants: torch's older exporter makes a Pad's by a chain of nodes.
     """
-    graph = Graph(model.graph)
-    pads = (node for node in graph.nodes if _plain(node, "Pad") and len(node.input) > 1)
-    if any(graph.constant(node.input[1]) is None for node in pads):
-        model = fold(model)
     while _one(model):
         pass
     return model

@@ -95,6 +95,10 @@ class Graph:
         order = attributes(node).get("perm")
         return np.transpose(inner, order)
 
+    def initializers(self) -> Iterable[str]:
+        """Return the names of those that no caller can replace."""
+        return self._tensors.keys()
+
     def maker(self, name: str) -> NodeProto | None:
         """Return the node that makes a tensor; None: the model's input or a constant."""
         return self._makers.get(name)

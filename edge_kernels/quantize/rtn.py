@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_kernels.given import whole
 from edge_kernels.layout import Shape, Values
+from edge_kernels.quantize.constants import fold_sparingly
 from edge_kernels.quantize.convolutions import padded
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.lower import lower
@@ -42,7 +43,7 @@ def rtn(
     term or a batch norm of each output and a ReLU that follow are folded in; products of the same
     input become one operator. What cannot be served stays as it is, and the report says why; but
     a Reshape to (batch, sizes) gets a constant shape, so that `edge_kernels.sequential.fuse` may
-    take it along.
+    take it along, and constants that nodes compute of others are computed ahead.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def rtn(
 
     report = Report() if report is None else report
     low = lower(
-        settled(padded(load(model))),
+        settled(padded(fold_sparingly(load(model)))),
         rounder,
         lambda rows, inputs: Shape(rows, inputs, bits, group, values).size,
         skip=tuple(skip),
