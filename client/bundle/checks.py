@@ -7,7 +7,7 @@ from typing import Final
 import onnxruntime
 
 from client.graph_check import Checked, GraphError, GraphLimits, check
-from client.graph_kinds import PERSONAL
+from client.graph_kinds import PERSONAL, Value
 from schemas.bundle import MAX_PART, BundleError, Card, Manifest, version_tuple
 
 EDGE: Final = "flwr.edge"
@@ -58,15 +58,25 @@ def check_model(card: Card, model: bytes, digest: str) -> Checked:
     (given,), (made,) = checked.inputs, checked.outputs
     if given.shape is None or given.shape[1:] != window or given.shape[0] not in (None, 1):
         raise BundleError(f"the model takes {given}; the manifest says windows of {window}")
-    expected = (given.shape[0], len(card.classes))
-    if made.name != "logits" or made.shape != expected:
-        raise BundleError(f"the model makes {made}; the manifest says {len(card.classes)} logits")
+    _check_logits(given.shape[0], made, len(card.classes))
     if card.form == "qdq" and edge_operators(checked):
         raise BundleError(
             f"form qdq with the operators {', '.join(edge_operators(checked))} of {EDGE}; "
             "a model with those has the form edge"
         )
     return checked
+
+
+def _check_logits(batch: int | None, made: Value, classes: int) -> None:
+    """Check what a model of a batch (None: a free one) makes."""
+    if made.name != "logits" or made.shape is None or made.shape[1:] != (classes,):
+        raise BundleError(f"the model makes {made}; the manifest says {classes} logits")
+    if made.shape[0] != batch:
+        own, other = ("free" if size is None else size for size in (made.shape[0], batch))
+        raise BundleError(
+            f"of the output logits the batch is {own}, of the input windows it is {other}; export "
+            "the model with the same for both"
+        )
 
 
 def edge_operators(checked: Checked) -> tuple[str, ...]:

@@ -246,6 +246,13 @@ def _prologue(model: ModelProto, source: str, shape: Shape) -> ModelProto:
     for each in (made, graph, *graph.node, *graph.initializer):  # exporters leave their traces
         each.doc_string = ""
         del each.metadata_props[:]
-    sizes = ["length" if size == FREE else size for size in shape]
-    graph.output.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, ["batch", *sizes]))
+    declared = sample_sizes(made, shape)
+    graph.output.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, declared))
     return made
+
+
+def sample_sizes(model: ModelProto, shape: Shape) -> list[str | int]:
+    """Return what a tensor of a shape a sample declares: the model's input tells the batch."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    batch = next((dim.dim_value or dim.dim_param for dim in dims[:1]), None)
+    return [batch or "batch", *("length" if size == FREE else size for size in shape)]

@@ -14,8 +14,8 @@ from schemas.bundle import Card, Input
 TIME, CHANNELS, CLASSES = 40, 3, ("rest", "walk", "run", "sit")
 
 
-def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="batch"):
-    """A convolution, ReLU, the mean over time and a linear layer."""
+def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="batch", made=None):
+    """A convolution, ReLU, the mean over time and a linear layer; made: the batch of its output."""
     random = np.random.default_rng(seed)
     constants = {
         "conv.w": random.standard_normal((width, channels, 5)) * 0.3,
@@ -38,7 +38,7 @@ def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="bat
         nodes,
         "small",
         [value("windows", TensorProto.FLOAT, [batch, time, channels])],
-        [value("logits", TensorProto.FLOAT, [batch, classes])],
+        [value("logits", TensorProto.FLOAT, [batch if made is None else made, classes])],
         kept,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)

@@ -143,6 +143,11 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     [
         (small_models.lut, {"form": "qdq"}, "a model with those has the form edge"),
         (small_models.codes, {"classes": ("a", "b")}, "the manifest says 2 logits"),
+        (
+            lambda: small_models.floats(batch=1, made="batch").SerializeToString(),
+            {},
+            "of the output logits the batch is free, of the input windows it is 1",
+        ),
         (lambda: b"", {}, "is no ONNX model"),
         (
             lambda: small_models.floats(batch=7).SerializeToString(),
