@@ -11,14 +11,15 @@ from client.graph_kinds import PERSONAL, Value
 from schemas.bundle import MAX_PART, BundleError, Card, Manifest, version_tuple
 
 EDGE: Final = "flwr.edge"
-# Operators that compute and no more: none makes as much as a constant tells it, none loops.
+# Operators that compute and no more: none makes as much as a constant tells it, and none loops but
+# GRU and LSTM, once for each position that their input has; their weights tell what they make.
 _ONNX: Final = {
     "Abs", "Add", "And", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "CastLike",
     "Clip", "Concat", "Constant", "Conv", "ConvInteger", "DequantizeLinear", "Div",
-    "DynamicQuantizeLinear", "Elu", "Equal", "Erf", "Exp", "Flatten", "Floor", "Gather", "Gelu",
+    "DynamicQuantizeLinear", "Elu", "Equal", "Erf", "Exp", "Flatten", "Floor", "GRU", "Gather", "Gelu",
     "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid",
-    "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less",
-    "Log", "LpNormalization", "MatMul", "MatMulInteger", "Max", "MaxPool", "Mean", "Min", "Mul",
+    "HardSwish", "Identity", "InstanceNormalization", "LSTM", "LayerNormalization", "LeakyRelu",
+    "Less", "Log", "LogSoftmax", "LpNormalization", "MatMul", "MatMulInteger", "Max", "MaxPool", "Mean", "Min", "Mul",
     "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
     "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
     "ReduceSumSquare", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Slice",

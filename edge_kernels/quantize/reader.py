@@ -13,6 +13,7 @@ from edge_kernels.quantize.convolutions import padded, ungrouped
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import find
 from edge_kernels.quantize.graph import Graph, drops, needed, reads, sizes
+from edge_kernels.quantize.implied import unsaid
 from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.positions import unpicked
 from edge_kernels.quantize.shapes import settled
@@ -75,7 +76,7 @@ def read(model: ModelProto) -> Split:
         Naming the node, its operator and what to do, where no layer can be served, or something
         after the first one cannot.
     """
-    model = ungrouped(settled(padded(narrowed(fold(model)))))
+    model = ungrouped(unsaid(settled(padded(narrowed(fold(model))))))
     model = unpicked(unsliced(model))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
