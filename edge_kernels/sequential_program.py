@@ -30,6 +30,14 @@ class Unfused(Exception):  # noqa: N818
     """Why a node cannot be part of a program."""
 
 
+class Unmade(Unfused):
+    """A tensor that a node reads and the program does not make."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it reads {name}, which the program does not make")
+        self.name = name
+
+
 @dataclass
 class Value:
     """A tensor that a program knows: its number, and its shape without the batch."""
@@ -86,14 +94,16 @@ class Program:
         if translate is None or node.domain.replace("ai.onnx", "") != domain:
             raise Unfused(f"there is no instruction for {node.op_type}")
         if any(node.output[1:]) and node.op_type != "LutMatMul":
-            raise Unfused("it has more than one output")
+            training = node.op_type == "BatchNormalization"
+            how = ", as in training: export the model in eval mode" if training else ""
+            raise Unfused(f"it has more than one output{how}")
         translate(self, node, attributes(node))
         self.layers += node.op_type in _LAYERS
 
     def value(self, name: str) -> Value:
         """Return a tensor's value."""
         if name not in self.values:
-            raise Unfused(f"it reads {name}, which the program does not make")
+            raise Unmade(name)
         return self.values[name]
 
     def emit(self, output: str, shape: Shape, *instruction: int) -> None:
@@ -281,8 +291,10 @@ def _arithmetic(program: Program, node: NodeProto, given: Given) -> None:
     constants = program.constant(first), program.constant(second)
     if constants[0] is None and constants[1] is None:
         x, y = program.value(first), program.value(second)
-        if node.op_type != "Add" or x.shape != y.shape:
-            raise Unfused(f"{node.op_type} of shapes {x.shape} and {y.shape}; equal ones are added")
+        if node.op_type != "Add":
+            raise Unfused("both of its operands depend on the input; it needs a constant one")
+        if x.shape != y.shape:
+            raise Unfused(f"it adds shapes {x.shape} and {y.shape}; equal ones are added")
         program.emit(node.output[0], x.shape, ADD, x.number, y.number)
         return
     name, constant = (first, constants[1]) if constants[0] is None else (second, constants[0])

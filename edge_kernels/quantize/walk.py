@@ -27,7 +27,7 @@ from edge_kernels.integer.net import (
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
-from edge_kernels.sequential_program import Program, Unfused
+from edge_kernels.sequential_program import Program, Unfused, Unmade
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -85,8 +85,9 @@ def walk(
             else:
                 program.add(node)
         except (Unserved, Unfused) as why:
+            more = f"{_same_for_all(graph, why)}{_beyond(graph, forms, at)}"
             raise ValueError(
-                f"{called(node)} cannot run in integers: {why}{_beyond(graph, forms, at)}; {ADVICE}"
+                f"{called(node)} cannot run in integers: {why}{more}; {ADVICE}"
             ) from why
         number = len(program.instructions)
         program.made_by.setdefault(number, node.name or node.output[0])
@@ -106,6 +107,15 @@ def _check_result(program: _Walked, output: str) -> None:
             f"the network's result {output!r} has samples and positions on one axis; reshape it to "
             "(batch, positions, channels) in the model"
         )
+
+
+def _same_for_all(graph: Graph, why: Exception) -> str:
+    """That a tensor which no step makes is a constant, as the token of a class is."""
+    name = why.name if isinstance(why, Unmade) else ""
+    while name and graph.constant(name) is None:
+        node = graph.maker(name)
+        name = node.input[0] if node is not None and node.op_type in _VIEWS else ""
+    return f": it is the constant {name!r}, the same for all samples" if name else ""
 
 
 def _beyond(graph: Graph, forms: Forms, at: int) -> str:
@@ -149,6 +159,12 @@ class _Walked(Program):
             pad_begin=pads[0],
             pad_end=pads[1],
         )
+        span = (step.weight.shape[1] - 1) * step.dilation + 1
+        if max(pads) >= span:
+            raise Unserved(
+                f"its pads {tuple(pads)}, with those of a Pad before it, reach over its kernel's "
+                f"{span} positions: {span - 1} at most at either end"
+            )
         shape = _shape(step, [()] * x.number + [x.shape])
         self.products.append(step)
         kind = codes.CONV if conv else codes.LINEAR

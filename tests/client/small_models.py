@@ -44,6 +44,17 @@ def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="bat
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
 
 
+def renamed(**names):
+    """The same, by other names of its input and output."""
+    model = floats()
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for held in (node.input, node.output):
+            held[:] = [names.get(name, name) for name in held]
+    return model.SerializeToString()
+
+
 def ending(*nodes, **constants):
     """The same, but what was its output, ``h``, is the input of nodes that make ``logits``."""
     model = floats()

@@ -185,6 +185,17 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
             {},
             "of the output logits the batch is free, of the input windows it is 1",
         ),
+        (
+            lambda: small_models.renamed(windows="x"),
+            {},
+            r"of x: float32\['\?', 40, 3\]; a bundle's one input is windows .*: rename it, or",
+        ),
+        (lambda: small_models.renamed(logits="y"), {}, r"makes y: .*its output logits: rename it"),
+        (
+            lambda: small_models.floats(time=3, channels=40).SerializeToString(),
+            {},
+            r"says windows of \(40, 3\): channels come last, transpose in the model",
+        ),
         (lambda: b"", {}, "is no ONNX model"),
         (
             lambda: small_models.floats(batch=7).SerializeToString(),

@@ -297,7 +297,10 @@ def test_other_nodes_that_multiply_are_reported(nets):
         ("MatMul", "LutMatMul"),
     ]
     assert report.lines[0].why == "no kernel serves such a layer"
-    assert "LSTM" in str(report)
+    size = 4 * 256 * (8 + 64)
+    assert (report.lines[0].before, report.lines[0].after) == (size, size)
+    assert report.before == size + 4 * 64 * 96
+    assert str(size) in next(line for line in str(report).splitlines() if "LSTM" in line)
 
 
 def test_a_model_that_is_quantized_already_is_told(nets):
