@@ -259,7 +259,11 @@ def _reduce(program: Program, node: NodeProto, given: Given) -> None:
     axis, kind = axes[0] - 1, int("Max" not in node.op_type)
     kept = (1,) if keep else ()
     shape = (*x.shape[:axis], *kept, *x.shape[axis + 1 :])
-    program.emit(node.output[0], shape, REDUCE, x.number, kind, axis, keep)
+    total, output = node.op_type == "ReduceSum", node.output[0]
+    reduced = f"{output}.mean" if total else output
+    program.emit(reduced, shape, REDUCE, x.number, kind, axis, keep)
+    if total:
+        _times(program, output, program.values[reduced], x.shape[axis])
 
 
 def _axes(program: Program, node: NodeProto, given: Given, what: str) -> list[int]:
@@ -290,12 +294,7 @@ def _arithmetic(program: Program, node: NodeProto, given: Given) -> None:
     first, second = node.input
     constants = program.constant(first), program.constant(second)
     if constants[0] is None and constants[1] is None:
-        x, y = program.value(first), program.value(second)
-        if node.op_type != "Add":
-            raise Unfused("both of its operands depend on the input; it needs a constant one")
-        if x.shape != y.shape:
-            raise Unfused(f"it adds shapes {x.shape} and {y.shape}; equal ones are added")
-        program.emit(node.output[0], x.shape, ADD, x.number, y.number)
+        _sum(program, node, program.value(first), program.value(second))
         return
     name, constant = (first, constants[1]) if constants[0] is None else (second, constants[0])
     if constant is None or (constants[0] is not None and node.op_type in ("Sub", "Div")):
@@ -307,6 +306,26 @@ def _arithmetic(program: Program, node: NodeProto, given: Given) -> None:
     else:
         factor = vector if node.op_type == "Mul" else np.float32(1) / vector
         _affine(program, node, name, axis, factor, None)
+
+
+def _sum(program: Program, node: NodeProto, x: Value, y: Value) -> None:
+    """Append the sum of two values, or of one and the other negated."""
+    if node.op_type not in ("Add", "Sub"):
+        raise Unfused("both of its operands depend on the input; it needs a constant one")
+    if x.shape != y.shape:
+        verb = "adds" if node.op_type == "Add" else "subtracts"
+        raise Unfused(f"it {verb} shapes {x.shape} and {y.shape}; equal ones are served")
+    output = node.output[0]
+    if node.op_type == "Sub":
+        y = _times(program, f"{output}.negated", y, -1)
+    program.emit(output, x.shape, ADD, x.number, y.number)
+
+
+def _times(program: Program, output: str, x: Value, factor: float) -> Value:
+    """Append a value times a number."""
+    number = program.keep(np.array([factor], np.float32))
+    program.emit(output, x.shape, AFFINE, x.number, number, -1, 0, 0)
+    return program.values[output]
 
 
 def _vector(constant: Array, shape: Shape) -> tuple[int, Array]:
@@ -441,6 +460,7 @@ _TRANSLATORS: dict[str, Callable[[Program, NodeProto, Given], None]] = {
     "GlobalMaxPool": _reduce,
     "ReduceMean": _reduce,
     "ReduceMax": _reduce,
+    "ReduceSum": _reduce,
     "Concat": _concat,
     "Add": _arithmetic,
     "Sub": _arithmetic,

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 ADVICE: Final = (
-    "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, pooling, "
-    "ReduceMean, ReduceMax, Concat, channels that layers alone read by Slice or Split, Reshape, "
-    "Transpose, factors or terms of a channel, norms over the last axis, attention without a mask, "
-    "and functions of one number: replace it, or quantize the part before it as a model of its own"
+    "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, Sub, "
+    "pooling, ReduceMean, ReduceSum, ReduceMax, Concat, channels that layers alone read by Slice "
+    "or Split, Reshape, Transpose, factors or terms of a channel, norms of a position, a channel "
+    "or a group of channels, attention without a mask, and functions of one number: replace it, or "
+    "quantize the part before it as a model of its own"
 )
 _STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
 _VIEWS: Final = ("Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Identity")

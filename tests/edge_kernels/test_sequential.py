@@ -225,6 +225,17 @@ def test_splits_of_one_input_become_layers():
     check(net.model((70,), a, b, c), x, bits=3)
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_differences_and_sums_over_an_axis(keepdims):
+    net = Net(6)
+    a, b = (net.conv("x", 3, 8, 3) for _ in range(2))
+    x = net.add("Relu", net.add("Sub", a, net.add("Relu", b)))
+    x = net.add("ReduceSum", x, net.ints(-1), keepdims=keepdims)
+    x = net.gemm(net.add("Flatten", x), 8, 5)
+    given_x = np.random.default_rng(0).standard_normal((3, 3, 20), dtype=np.float32)
+    check(net.model((3, 20), x), given_x)
+
+
 def test_what_cannot_be_fused_stays_and_is_reported():
     net = Net(4)
     x = net.add("Relu", net.gemm("x", 64, 64))

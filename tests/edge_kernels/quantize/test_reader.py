@@ -275,7 +275,7 @@ MESSAGES = {
     ),
     "a sum of shapes": (
         [CONV, ("ReduceMean", ["c", "last"], ["m"], {}), ("Add", ["c", "m"], ["y"], {})],
-        r"\(Add\).*: it adds shapes \(5, 10\) and \(5, 1\); equal ones are added",
+        r"\(Add\).*: it adds shapes \(5, 10\) and \(5, 1\); equal ones are served",
     ),
     "a token": (
         [CONV, ("Shape", ["x"], ["sizes"], {"end": 1}),
