@@ -13,6 +13,7 @@ from edge_kernels.quantize.convolutions import padded, ungrouped
 from edge_kernels.quantize.floats import FloatNet, simplified
 from edge_kernels.quantize.forms import find
 from edge_kernels.quantize.graph import Graph, drops, needed, reads, sizes
+from edge_kernels.quantize.group_norms import last_axis
 from edge_kernels.quantize.implied import unsaid
 from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.positions import unpicked
@@ -77,7 +78,7 @@ def read(model: ModelProto) -> Split:
         after the first one cannot.
     """
     model = ungrouped(unsaid(settled(padded(narrowed(fold(model))))))
-    model = unpicked(unsliced(model))
+    model = last_axis(unpicked(unsliced(model)))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)
