@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 Floats = NDArray[np.float32]
 _CANDIDATES = ("MatMul", "Gemm", "Conv")
@@ -143,6 +144,22 @@ def needed(nodes: Iterable[NodeProto], *outputs: str) -> set[str]:
         if wanted.intersection(node.output):
             wanted.update(reads(node))
     return wanted
+
+
+def exchanged(
+    model: ModelProto, instead: Mapping[int, list[NodeProto]], tensors: Iterable[TensorProto] = ()
+) -> ModelProto:
+    """Put nodes in the places of others, by index, in place; return it with the shapes of all."""
+    from onnx import shape_inference
+
+    if not instead:
+        return model
+    nodes = [new for at, node in enumerate(model.graph.node) for new in instead.get(at, [node])]
+    copies = [copy.deepcopy(node) for node in nodes]  # what is deleted from a graph is gone
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    model.graph.initializer.extend(tensors)
+    return shape_inference.infer_shapes(model, data_prop=True)
 
 
 def know_domain(model: ModelProto, domain: str) -> None:

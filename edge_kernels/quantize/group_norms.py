@@ -6,13 +6,12 @@ channels come after it.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.graph import Graph, attributes, made_by_layers, sizes
+from edge_kernels.quantize.graph import Graph, attributes, exchanged, made_by_layers, sizes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -40,8 +39,6 @@ def last_axis(model: ModelProto) -> ModelProto:
     -------
     The model, with the shapes of what is new.
     """
-    from onnx import shape_inference
-
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     graph, shapes = Graph(model.graph), sizes(model)
     instead: dict[int, Parts] = {}
@@ -49,14 +46,8 @@ def last_axis(model: ModelProto) -> ModelProto:
         if node.op_type in _NORMS and node.domain in ("", "ai.onnx") and opset >= _LAST_AXIS:
             parts = _served(graph, node, shapes.get(node.input[0], ()), opset)
             instead |= {} if parts is None else {at: parts}
-    if not instead:
-        return model
-    nodes = [n for at, node in enumerate(graph.nodes) for n in instead.get(at, ([node],))[0]]
-    copies = [copy.deepcopy(node) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    model.graph.initializer.extend(t for _, tensors in instead.values() for t in tensors)
-    return shape_inference.infer_shapes(model, data_prop=True)
+    nodes = {at: parts[0] for at, parts in instead.items()}
+    return exchanged(model, nodes, [each for _, tensors in instead.values() for each in tensors])
 
 
 def _served(graph: Graph, node: NodeProto, shape: Shape, opset: int) -> Parts | None:

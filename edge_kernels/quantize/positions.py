@@ -6,13 +6,12 @@ numbers, and steps that a network in integers has.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edge_kernels.quantize.graph import Graph, attributes, made_by_layers, sizes
+from edge_kernels.quantize.graph import Graph, attributes, exchanged, made_by_layers, sizes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -56,8 +55,6 @@ def unpicked(model: ModelProto) -> ModelProto:
     -------
     The model, with the shapes of what is new.
     """
-    from onnx import shape_inference
-
     graph, shapes = Graph(model.graph), sizes(model)
     instead: dict[int, list[NodeProto]] = {}
     for at, node in enumerate(graph.nodes):
@@ -65,13 +62,7 @@ def unpicked(model: ModelProto) -> ModelProto:
         layers = _layers(graph, node.output[0]) if picked is not None else []
         if picked is not None and layers:
             instead[at] = _serve(model, graph, node, layers, picked)
-    if not instead:
-        return model
-    nodes = [new for at, node in enumerate(graph.nodes) for new in instead.get(at, [node])]
-    copies = [copy.deepcopy(node) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    return shape_inference.infer_shapes(model, data_prop=True)
+    return exchanged(model, instead)
 
 
 def _picked(graph: Graph, node: NodeProto, shape: Shape) -> _Picked | None:

@@ -20,6 +20,7 @@ from edge_kernels.quantize.positions import unpicked
 from edge_kernels.quantize.shapes import settled
 from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.source import first_read
+from edge_kernels.quantize.upsampling import interleaved
 from edge_kernels.quantize.walk import called, walk
 from edge_kernels.quantize.widths import widened
 
@@ -78,7 +79,7 @@ def read(model: ModelProto) -> Split:
         after the first one cannot.
     """
     model = ungrouped(unsaid(settled(padded(narrowed(fold(model))))))
-    model = last_axis(unpicked(unsliced(model)))
+    model = last_axis(interleaved(unpicked(unsliced(model))))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)

@@ -33,9 +33,9 @@ def network(norm):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
-def older(net):
+def older(net, shape=(6, 50)):
     file, axes = io.BytesIO(), {"x": {0: "batch"}}
-    given = (torch.randn(2, 6, 50),)
+    given = (torch.randn(2, *shape),)
     torch.onnx.export(net.eval(), given, file, dynamo=False, input_names=["x"], dynamic_axes=axes)
     return onnx.load_from_string(file.getvalue())
 

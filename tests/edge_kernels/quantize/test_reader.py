@@ -212,7 +212,7 @@ def test_layers_that_stay_in_float_before_the_first_are_told(served, recwarn):
 
 def test_layers_that_no_kernel_serves_are_told():
     nodes = [
-        ("ConvTranspose", ["x", "w"], ["c"], {"strides": [2]}),
+        ("ConvTranspose", ["x", "w"], ["c"], {"dilations": [2]}),
         ("Conv", ["c", "v"], ["y"], {}),
     ]
     model = build(nodes, {"w": normal(5, 4, 2), "v": normal(4, 4, 3)}, (5, 12), "y")
