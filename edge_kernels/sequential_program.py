@@ -213,21 +213,49 @@ def _positions(length: int, kernel: int, stride: int, dilation: int, pads: Shape
 
 
 def _relu(program: Program, node: NodeProto, given: Given) -> None:
-    if node.op_type == "Clip" and not _is_relu(program, node, given):
-        raise Unfused("it clips to other bounds than 0 and infinity")
-    x = program.value(node.input[0])
+    top = 0.0 if node.op_type == "Relu" else _top(program, node, given)
+    x, output = program.value(node.input[0]), node.output[0]
+    made = f"{output}.positive" if top else output
     before = program.made_last(node.input[0])
     if before is not None and before[0] in _RELU_OPERAND:
         before[_RELU_OPERAND[before[0]]] = 1
-        program.values[node.output[0]] = x
+        program.values[made] = x
     else:
-        program.emit(node.output[0], x.shape, RELU, x.number)
+        program.emit(made, x.shape, RELU, x.number)
+    if top:  # c − relu(c − relu(x)) is exact however large x is
+        under = _line(program, f"{output}.under", program.values[made], -1, top, relu=True)
+        _line(program, output, under, -1, top)
 
 
-def _is_relu(program: Program, node: NodeProto, given: Given) -> bool:
-    low = program.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-    has_high = len(node.input) > 2 and bool(node.input[2])
-    return low is not None and not low.any() and not has_high and "max" not in given
+def _top(program: Program, node: NodeProto, given: Given) -> float:
+    """The bound of a Clip above 0; 0: it has none."""
+    low, high = (
+        program.constant(node.input[at]) if len(node.input) > at and node.input[at] else None
+        for at in (1, 2)
+    )
+    bounded = len(node.input) > 2 and bool(node.input[2])
+    fits = not bounded or (high is not None and high.size == 1 and 0 < float(high.item()) < np.inf)
+    if low is None or low.any() or not fits or "max" in given:
+        raise Unfused("it clips to other bounds than 0 and a constant above it, or infinity")
+    return 0.0 if high is None else float(high.item())
+
+
+def _leaky(program: Program, node: NodeProto, given: Given) -> None:
+    """relu(x) − slope · relu(−x), of a slope for all channels or one for each."""
+    x, output = program.value(node.input[0]), node.output[0]
+    slope: Array | None = np.array([given.get("alpha", 0.01)], np.float32)
+    if node.op_type == "PRelu":
+        slope = program.constant(node.input[1])
+    if slope is None:
+        raise Unfused("its slope is computed at run time")
+    axis, slopes = _vector(slope, x.shape)
+    program.emit(f"{output}.positive", x.shape, RELU, x.number)
+    below = _line(program, f"{output}.below", x, -1, relu=True)
+    program.emit(
+        f"{output}.leak", x.shape, AFFINE, below.number, program.keep(-slopes), -1, axis, 0
+    )
+    parts = (program.values[f"{output}.{each}"].number for each in ("positive", "leak"))
+    program.emit(output, x.shape, ADD, *parts)
 
 
 def _pool(program: Program, node: NodeProto, given: Given) -> None:
@@ -263,7 +291,7 @@ def _reduce(program: Program, node: NodeProto, given: Given) -> None:
     reduced = f"{output}.mean" if total else output
     program.emit(reduced, shape, REDUCE, x.number, kind, axis, keep)
     if total:
-        _times(program, output, program.values[reduced], x.shape[axis])
+        _line(program, output, program.values[reduced], x.shape[axis])
 
 
 def _axes(program: Program, node: NodeProto, given: Given, what: str) -> list[int]:
@@ -317,14 +345,18 @@ def _sum(program: Program, node: NodeProto, x: Value, y: Value) -> None:
         raise Unfused(f"it {verb} shapes {x.shape} and {y.shape}; equal ones are served")
     output = node.output[0]
     if node.op_type == "Sub":
-        y = _times(program, f"{output}.negated", y, -1)
+        y = _line(program, f"{output}.negated", y, -1)
     program.emit(output, x.shape, ADD, x.number, y.number)
 
 
-def _times(program: Program, output: str, x: Value, factor: float) -> Value:
-    """Append a value times a number."""
-    number = program.keep(np.array([factor], np.float32))
-    program.emit(output, x.shape, AFFINE, x.number, number, -1, 0, 0)
+def _line(
+    program: Program, output: str, x: Value, factor: float, term: float = 0, *, relu: bool = False
+) -> Value:
+    """Append a value times a number, plus another, maybe not below 0."""
+    numbers = [program.keep(np.array([factor], np.float32)), -1]
+    if term:
+        numbers[1] = program.keep(np.array([term], np.float32))
+    program.emit(output, x.shape, AFFINE, x.number, *numbers, 0, int(relu))
     return program.values[output]
 
 
@@ -454,6 +486,8 @@ _TRANSLATORS: dict[str, Callable[[Program, NodeProto, Given], None]] = {
     "LutConv1d": _conv,
     "Relu": _relu,
     "Clip": _relu,
+    "LeakyRelu": _leaky,
+    "PRelu": _leaky,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _reduce,

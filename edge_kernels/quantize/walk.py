@@ -78,6 +78,7 @@ def walk(
             continue
         if node.op_type == "Shape":
             continue  # whoever reads it tells why a shape is computed
+        made = len(program.instructions)
         try:
             if form is not None:
                 program.form(form)
@@ -90,8 +91,7 @@ def walk(
             raise ValueError(
                 f"{called(node)} cannot run in integers: {why}{more}; {ADVICE}"
             ) from why
-        number = len(program.instructions)
-        program.made_by.setdefault(number, node.name or node.output[0])
+        program.made_since(made, node)
     _check_result(program, output)
     return _decode(program, output)
 
@@ -191,6 +191,11 @@ class _Walked(Program):
         self.ready.append(step)
         self.emit(form.output, _shape(step, shapes), _STEP, len(self.ready) - 1)
 
+    def made_since(self, count: int, node: NodeProto) -> None:
+        """Note which node made the instructions after so many."""
+        for number in range(count + 1, len(self.instructions) + 1):
+            self.made_by.setdefault(number, node.name or node.output[0])
+
     def add(self, node: NodeProto) -> None:
         """Append what a node does."""
         if self._same(node):
@@ -203,6 +208,14 @@ class _Walked(Program):
         super().add(node)
         if len(self.instructions) > before and self.instructions[-1][0] == codes.AFFINE:
             self._into_product(node)
+        for code, *operands in self.instructions[before:]:
+            if code == codes.AFFINE:
+                self._refuse_last_axis(*operands[1:4])
+
+    def _refuse_last_axis(self, factor: int, term: int, axis: int) -> None:
+        sizes = [np.size(self.constants[number]) for number in (factor, term) if number >= 0]
+        if axis != 0 and max(sizes) > 1:
+            raise Unfused("its constant varies along the last axis, not the channels")
 
     def _same(self, node: NodeProto) -> bool:
         """Whether a node leaves every sample's (positions, D) as it is."""
@@ -325,14 +338,12 @@ def _pool(x: int, kind: int, kernel: int, stride: int, dilation: int, *pads: int
 
 
 def _affine(
-    program: _Walked, channels: int, x: int, factor: int, term: int, axis: int, relu: int
+    program: _Walked, channels: int, x: int, factor: int, term: int, _: int, relu: int
 ) -> Step:
     def vector(number: int, otherwise: float) -> NDArray[np.float64]:
         if number < 0:
             return np.full(channels, otherwise)
         constant = np.asarray(program.constants[number], np.float64)
-        if axis != 0 and constant.size > 1:
-            raise Unserved("its constant varies along the last axis, not the channels")
         return np.broadcast_to(constant, (channels,)).copy()
 
     return Affine(x, vector(factor, 1.0), vector(term, 0.0), relu=bool(relu))

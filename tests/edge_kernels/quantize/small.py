@@ -142,6 +142,7 @@ def _several() -> dict[str, ModelProto]:
             ("Add", ["g", "r"], ["sum"], {}),
             ("Relu", ["sum"], ["s"], {}),
         ],
+        "slopes": [first, ("PRelu", ["h", "factor"], ["s"], {})],
         "difference": [
             first,
             relu,
