@@ -63,12 +63,15 @@ class Kind:
         Inputs.
     outputs : tuple[int | None, ...]
         Rank of each; None is any.
+    advice : str
+        To who declares other inputs.
     """
 
     name: str
     required: frozenset[str]
     optional: frozenset[str]
     outputs: tuple[int | None, ...]
+    advice: str = ""
 
 
 _PERSON: Final = frozenset({"windows", "input_mean", "input_deviation", "weights"})
@@ -80,8 +83,12 @@ FORWARD: Final = Kind("prediction or report", _PERSON, frozenset(), (None,))
 # Of a model's values, for each window; see ``schemas.ranges``.
 COUNTS: Final = Kind("value counts", frozenset({"windows"}), frozenset(), (3,))
 STATISTICS: Final = Kind("input statistics", frozenset({"windows"}), frozenset(), (1, 1))
+BUNDLED: Final = (
+    "a bundle's one input is windows (batch, time, channels), its output logits: rename it, or "
+    "transpose in the model"
+)
 # A bundle's whole model; no plan runs one, so it is only ever asked for by name.
-PERSONAL: Final = Kind("personal model", frozenset({"windows"}), frozenset(), (2,))
+PERSONAL: Final = Kind("personal model", frozenset({"windows"}), frozenset(), (2,), BUNDLED)
 
 
 def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = None) -> Kind:
@@ -101,6 +108,9 @@ def kind_of(inputs: list[Value], outputs: list[Value], expected: Kind | None = N
     names = {value.name for value in inputs}
     if len(names) < len(inputs):
         raise ValueError("an input is declared twice")
+    if expected is not None and expected.advice and names != expected.required:
+        given = ", ".join(map(str, inputs)) or "no input"
+        raise ValueError(f"{expected.name} of {given}; {expected.advice}")
     for value in inputs:
         _check_input(value)
     kind = expected or _by_names(names, outputs)

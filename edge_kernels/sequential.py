@@ -47,9 +47,10 @@ def fuse(model: Model, *, report: Fusion | None = None) -> ModelProto:
     """Replace chains of small layers by one `LutSequential` each.
 
     A chain starts at one tensor whose shape is known but for the batch, and takes every node that
-    depends on nothing else and that a program can say: `LutMatMul` and `LutConv1d`, ReLU, pooling,
-    mean and largest over an axis, concatenation, residual sums, factors and terms of a channel,
-    reshapes and transposes. What remains is logged and stands in the report.
+    depends on nothing else and that a program can say: `LutMatMul` and `LutConv1d`, ReLU, ReLU6,
+    LeakyReLU and PReLU, pooling, mean, sum and largest over an axis, concatenation, sums and
+    differences of two tensors, factors and terms of a channel, reshapes and transposes. What
+    remains is logged and stands in the report.
 
     Parameters
     ----------

@@ -30,6 +30,14 @@ class Unfused(Exception):  # noqa: N818
     """Why a node cannot be part of a program."""
 
 
+class Unmade(Unfused):
+    """A tensor that a node reads and the program does not make."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it reads {name}, which the program does not make")
+        self.name = name
+
+
 @dataclass
 class Value:
     """A tensor that a program knows: its number, and its shape without the batch."""
@@ -86,14 +94,16 @@ class Program:
         if translate is None or node.domain.replace("ai.onnx", "") != domain:
             raise Unfused(f"there is no instruction for {node.op_type}")
         if any(node.output[1:]) and node.op_type != "LutMatMul":
-            raise Unfused("it has more than one output")
+            training = node.op_type == "BatchNormalization"
+            how = ", as in training: export the model in eval mode" if training else ""
+            raise Unfused(f"it has more than one output{how}")
         translate(self, node, attributes(node))
         self.layers += node.op_type in _LAYERS
 
     def value(self, name: str) -> Value:
         """Return a tensor's value."""
         if name not in self.values:
-            raise Unfused(f"it reads {name}, which the program does not make")
+            raise Unmade(name)
         return self.values[name]
 
     def emit(self, output: str, shape: Shape, *instruction: int) -> None:
@@ -203,21 +213,49 @@ def _positions(length: int, kernel: int, stride: int, dilation: int, pads: Shape
 
 
 def _relu(program: Program, node: NodeProto, given: Given) -> None:
-    if node.op_type == "Clip" and not _is_relu(program, node, given):
-        raise Unfused("it clips to other bounds than 0 and infinity")
-    x = program.value(node.input[0])
+    top = 0.0 if node.op_type == "Relu" else _top(program, node, given)
+    x, output = program.value(node.input[0]), node.output[0]
+    made = f"{output}.positive" if top else output
     before = program.made_last(node.input[0])
     if before is not None and before[0] in _RELU_OPERAND:
         before[_RELU_OPERAND[before[0]]] = 1
-        program.values[node.output[0]] = x
+        program.values[made] = x
     else:
-        program.emit(node.output[0], x.shape, RELU, x.number)
+        program.emit(made, x.shape, RELU, x.number)
+    if top:  # c − relu(c − relu(x)) is exact however large x is
+        under = _line(program, f"{output}.under", program.values[made], -1, top, relu=True)
+        _line(program, output, under, -1, top)
 
 
-def _is_relu(program: Program, node: NodeProto, given: Given) -> bool:
-    low = program.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-    has_high = len(node.input) > 2 and bool(node.input[2])
-    return low is not None and not low.any() and not has_high and "max" not in given
+def _top(program: Program, node: NodeProto, given: Given) -> float:
+    """The bound of a Clip above 0; 0: it has none."""
+    low, high = (
+        program.constant(node.input[at]) if len(node.input) > at and node.input[at] else None
+        for at in (1, 2)
+    )
+    bounded = len(node.input) > 2 and bool(node.input[2])
+    fits = not bounded or (high is not None and high.size == 1 and 0 < float(high.item()) < np.inf)
+    if low is None or low.any() or not fits or "max" in given:
+        raise Unfused("it clips to other bounds than 0 and a constant above it, or infinity")
+    return 0.0 if high is None else float(high.item())
+
+
+def _leaky(program: Program, node: NodeProto, given: Given) -> None:
+    """relu(x) − slope · relu(−x), of a slope for all channels or one for each."""
+    x, output = program.value(node.input[0]), node.output[0]
+    slope: Array | None = np.array([given.get("alpha", 0.01)], np.float32)
+    if node.op_type == "PRelu":
+        slope = program.constant(node.input[1])
+    if slope is None:
+        raise Unfused("its slope is computed at run time")
+    axis, slopes = _vector(slope, x.shape)
+    program.emit(f"{output}.positive", x.shape, RELU, x.number)
+    below = _line(program, f"{output}.below", x, -1, relu=True)
+    program.emit(
+        f"{output}.leak", x.shape, AFFINE, below.number, program.keep(-slopes), -1, axis, 0
+    )
+    parts = (program.values[f"{output}.{each}"].number for each in ("positive", "leak"))
+    program.emit(output, x.shape, ADD, *parts)
 
 
 def _pool(program: Program, node: NodeProto, given: Given) -> None:
@@ -249,7 +287,11 @@ def _reduce(program: Program, node: NodeProto, given: Given) -> None:
     axis, kind = axes[0] - 1, int("Max" not in node.op_type)
     kept = (1,) if keep else ()
     shape = (*x.shape[:axis], *kept, *x.shape[axis + 1 :])
-    program.emit(node.output[0], shape, REDUCE, x.number, kind, axis, keep)
+    total, output = node.op_type == "ReduceSum", node.output[0]
+    reduced = f"{output}.mean" if total else output
+    program.emit(reduced, shape, REDUCE, x.number, kind, axis, keep)
+    if total:
+        _line(program, output, program.values[reduced], x.shape[axis])
 
 
 def _axes(program: Program, node: NodeProto, given: Given, what: str) -> list[int]:
@@ -280,10 +322,7 @@ def _arithmetic(program: Program, node: NodeProto, given: Given) -> None:
     first, second = node.input
     constants = program.constant(first), program.constant(second)
     if constants[0] is None and constants[1] is None:
-        x, y = program.value(first), program.value(second)
-        if node.op_type != "Add" or x.shape != y.shape:
-            raise Unfused(f"{node.op_type} of shapes {x.shape} and {y.shape}; equal ones are added")
-        program.emit(node.output[0], x.shape, ADD, x.number, y.number)
+        _sum(program, node, program.value(first), program.value(second))
         return
     name, constant = (first, constants[1]) if constants[0] is None else (second, constants[0])
     if constant is None or (constants[0] is not None and node.op_type in ("Sub", "Div")):
@@ -295,6 +334,30 @@ def _arithmetic(program: Program, node: NodeProto, given: Given) -> None:
     else:
         factor = vector if node.op_type == "Mul" else np.float32(1) / vector
         _affine(program, node, name, axis, factor, None)
+
+
+def _sum(program: Program, node: NodeProto, x: Value, y: Value) -> None:
+    """Append the sum of two values, or of one and the other negated."""
+    if node.op_type not in ("Add", "Sub"):
+        raise Unfused("both of its operands depend on the input; it needs a constant one")
+    if x.shape != y.shape:
+        verb = "adds" if node.op_type == "Add" else "subtracts"
+        raise Unfused(f"it {verb} shapes {x.shape} and {y.shape}; equal ones are served")
+    output = node.output[0]
+    if node.op_type == "Sub":
+        y = _line(program, f"{output}.negated", y, -1)
+    program.emit(output, x.shape, ADD, x.number, y.number)
+
+
+def _line(
+    program: Program, output: str, x: Value, factor: float, term: float = 0, *, relu: bool = False
+) -> Value:
+    """Append a value times a number, plus another, maybe not below 0."""
+    numbers = [program.keep(np.array([factor], np.float32)), -1]
+    if term:
+        numbers[1] = program.keep(np.array([term], np.float32))
+    program.emit(output, x.shape, AFFINE, x.number, *numbers, 0, int(relu))
+    return program.values[output]
 
 
 def _vector(constant: Array, shape: Shape) -> tuple[int, Array]:
@@ -423,12 +486,15 @@ _TRANSLATORS: dict[str, Callable[[Program, NodeProto, Given], None]] = {
     "LutConv1d": _conv,
     "Relu": _relu,
     "Clip": _relu,
+    "LeakyRelu": _leaky,
+    "PRelu": _leaky,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _reduce,
     "GlobalMaxPool": _reduce,
     "ReduceMean": _reduce,
     "ReduceMax": _reduce,
+    "ReduceSum": _reduce,
     "Concat": _concat,
     "Add": _arithmetic,
     "Sub": _arithmetic,

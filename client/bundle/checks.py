@@ -7,20 +7,21 @@ from typing import Final
 import onnxruntime
 
 from client.graph_check import Checked, GraphError, GraphLimits, check
-from client.graph_kinds import PERSONAL
+from client.graph_kinds import BUNDLED, PERSONAL, Value
 from schemas.bundle import MAX_PART, BundleError, Card, Manifest, version_tuple
 
 EDGE: Final = "flwr.edge"
-# Operators that compute and no more: none makes as much as a constant tells it, none loops.
+# Operators that compute and no more: none makes as much as a constant tells it, and none loops but
+# GRU and LSTM, once for each position that their input has; their weights tell what they make.
 _ONNX: Final = {
-    "Abs", "Add", "And", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "CastLike",
-    "Clip", "Concat", "Constant", "Conv", "ConvInteger", "DequantizeLinear", "Div",
-    "DynamicQuantizeLinear", "Elu", "Equal", "Erf", "Exp", "Flatten", "Floor", "Gather", "Gelu",
-    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid",
-    "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less",
-    "Log", "LpNormalization", "MatMul", "MatMulInteger", "Max", "MaxPool", "Mean", "Min", "Mul",
-    "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
-    "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
+    "Abs", "Add", "And", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Clip",
+    "Concat", "Constant", "Conv", "ConvInteger", "DequantizeLinear", "Div", "DynamicQuantizeLinear",
+    "Elu", "Equal", "Erf", "Exp", "Flatten", "Floor", "GRU", "Gather", "Gelu", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid",
+    "HardSwish", "Identity", "InstanceNormalization", "LSTM", "LayerNormalization", "LeakyRelu",
+    "Less", "Log", "LogSoftmax", "LpNormalization", "MatMul", "MatMulInteger", "Max", "MaxPool",
+    "Mean", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QLinearConv", "QLinearMatMul",
+    "QuantizeLinear", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
     "ReduceSumSquare", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Slice",
     "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
     "Unsqueeze", "Where",
@@ -57,16 +58,30 @@ def check_model(card: Card, model: bytes, digest: str) -> Checked:
     window = (card.input.time, card.input.channels)
     (given,), (made,) = checked.inputs, checked.outputs
     if given.shape is None or given.shape[1:] != window or given.shape[0] not in (None, 1):
-        raise BundleError(f"the model takes {given}; the manifest says windows of {window}")
-    expected = (given.shape[0], len(card.classes))
-    if made.name != "logits" or made.shape != expected:
-        raise BundleError(f"the model makes {made}; the manifest says {len(card.classes)} logits")
+        turned = given.shape is not None and given.shape[1:] == window[::-1] != window
+        how = ": channels come last, transpose in the model" if turned else ""
+        raise BundleError(f"the model takes {given}; the manifest says windows of {window}{how}")
+    _check_logits(given.shape[0], made, len(card.classes))
     if card.form == "qdq" and edge_operators(checked):
         raise BundleError(
             f"form qdq with the operators {', '.join(edge_operators(checked))} of {EDGE}; "
             "a model with those has the form edge"
         )
     return checked
+
+
+def _check_logits(batch: int | None, made: Value, classes: int) -> None:
+    """Check what a model of a batch (None: a free one) makes."""
+    if made.name != "logits":
+        raise BundleError(f"the model makes {made}; {BUNDLED}")
+    if made.shape is None or made.shape[1:] != (classes,):
+        raise BundleError(f"the model makes {made}; the manifest says {classes} logits")
+    if made.shape[0] != batch:
+        own, other = ("free" if size is None else size for size in (made.shape[0], batch))
+        raise BundleError(
+            f"of the output logits the batch is {own}, of the input windows it is {other}; export "
+            "the model with the same for both"
+        )
 
 
 def edge_operators(checked: Checked) -> tuple[str, ...]:

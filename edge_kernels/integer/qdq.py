@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import gcd
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from edge_kernels.integer.net import (
     Attention,
     Concat,
     IntNet,
+    Ints,
     Levels,
     Norm,
     Pool,
@@ -237,6 +239,8 @@ def _product(writer: Writer, at: int, step: Product) -> str:
     weight = step.weight.transpose(0, 2, 1)  # (rows, channels, kernel)
     x = writer.read(step.x)
     if not step.linear:
+        groups, weight = _grouped(weight)
+        given: dict[str, Any] = {"group": groups} if groups > 1 else {}
         codes = writer.constant(f"step{at}.weight", weight)
         floats = writer.make("DequantizeLinear", [codes, *levels], axis=0)
         out = writer.make(
@@ -246,6 +250,7 @@ def _product(writer: Writer, at: int, step: Product) -> str:
             dilations=[step.dilation],
             pads=[step.pad_begin, step.pad_end],
             kernel_shape=[step.weight.shape[1]],
+            **given,
         )
     elif len(writer.net.shapes[step.x]) == 1:
         codes = writer.constant(f"step{at}.weight", weight[:, :, 0])
@@ -256,6 +261,24 @@ def _product(writer: Writer, at: int, step: Product) -> str:
         floats = writer.make("DequantizeLinear", [codes, *levels], axis=1)
         out = writer.make("Add", [writer.make("MatMul", [x, floats]), bias])
     return writer.relu(out, wanted=step.relu)
+
+
+def _grouped(weight: Ints) -> tuple[int, Ints]:
+    """The most groups that a convolution has, and its weights (rows, channels of a group, kernel).
+
+    A network in integers has none: it holds zeros between them, which a Conv need not.
+    """
+    rows, channels, kernel = weight.shape
+    used = np.any(weight, axis=2)
+    both = gcd(rows, channels)
+    for groups in (each for each in range(both, 1, -1) if both % each == 0):
+        shape = (groups, rows // groups, groups, channels // groups)
+        apart = ~np.eye(groups, dtype=bool)
+        if not np.any(np.any(used.reshape(shape), axis=(1, 3)), where=apart):
+            parts = weight.reshape(*shape, kernel)
+            own = [parts[at, :, at] for at in range(groups)]
+            return groups, np.concatenate(own)
+    return 1, weight
 
 
 def _add(writer: Writer, at: int, step: Add) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.graph import reads
+from edge_kernels.quantize.graph import Graph, needed, reads
 from edge_kernels.quantize.shapes import shaped
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _MOST_FOLDED = 1 << 22  # elements of a constant that is computed ahead
+_LITTLE = 1 << 12  # elements of one that may be larger than what it is made of, in any model
 _RANDOM = (
     "RandomNormal",
     "RandomUniform",
@@ -23,6 +26,30 @@ _RANDOM = (
     "Bernoulli",
     "Multinomial",
 )
+
+
+class _Known:
+    """What is the same at every run: decoded when it is asked for, since a model may be large."""
+
+    def __init__(self, model: ModelProto, graph: Graph, given: Iterable[str]) -> None:
+        self.given = set(given)
+        self.made: dict[str, NDArray[Any]] = {}
+        self._model, self._graph = model, graph
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """ONNX's numbers of tensors' types, as far as they are known."""
+        graph = self._model.graph
+        values = (*graph.input, *shaped(self._model, graph.value_info).value_info)
+        return {value.name: value.type.tensor_type.elem_type for value in values}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.made or name in self.given
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        value = self.made[name] if name in self.made else self._graph.constant(name)
+        assert value is not None
+        return value
 
 
 def fold(model: ModelProto) -> ModelProto:
@@ -37,38 +64,67 @@ def fold(model: ModelProto) -> ModelProto:
     model : ModelProto
         Not changed.
     """
-    from onnx import numpy_helper
-
     folded = copy.deepcopy(model)
-    graph = folded.graph
-    types = {v.name: v.type.tensor_type.elem_type for v in graph.input}
-    inferred = shaped(folded, graph.value_info).value_info
-    types.update((v.name, v.type.tensor_type.elem_type) for v in inferred)
-    fed = {value.name for value in graph.input}
-    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name not in fed}
-    given = set(known)
-    kept: list[NodeProto] = []
-    for node in graph.node:
-        results = _computed(node, known, types, folded)
-        if results is None:
-            kept.append(node)
-        else:
-            known.update(zip(node.output, results, strict=True))
-    needed = {v.name for v in graph.output}.union(*(reads(node) for node in kept), fed)
-    nodes = copy.deepcopy(kept)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for at in reversed(range(len(graph.initializer))):
-        if graph.initializer[at].name not in needed:
-            del graph.initializer[at]
-    made = sorted((set(known) - given) & needed)
-    graph.initializer.extend(numpy_helper.from_array(known[name], name) for name in made)
+    graph = Graph(folded.graph)
+    known = _Known(folded, graph, graph.initializers())
+    _fold(folded, known, lambda node: _computed(node, known, folded))
     return folded
 
 
-def _computed(
-    node: NodeProto, known: dict[str, NDArray[Any]], types: dict[str, int], model: ModelProto
-) -> list[NDArray[Any]] | None:
+def fold_sparingly(model: ModelProto) -> ModelProto:
+    """Compute ahead, in place, what `Graph.constant` does not look up; a model hardly grows by it.
+
+    A table and its transposition stay one tensor, weights that are quantized already stay so, and
+    what is larger than all that it is made of stays a node.
+    """
+    graph = Graph(model.graph)
+    carried = (node.output[0] for node in graph.nodes if graph.is_constant(node))
+    looked_up = {name for name in carried if graph.constant(name) is not None}
+    known = _Known(model, graph, looked_up.union(graph.initializers()))
+
+    def small(node: NodeProto) -> list[NDArray[Any]] | None:
+        if node.output[0] in looked_up or node.op_type == "DequantizeLinear":
+            return None
+        results = _computed(node, known, model)
+        if results is None:
+            return None
+        most = max(_LITTLE, sum(known[name].size for name in node.input if name in known))
+        return results if sum(each.size for each in results) <= most else None
+
+    _fold(model, known, small)
+    return model
+
+
+def _fold(
+    model: ModelProto, known: _Known, computed: Callable[[NodeProto], list[NDArray[Any]] | None]
+) -> None:
+    """Put what nodes make of constants in their place, in place; a node at a time."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        results = computed(node)
+        if results is None:
+            kept.append(node)
+        else:
+            known.made.update(zip(node.output, results, strict=True))
+    ends = {value.name for value in (*graph.output, *graph.input)}
+    wanted = needed(kept, *ends)
+    # What carries a constant goes where nobody reads it any more.
+    kept = [n for n in kept if n.output[0] not in known.given or wanted.intersection(n.output)]
+    nodes = copy.deepcopy(kept)
+    read = ends.union(*(reads(node) for node in nodes))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for at in reversed(range(len(graph.initializer))):
+        if graph.initializer[at].name not in read:
+            del graph.initializer[at]
+    made = sorted(known.made.keys() & read)
+    graph.initializer.extend(numpy_helper.from_array(known.made[name], name) for name in made)
+
+
+def _computed(node: NodeProto, known: _Known, model: ModelProto) -> list[NDArray[Any]] | None:
     """Return a node's results if it reads constants alone."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
@@ -76,7 +132,7 @@ def _computed(
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
         return None
     if node.op_type == "CastLike" and node.input[0] in known:  # of the other, the type alone counts
-        wanted = types.get(node.input[1], 0)
+        wanted = known.types.get(node.input[1], 0)
         value = known[node.input[0]]
         same = wanted and helper.tensor_dtype_to_np_dtype(wanted) == value.dtype
         return [value] if same else None

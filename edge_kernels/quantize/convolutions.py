@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.constants import fold
 from edge_kernels.quantize.graph import Graph, attributes
 from edge_kernels.quantize.shapes import shaped
 
@@ -27,7 +27,7 @@ _MOST: Final = 1 << 22  # weights of a layer without groups; on a device they ar
 
 
 def padded(model: ModelProto) -> ModelProto:
-    """Have convolutions pad by themselves, in place or in a copy.
+    """Have convolutions pad by themselves, in place.
 
     A Pad of zeros that convolutions alone read becomes theirs, and a Slice that cuts off positions
     that a convolution's own padding made takes that padding away (a causal network pads both ends
@@ -36,12 +36,8 @@ def padded(model: ModelProto) -> ModelProto:
     Parameters
     ----------
     model : ModelProto
-        Constants may be made by nodes; torch's older exporter makes a Pad's by a chain of them.
+        With folded constants: torch's older exporter makes a Pad's by a chain of nodes.
     """
-    graph = Graph(model.graph)
-    pads = (node for node in graph.nodes if _plain(node, "Pad") and len(node.input) > 1)
-    if any(graph.constant(node.input[1]) is None for node in pads):
-        model = fold(model)
     while _one(model):
         pass
     return model
@@ -51,7 +47,8 @@ def ungrouped(model: ModelProto) -> ModelProto:
     """Write out grouped 1-D convolutions with weights of 0 between the groups, in place.
 
     The same numbers, by ``group`` times as many products: a depthwise layer of a wearable's width
-    is so few of them that a kernel of its own would save little.
+    is so few of them that a kernel of its own would save little. It warns of layers that have more
+    bytes so, in 8 bits, than in float.
 
     Parameters
     ----------
@@ -60,7 +57,7 @@ def ungrouped(model: ModelProto) -> ModelProto:
     """
     from onnx import numpy_helper
 
-    graph = Graph(model.graph)
+    graph, grown = Graph(model.graph), []
     for node in graph.nodes:
         groups = attributes(node).get("group", 1) if _plain(node, "Conv") else 1
         weights = graph.constant(node.input[1]) if groups > 1 else None
@@ -69,9 +66,20 @@ def ungrouped(model: ModelProto) -> ModelProto:
         if weights.size * groups > _MOST:
             continue
         name = f"{node.output[0]}.ungrouped"
-        model.graph.initializer.append(numpy_helper.from_array(_spread(weights, groups), name))
+        wide = _spread(weights, groups)
+        if wide.size > weights.nbytes:
+            size = f"{weights.nbytes} bytes become {wide.size}"
+            grown.append(f"node {node.name or node.output[0]!r}, {groups} groups: {size}")
+        model.graph.initializer.append(numpy_helper.from_array(wide, name))
         node.input[1] = name
         next(each for each in node.attribute if each.name == "group").i = 1
+    if grown:
+        warnings.warn(
+            "grouped convolutions are written out with zeros between the groups, and 8-bit weights "
+            f"are larger so than the float ones ({'; '.join(grown)}); only the export to QDQ "
+            "leaves the zeros out",
+            stacklevel=4,
+        )
     return model
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 Floats = NDArray[np.float32]
 _CANDIDATES = ("MatMul", "Gemm", "Conv")
@@ -95,6 +96,10 @@ class Graph:
         order = attributes(node).get("perm")
         return np.transpose(inner, order)
 
+    def initializers(self) -> Iterable[str]:
+        """Return the names of those that no caller can replace."""
+        return self._tensors.keys()
+
     def maker(self, name: str) -> NodeProto | None:
         """Return the node that makes a tensor; None: the model's input or a constant."""
         return self._makers.get(name)
@@ -141,6 +146,22 @@ def needed(nodes: Iterable[NodeProto], *outputs: str) -> set[str]:
     return wanted
 
 
+def exchanged(
+    model: ModelProto, instead: Mapping[int, list[NodeProto]], tensors: Iterable[TensorProto] = ()
+) -> ModelProto:
+    """Put nodes in the places of others, by index, in place; return it with the shapes of all."""
+    from onnx import shape_inference
+
+    if not instead:
+        return model
+    nodes = [new for at, node in enumerate(model.graph.node) for new in instead.get(at, [node])]
+    copies = [copy.deepcopy(node) for node in nodes]  # what is deleted from a graph is gone
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    model.graph.initializer.extend(tensors)
+    return shape_inference.infer_shapes(model, data_prop=True)
+
+
 def know_domain(model: ModelProto, domain: str) -> None:
     """Have a model import version 1 of a domain, once."""
     if all(each.domain != domain for each in model.opset_import):
@@ -173,6 +194,12 @@ def drops(constant: Callable[[str], NDArray[Any] | None], node: NodeProto) -> bo
 def candidate(node: NodeProto) -> bool:
     """Whether a node multiplies at all."""
     return node.domain in ("", "ai.onnx") and node.op_type in _CANDIDATES
+
+
+def made_by_layers(graph: Graph, name: str) -> bool:
+    """Whether a tensor depends on a node that multiplies; else it may stay in float."""
+    makers = [graph.maker(each) for each in needed(graph.nodes, name)]
+    return any(node is not None and candidate(node) for node in makers)
 
 
 def unserved(node: NodeProto) -> str | None:

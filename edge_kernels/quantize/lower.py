@@ -103,7 +103,9 @@ def _find(
     for at, node in enumerate(graph.nodes):
         why = unserved(node)
         if why is not None:
-            lines[at] = Line(node.name or node.output[0], node.op_type, (), "float", why)
+            held = _bytes(graph, node)
+            name = node.name or node.output[0]
+            lines[at] = Line(name, node.op_type, (), "float", why, 0.0, held, held)
         if not candidate(node):
             continue
         names = (node.name, *node.output)
@@ -142,6 +144,12 @@ def _left(graph: Graph, node: NodeProto, why: str) -> Line:
     if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
         shape = weights.shape
     return Line(name, node.op_type, shape, "float", why, 0.0, weights.nbytes, weights.nbytes)
+
+
+def _bytes(graph: Graph, node: NodeProto) -> int:
+    """Bytes of a node's constant operands: its weights, and what comes with them."""
+    known = (graph.constant(name) for name in node.input if name)
+    return sum(each.nbytes for each in known if each is not None)
 
 
 def _inside(graph: Graph) -> Iterator[Line]:

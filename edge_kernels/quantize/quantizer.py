@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_kernels.given import whole
 from edge_kernels.integer import qdq
-from edge_kernels.integer.net import FREE, IntNet, Shape
+from edge_kernels.integer.net import IntNet
 from edge_kernels.quantize.branches import evened
 from edge_kernels.quantize.calibrate import ranges
 from edge_kernels.quantize.calibration import checked_inputs, inputs
@@ -22,7 +22,7 @@ from edge_kernels.quantize.files import load
 from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.graph import know_domain
 from edge_kernels.quantize.integer_rounding import carried
-from edge_kernels.quantize.reader import Split, read
+from edge_kernels.quantize.reader import Split, read, sample_sizes
 
 __all__ = [
     "Quantized",
@@ -254,7 +254,7 @@ def to_lookup(quantized: Quantized) -> ModelProto:
     net, source = quantized.net, quantized.split.source
     prefix = _prefix(quantized, "lut")
     parts = lookup.nodes(net, source, quantized.split.result, opset=_opset(model), prefix=prefix)
-    shape = _sizes(net.shapes[0])
+    shape = sample_sizes(model, net.shapes[0])
     if all(value.name != source for value in model.graph.input):
         known = helper.make_tensor_value_info(source, TensorProto.FLOAT, shape)
         model.graph.value_info.append(known)
@@ -272,10 +272,6 @@ def _prefix(quantized: Quantized, word: str) -> str:
     taken.update(name for node in all_nodes for name in (*node.input, *node.output))
     words = (word if n == 1 else f"{word}{n}" for n in count(1))
     return next(f"{w}." for w in words if not any(name.startswith(f"{w}.") for name in taken))
-
-
-def _sizes(shape: Shape) -> list[str | int | None]:
-    return ["batch", *("length" if size == FREE else size for size in shape)]
 
 
 def _raised(model: ModelProto, quantized: Quantized) -> int:
@@ -311,6 +307,6 @@ def _ending(model: ModelProto, quantized: Quantized, parts: list[qdq.Parts]) -> 
         graph.initializer.extend(each for each in tensors if each.name not in known)
     del graph.output[:]
     net = quantized.split.net
-    shape = _sizes(net.shapes[net.output])
+    shape = sample_sizes(model, net.shapes[net.output])
     graph.output.append(helper.make_tensor_value_info(quantized.output, TensorProto.FLOAT, shape))
     return model

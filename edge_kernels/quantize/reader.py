@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from edge_kernels.integer.net import FREE, Norm, Product, Shape
+from edge_kernels.integer.net import FREE, Product, Shape
 from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.constants import fold
 from edge_kernels.quantize.convolutions import padded, ungrouped
 from edge_kernels.quantize.floats import FloatNet, simplified
-from edge_kernels.quantize.forms import Forms, find
-from edge_kernels.quantize.graph import (
-    Graph,
-    Unserved,
-    candidate,
-    drops,
-    needed,
-    read_layer,
-    reads,
-    sizes,
-    unserved,
-)
+from edge_kernels.quantize.forms import find
+from edge_kernels.quantize.graph import Graph, drops, needed, reads, sizes
+from edge_kernels.quantize.group_norms import last_axis
+from edge_kernels.quantize.implied import unsaid
 from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.positions import unpicked
 from edge_kernels.quantize.shapes import settled
 from edge_kernels.quantize.slices import unsliced
+from edge_kernels.quantize.source import first_read
+from edge_kernels.quantize.upsampling import interleaved
 from edge_kernels.quantize.walk import called, walk
 from edge_kernels.quantize.widths import widened
 
@@ -85,15 +78,15 @@ def read(model: ModelProto) -> Split:
         Naming the node, its operator and what to do, where no layer can be served, or something
         after the first one cannot.
     """
-    model = ungrouped(settled(padded(narrowed(fold(model)))))
-    model = unpicked(unsliced(model))
+    model = ungrouped(unsaid(settled(padded(narrowed(fold(model))))))
+    model = last_axis(interleaved(unpicked(unsliced(model))))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)
     _check_random(graph)
     result, tail = _epilogue(graph, outputs[0])
     forms = find(model, graph, frozenset(tail))
-    source, shape = _source(model, graph, forms, result)
+    source, shape = first_read(model, graph, forms, result)
     batch = (sizes(model).get(source) or (0,))[0]
     walked = walk(graph, forms, (source, shape), result, batch)
     net = parted(widened(simplified(walked)))
@@ -169,66 +162,6 @@ def _held(model: ModelProto, nodes: list[int]) -> tuple[list[NodeProto], list[Te
     return [*constants, *made], tensors
 
 
-def _source(model: ModelProto, graph: Graph, forms: Forms, result: str) -> tuple[str, Shape]:
-    """What the first layer reads, or the norm before it, and its shape without the batch."""
-    wanted = needed(graph.nodes, result)
-    shapes = {name: shape[1:] for name, shape in sizes(model).items()}
-    why = "it has no Conv, Gemm or MatMul with constant weights"
-    left: dict[int, str] = {}
-    for at, node in enumerate(graph.nodes):
-        if not candidate(node) or not wanted.intersection(node.output):
-            continue
-        try:
-            source = read_layer(graph, at).source
-        except Unserved as error:
-            left[at] = why = f"{called(node)}: {error}"
-            continue
-        shape = shapes.get(source, ())
-        if forms.observed is not None:
-            source, shape = _origin(graph, forms, source)
-        if len(shape) in (1, 2) and min(shape[1:] if shape[0] == FREE else shape) > 0:
-            _warn_of_floats(graph, left, source)
-            return source, shape
-        left[at] = why = (
-            f"{called(node)} reads {source!r}, whose shape but for the batch is unknown or not "
-            "(channels, time) or (inputs,): export with fixed sizes"
-        )
-    raise ValueError(f"no layer of the model can run in integers: {why}")
-
-
-def _warn_of_floats(graph: Graph, left: dict[int, str], source: str) -> None:
-    """Say which layers of constant weights become part of the float prologue, and why."""
-    before = needed(graph.nodes, source)
-    nodes = {at: graph.nodes[at] for at in left}
-    whys = [
-        left[at]
-        for at, node in nodes.items()
-        if node.output[0] in before and graph.constant(node.input[1]) is not None
-    ]
-    others = [node for node in graph.nodes if before.intersection(node.output)]
-    whys += [f"{called(node)}: {why}" for node in others if (why := unserved(node)) is not None]
-    if whys:
-        warnings.warn(
-            f"layers before {source!r}, where the integers begin, stay in float: {'; '.join(whys)}",
-            stacklevel=5,
-        )
-
-
-def _origin(graph: Graph, forms: Forms, source: str) -> tuple[str, Shape]:
-    """The tensor (batch, positions, D) whose view a layer reads; before its norm, if it has one."""
-    assert forms.observed is not None
-    while (shape := forms.observed.logical(source)) is None:
-        node = graph.maker(source)
-        if node is None or node.op_type != "Reshape":
-            return source, ()
-        source = node.input[0]
-    norm = forms.made(source)
-    if norm is not None and isinstance(norm.step, Norm):
-        before = forms.observed.logical(norm.sources[0])
-        return (norm.sources[0], before) if before == shape else (source, shape)
-    return source, shape
-
-
 def _prologue(model: ModelProto, source: str, shape: Shape) -> ModelProto:
     """The model's nodes that make the source."""
     from onnx import TensorProto, helper
@@ -246,6 +179,13 @@ def _prologue(model: ModelProto, source: str, shape: Shape) -> ModelProto:
     for each in (made, graph, *graph.node, *graph.initializer):  # exporters leave their traces
         each.doc_string = ""
         del each.metadata_props[:]
-    sizes = ["length" if size == FREE else size for size in shape]
-    graph.output.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, ["batch", *sizes]))
+    declared = sample_sizes(made, shape)
+    graph.output.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, declared))
     return made
+
+
+def sample_sizes(model: ModelProto, shape: Shape) -> list[str | int]:
+    """Return what a tensor of a shape a sample declares: the model's input tells the batch."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    batch = next((dim.dim_value or dim.dim_param for dim in dims[:1]), None)
+    return [batch or "batch", *("length" if size == FREE else size for size in shape)]

@@ -62,7 +62,7 @@ class Report:
         for line in self.lines:
             shape = " × ".join(map(str, line.shape)) or "?"
             error = "" if line.why else f"{line.error:.4f}"
-            size = (str(line.before), str(line.after)) if line.shape else ("", "")
+            size = (str(line.before), str(line.after)) if line.shape or line.before else ("", "")
             runs = f"float: {line.why}" if line.why else line.served
             rows.append((line.name, line.op, shape, runs, error, *size))
         rows.append(("total", "", "", "", "", str(self.before), str(self.after)))

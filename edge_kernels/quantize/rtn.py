@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from edge_kernels.given import whole
 from edge_kernels.layout import Shape, Values
+from edge_kernels.quantize.constants import fold_sparingly
 from edge_kernels.quantize.convolutions import padded
 from edge_kernels.quantize.files import load
+from edge_kernels.quantize.implied import unsaid
 from edge_kernels.quantize.lower import lower
 from edge_kernels.quantize.report import Report
 from edge_kernels.quantize.rounding import Rounded, round_to_nearest
@@ -42,7 +44,8 @@ def rtn(
     term or a batch norm of each output and a ReLU that follow are folded in; products of the same
     input become one operator. What cannot be served stays as it is, and the report says why; but
     a Reshape to (batch, sizes) gets a constant shape, so that `edge_kernels.sequential.fuse` may
-    take it along.
+    take it along, constants that nodes compute of others are computed ahead, and what operators
+    assume anyhow (an initial state of zeros) is left out.
 
     Parameters
     ----------
@@ -95,7 +98,7 @@ def rtn(
 
     report = Report() if report is None else report
     low = lower(
-        settled(padded(load(model))),
+        unsaid(settled(padded(fold_sparingly(load(model))))),
         rounder,
         lambda rows, inputs: Shape(rows, inputs, bits, group, values).size,
         skip=tuple(skip),

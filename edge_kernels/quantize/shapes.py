@@ -91,7 +91,7 @@ def _settle(model: ModelProto, found: GraphProto) -> bool:
         node.input[1] = name
         changed = True
     if changed:
-        _drop(model, before)
+        drop(model, before)
     return changed
 
 
@@ -121,8 +121,8 @@ def _wanted(before: list[int | str], after: list[int | str]) -> list[int] | None
     return [after[0] if isinstance(after[0], int) else -1, *sizes]
 
 
-def _drop(model: ModelProto, before: set[str]) -> None:
-    """Take out the nodes that were needed for shapes alone."""
+def drop(model: ModelProto, before: set[str]) -> None:
+    """Take out the nodes that were needed for the model's outputs before, and are no longer."""
     nodes = list(model.graph.node)
     still = needed(nodes, *(value.name for value in model.graph.output))
     kept = [n for n in nodes if still.intersection(n.output) or not before.intersection(n.output)]

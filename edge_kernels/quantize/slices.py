@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.graph import Graph, attributes, candidate, needed, sizes
+from edge_kernels.quantize.graph import Graph, attributes, made_by_layers, needed, sizes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -80,8 +80,7 @@ def _only_start(graph: Graph, node: NodeProto) -> bool:
     source = node.input[0]
     if graph.uses[source] > 1 or sum(graph.uses[name] > 0 for name in node.output) > 1:
         return False
-    makers = [graph.maker(name) for name in needed(graph.nodes, source)]
-    return not any(node is not None and candidate(node) for node in makers)
+    return not made_by_layers(graph, source)
 
 
 def _parts(graph: Graph, node: NodeProto, shape: Shape) -> list[_Part]:

@@ -27,16 +27,17 @@ from edge_kernels.integer.net import (
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
-from edge_kernels.sequential_program import Program, Unfused
+from edge_kernels.sequential_program import Program, Unfused, Unmade
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 ADVICE: Final = (
-    "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, pooling, "
-    "ReduceMean, ReduceMax, Concat, channels that layers alone read by Slice or Split, Reshape, "
-    "Transpose, factors or terms of a channel, norms over the last axis, attention without a mask, "
-    "and functions of one number: replace it, or quantize the part before it as a model of its own"
+    "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, Sub, "
+    "pooling, ReduceMean, ReduceSum, ReduceMax, Concat, channels that layers alone read by Slice "
+    "or Split, Reshape, Transpose, factors or terms of a channel, norms of a position, a channel "
+    "or a group of channels, attention without a mask, and functions of one number: replace it, or "
+    "quantize the part before it as a model of its own"
 )
 _STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
 _VIEWS: Final = ("Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Identity")
@@ -77,6 +78,7 @@ def walk(
             continue
         if node.op_type == "Shape":
             continue  # whoever reads it tells why a shape is computed
+        made = len(program.instructions)
         try:
             if form is not None:
                 program.form(form)
@@ -85,11 +87,11 @@ def walk(
             else:
                 program.add(node)
         except (Unserved, Unfused) as why:
+            more = f"{_same_for_all(graph, why)}{_beyond(graph, forms, at)}"
             raise ValueError(
-                f"{called(node)} cannot run in integers: {why}{_beyond(graph, forms, at)}; {ADVICE}"
+                f"{called(node)} cannot run in integers: {why}{more}; {ADVICE}"
             ) from why
-        number = len(program.instructions)
-        program.made_by.setdefault(number, node.name or node.output[0])
+        program.made_since(made, node)
     _check_result(program, output)
     return _decode(program, output)
 
@@ -106,6 +108,15 @@ def _check_result(program: _Walked, output: str) -> None:
             f"the network's result {output!r} has samples and positions on one axis; reshape it to "
             "(batch, positions, channels) in the model"
         )
+
+
+def _same_for_all(graph: Graph, why: Exception) -> str:
+    """That a tensor which no step makes is a constant, as the token of a class is."""
+    name = why.name if isinstance(why, Unmade) else ""
+    while name and graph.constant(name) is None:
+        node = graph.maker(name)
+        name = node.input[0] if node is not None and node.op_type in _VIEWS else ""
+    return f": it is the constant {name!r}, the same for all samples" if name else ""
 
 
 def _beyond(graph: Graph, forms: Forms, at: int) -> str:
@@ -149,6 +160,12 @@ class _Walked(Program):
             pad_begin=pads[0],
             pad_end=pads[1],
         )
+        span = (step.weight.shape[1] - 1) * step.dilation + 1
+        if max(pads) >= span:
+            raise Unserved(
+                f"its pads {tuple(pads)}, with those of a Pad before it, reach over its kernel's "
+                f"{span} positions: {span - 1} at most at either end"
+            )
         shape = _shape(step, [()] * x.number + [x.shape])
         self.products.append(step)
         kind = codes.CONV if conv else codes.LINEAR
@@ -174,6 +191,11 @@ class _Walked(Program):
         self.ready.append(step)
         self.emit(form.output, _shape(step, shapes), _STEP, len(self.ready) - 1)
 
+    def made_since(self, count: int, node: NodeProto) -> None:
+        """Note which node made the instructions after so many."""
+        for number in range(count + 1, len(self.instructions) + 1):
+            self.made_by.setdefault(number, node.name or node.output[0])
+
     def add(self, node: NodeProto) -> None:
         """Append what a node does."""
         if self._same(node):
@@ -186,6 +208,14 @@ class _Walked(Program):
         super().add(node)
         if len(self.instructions) > before and self.instructions[-1][0] == codes.AFFINE:
             self._into_product(node)
+        for code, *operands in self.instructions[before:]:
+            if code == codes.AFFINE:
+                self._refuse_last_axis(*operands[1:4])
+
+    def _refuse_last_axis(self, factor: int, term: int, axis: int) -> None:
+        sizes = [np.size(self.constants[number]) for number in (factor, term) if number >= 0]
+        if axis != 0 and max(sizes) > 1:
+            raise Unfused("its constant varies along the last axis, not the channels")
 
     def _same(self, node: NodeProto) -> bool:
         """Whether a node leaves every sample's (positions, D) as it is."""
@@ -308,14 +338,12 @@ def _pool(x: int, kind: int, kernel: int, stride: int, dilation: int, *pads: int
 
 
 def _affine(
-    program: _Walked, channels: int, x: int, factor: int, term: int, axis: int, relu: int
+    program: _Walked, channels: int, x: int, factor: int, term: int, _: int, relu: int
 ) -> Step:
     def vector(number: int, otherwise: float) -> NDArray[np.float64]:
         if number < 0:
             return np.full(channels, otherwise)
         constant = np.asarray(program.constants[number], np.float64)
-        if axis != 0 and constant.size > 1:
-            raise Unserved("its constant varies along the last axis, not the channels")
         return np.broadcast_to(constant, (channels,)).copy()
 
     return Affine(x, vector(factor, 1.0), vector(term, 0.0), relu=bool(relu))

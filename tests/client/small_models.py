@@ -14,8 +14,8 @@ from schemas.bundle import Card, Input
 TIME, CHANNELS, CLASSES = 40, 3, ("rest", "walk", "run", "sit")
 
 
-def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="batch"):
-    """A convolution, ReLU, the mean over time and a linear layer."""
+def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="batch", made=None):
+    """A convolution, ReLU, the mean over time and a linear layer; made: the batch of its output."""
     random = np.random.default_rng(seed)
     constants = {
         "conv.w": random.standard_normal((width, channels, 5)) * 0.3,
@@ -38,8 +38,63 @@ def floats(seed=0, time=TIME, channels=CHANNELS, classes=4, width=16, batch="bat
         nodes,
         "small",
         [value("windows", TensorProto.FLOAT, [batch, time, channels])],
-        [value("logits", TensorProto.FLOAT, [batch, classes])],
+        [value("logits", TensorProto.FLOAT, [batch if made is None else made, classes])],
         kept,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def renamed(**names):
+    """The same, by other names of its input and output."""
+    model = floats()
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for held in (node.input, node.output):
+            held[:] = [names.get(name, name) for name in held]
+    return model.SerializeToString()
+
+
+def ending(*nodes, **constants):
+    """The same, but what was its output, ``h``, is the input of nodes that make ``logits``."""
+    model = floats()
+    model.graph.node[-1].output[0] = "h"
+    made = [helper.make_node(op, read, write, **given) for op, read, write, given in nodes]
+    model.graph.node.extend(made)
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
+    return model
+
+
+def recurrent(kind, seed=0):
+    """A GRU or an LSTM of the states that torch writes, its last position, and a linear layer."""
+    random, gates = np.random.default_rng(seed), {"GRU": 3, "LSTM": 4}[kind]
+    constants = {
+        "w": random.standard_normal((1, gates * 16, CHANNELS)).astype(np.float32),
+        "r": random.standard_normal((1, gates * 16, 16)).astype(np.float32) / 4,
+        "linear.w": random.standard_normal((4, 16)).astype(np.float32),
+        "one": np.array([1]),
+        "hidden": np.array([16]),
+        "last": np.array(-1),
+    }
+    make = helper.make_node
+    states = ["state"] * (1 if kind == "GRU" else 2)
+    nodes = [
+        make("Shape", ["windows"], ["samples"], start=0, end=1),
+        make("Concat", ["one", "samples", "hidden"], ["sizes"], axis=0),
+        make("ConstantOfShape", ["sizes"], ["state"]),
+        make("Transpose", ["windows"], ["turned"], perm=[1, 0, 2]),
+        make(kind, ["turned", "w", "r", "", "", *states], ["all"], hidden_size=16),
+        make("Squeeze", ["all", "one"], ["o"]),
+        make("Gather", ["o", "last"], ["end"], axis=0),
+        make("Gemm", ["end", "linear.w"], ["logits"], transB=1),
+    ]
+    value, kept = helper.make_tensor_value_info, constants.items()
+    graph = helper.make_graph(
+        nodes,
+        "recurrent",
+        [value("windows", TensorProto.FLOAT, ["batch", TIME, CHANNELS])],
+        [value("logits", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(x, name) for name, x in kept],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
 

@@ -225,6 +225,45 @@ def test_splits_of_one_input_become_layers():
     check(net.model((70,), a, b, c), x, bits=3)
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_differences_and_sums_over_an_axis(keepdims):
+    net = Net(6)
+    a, b = (net.conv("x", 3, 8, 3) for _ in range(2))
+    x = net.add("Relu", net.add("Sub", a, net.add("Relu", b)))
+    x = net.add("ReduceSum", x, net.ints(-1), keepdims=keepdims)
+    x = net.gemm(net.add("Flatten", x), 8, 5)
+    given_x = np.random.default_rng(0).standard_normal((3, 3, 20), dtype=np.float32)
+    check(net.model((3, 20), x), given_x)
+
+
+def bent(op, shape=None, **given):
+    """A function between two layers; its operand has a shape, or stands for itself."""
+    net = Net(7)
+    x = net.conv("x", 3, 8, 3)
+    if op == "Clip":
+        net.constants |= {"low": np.float32(0), "high": np.float32(0.7)}
+        x = net.add("Clip", x, "low", "high")
+    else:
+        x = net.add(op, x, *([] if shape is None else [net.floats(*shape)]), **given)
+    x = net.add("GlobalAveragePool", net.conv(x, 8, 4, 3))
+    return net.model((3, 20), net.gemm(net.add("Flatten", x), 4, 5))
+
+
+BENT = {
+    "ReLU6": bent("Clip"),
+    "LeakyReLU": bent("LeakyRelu", alpha=0.2),
+    "one slope": bent("PRelu", (1, 1)),
+    "a channel's slope": bent("PRelu", (8, 1)),
+}
+
+
+@pytest.mark.parametrize("size", [1, 1e6])
+@pytest.mark.parametrize("name", BENT)
+def test_functions_that_bend_at_few_places(name, size):
+    x = np.random.default_rng(0).standard_normal((3, 3, 20), dtype=np.float32)
+    check(BENT[name], x * np.float32(size))
+
+
 def test_what_cannot_be_fused_stays_and_is_reported():
     net = Net(4)
     x = net.add("Relu", net.gemm("x", 64, 64))

@@ -44,6 +44,43 @@ def test_a_bundle_holds_its_model_and_runs_it(tmp_path, name):
         np.testing.assert_allclose(logits, expected, atol=1e-2)
 
 
+LENGTH = [
+    ("ReduceL2", ["h", "axis"], ["length"], {}),
+    ("Clip", ["length", "least"], ["clipped"], {}),
+    ("Shape", ["h"], ["sizes"], {}),
+    ("Expand", ["clipped", "sizes"], ["wide"], {}),
+    ("Div", ["h", "wide"], ["logits"], {}),
+]
+KEPT = {
+    "LogSoftmax": lambda: small_models.ending(("LogSoftmax", ["h"], ["logits"], {})),
+    "a vector's direction": lambda: small_models.ending(
+        *LENGTH, axis=np.array([1]), least=np.float32(1e-12)
+    ),
+    "GRU": lambda: small_models.recurrent("GRU"),
+    "LSTM": lambda: small_models.recurrent("LSTM"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:layers before")
+@pytest.mark.parametrize("how", ["integers", "few bits"])
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_quantizer_keeps_in_float_is_taken(tmp_path, name, how):
+    from edge_kernels import quantize
+    from edge_kernels.sequential import fuse
+
+    model, x = KEPT[name](), small_models.windows(64)
+    if how == "integers":
+        made = quantize.to_edge(quantize.quantize(model, x, quantizer="rtn"))
+    else:
+        made = fuse(quantize.rtn(model, bits=4, gain=0))
+    card = small_models.card(bits=8, form="edge")
+    bundle.write(tmp_path / "b", card, made.SerializeToString())
+    found = Predictor(bundle.open(tmp_path / "b")).logits(x)
+    right = small_models.logits_of(model, x)
+    share = 0.02 if how == "integers" else 0.25
+    assert np.linalg.norm(found - right) < share * np.linalg.norm(right)
+
+
 def test_the_two_exports_agree(tmp_path):
     logits = {}
     for form in ("edge", "qdq"):
@@ -153,6 +190,22 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     [
         (small_models.lut, {"form": "qdq"}, "a model with those has the form edge"),
         (small_models.codes, {"classes": ("a", "b")}, "the manifest says 2 logits"),
+        (
+            lambda: small_models.floats(batch=1, made="batch").SerializeToString(),
+            {},
+            "of the output logits the batch is free, of the input windows it is 1",
+        ),
+        (
+            lambda: small_models.renamed(windows="x"),
+            {},
+            r"of x: float32\['\?', 40, 3\]; a bundle's one input is windows .*: rename it, or",
+        ),
+        (lambda: small_models.renamed(logits="y"), {}, r"makes y: .*its output logits: rename it"),
+        (
+            lambda: small_models.floats(time=3, channels=40).SerializeToString(),
+            {},
+            r"says windows of \(40, 3\): channels come last, transpose in the model",
+        ),
         (lambda: b"", {}, "is no ONNX model"),
         (
             lambda: small_models.floats(batch=7).SerializeToString(),

@@ -9,7 +9,14 @@ from edge_kernels.integer.net import IntNet, Levels, Product, Relu
 from edge_kernels.quantize.integer_rounding import RoundToNearest
 from edge_kernels.quantize.quantizer import inputs
 from edge_kernels.quantize.reader import read
-from tests.edge_kernels.quantize.small import GRAPHS, classifier, integer_output, normal, windows
+from tests.edge_kernels.quantize.small import (
+    GRAPHS,
+    build,
+    classifier,
+    integer_output,
+    normal,
+    windows,
+)
 
 PLAIN = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 FUSED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -104,3 +111,31 @@ def test_an_inconsistent_network_is_refused():
     net.shapes[2] = (5,)
     with pytest.raises(ValueError, match=r"step 1 \(Product\): it makes \(2,\), not \(5,\)"):
         qdq.nodes(net, "x", "y", opset=20)
+
+
+@pytest.mark.parametrize("level", [PLAIN, FUSED])
+@pytest.mark.parametrize(("groups", "rows"), [(6, 12), (3, 6), (1, 8)])
+def test_groups_are_written_without_the_zeros_between_them(groups, rows, level):
+    held = {"w": normal(6, 5, 3), "v": normal(rows, 6 // groups, 3)}
+    nodes = [
+        ("Conv", ["x", "w"], ["h"], {}),
+        ("Relu", ["h"], ["r"], {}),
+        ("Conv", ["r", "v"], ["y"], {"group": groups, "pads": [1, 1]}),
+    ]
+    split, x = read(build(nodes, held, (5, 12), "y")), normal(40, 5, 12)
+    net = RoundToNearest().quantize(split.net, x)
+    model = model_of(net)
+    given = [{a.name: a.i for a in n.attribute} for n in model.graph.node if n.op_type == "Conv"]
+    assert [each.get("group", 1) for each in given] == [1, groups]
+    shapes = [list(t.dims) for t in model.graph.initializer if t.name.endswith("weight")]
+    assert shapes == [[6, 5, 3], [rows, 6 // groups, 3]]
+    found, right = run(model, x, level), integer_output(net, x)
+    assert np.linalg.norm(found - right) < 5e-3 * np.linalg.norm(right)
+
+
+def test_a_grouped_convolution_alone_is_exact():
+    """No rounding in between: accumulators are the output."""
+    nodes = [("Conv", ["x", "w"], ["y"], {"group": 4})]
+    split, x = read(build(nodes, {"w": normal(8, 2, 3)}, (8, 12), "y")), normal(40, 8, 12)
+    net = RoundToNearest().quantize(split.net, x)
+    np.testing.assert_allclose(run(model_of(net), x), integer_output(net, x), rtol=1e-5, atol=1e-5)

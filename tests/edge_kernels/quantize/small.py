@@ -142,6 +142,14 @@ def _several() -> dict[str, ModelProto]:
             ("Add", ["g", "r"], ["sum"], {}),
             ("Relu", ["sum"], ["s"], {}),
         ],
+        "slopes": [first, ("PRelu", ["h", "factor"], ["s"], {})],
+        "difference": [
+            first,
+            relu,
+            second,
+            ("Sub", ["r", "g"], ["less"], {}),
+            ("Relu", ["less"], ["s"], {}),
+        ],
         "affine": [
             first,
             relu,
@@ -195,6 +203,10 @@ def _several() -> dict[str, ModelProto]:
         "axes": np.array([1]),
     }
     models["rows"] = build(rows, held, (5, 12), "y")
+    total = [first, relu, ("ReduceSum", ["r", "axes"], ["n"], {"keepdims": 0})]
+    total += [("MatMul", ["n", "v"], ["y"], {})]
+    more = {"axes": np.array([2]), "v": normal(6, 4)}
+    models["total"] = build(total, c1 | more, (5, 12), "y")
     return models
 
 

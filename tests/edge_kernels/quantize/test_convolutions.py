@@ -19,7 +19,10 @@ from edge_kernels.sequential import fuse
 from hypernet.onnx_registry import made_once
 from tests.edge_kernels.quantize.small import build, normal, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:grouped convolutions are written out"),
+]
 
 
 class Separable(nn.Module):
@@ -275,3 +278,12 @@ def test_groups_too_wide_to_write_out_are_refused_by_name():
     assert ungrouped(model).graph.node[0].input[1] == "w"
     with pytest.raises(ValueError, match=r"'node0' \(Conv\): a grouped convolution, 2050 groups"):
         read(model)
+
+
+@pytest.mark.parametrize(("groups", "told"), [(4, []), (8, ["96 bytes become 192"])])
+def test_layers_that_grow_are_told(groups, told, recwarn):
+    weights = normal(8, 8 // groups, 3)
+    read(build([("Conv", ["x", "w"], ["y"], {"group": groups})], {"w": weights}, (8, 12), "y"))
+    said = [str(w.message) for w in recwarn.list if "groups" in str(w.message)]
+    assert len(said) == len(told)
+    assert all(f"'node0', {groups} groups: {told[0]}" in text for text in said)

@@ -27,7 +27,7 @@ NETS = {
 }
 
 
-def export(net, batch=None, opset=18, shape=(6, 50)):
+def export(net, batch=None, opset=18, shape=(6, 50), **more):
     """A fixed batch, or a free one."""
     free = torch.export.Dim("batch", min=1, max=4096)
     with made_once():
@@ -39,6 +39,7 @@ def export(net, batch=None, opset=18, shape=(6, 50)):
             input_names=["x"],
             dynamic_shapes=None if batch else ({0: free},),
             verbose=False,
+            **more,
         ).model_proto
 
 
@@ -122,3 +123,12 @@ def test_a_fixed_batch_behind_a_float_prologue(batch):
     edge = edge_kernels.session(quantizer.to_edge(made))
     found = [edge.run(None, {"x": x[at : at + batch]})[0] for at in range(0, 60, batch)]
     close(np.concatenate(found), right, 0.06)
+
+
+def test_an_export_without_optimisation_is_served():
+    layers = [nn.Conv1d(32, 32, 5, bias=False), nn.BatchNorm1d(32), nn.ReLU()]
+    net = conv(*layers, nn.Flatten(), nn.Linear(32 * 44, 4))
+    report = quantize.Report()
+    low = quantize.rtn(export(net, optimize=False), bits=4, gain=0, report=report)
+    assert [line.why for line in report.lines] == [""] * 3
+    assert [node.op_type for node in fuse(low).graph.node] == ["LutSequential"]

@@ -332,9 +332,9 @@ def test_functions_that_bend_at_0(op, slope, given):
     assert len(kinds(agree(b.model(3)), Function)) == 1
 
 
-def test_a_slope_for_each_channel_is_no_function_of_one_number():
+def test_a_slope_for_each_number_of_a_position_is_no_function_of_one_number():
     b = Builder()
     bent = b.add("PRelu", b.linear("x", WIDTH, WIDTH, seed=1), weights(WIDTH, seed=5))
     b.linear(bent, WIDTH, WIDTH, seed=2)
-    with pytest.raises(ValueError, match=r"\(PRelu\) cannot run in integers"):
+    with pytest.raises(ValueError, match=r"\(PRelu\) cannot run in integers: its constant varies"):
         read(b.model(3))

@@ -1,9 +1,12 @@
 """Layers that read one position of many."""
 
+from math import prod
+
 import numpy as np
 import pytest
 
 from edge_kernels import session
+from edge_kernels.integer.net import Product
 from edge_kernels.quantize import quantizer
 from edge_kernels.quantize.evaluate import run as evaluate
 from edge_kernels.quantize.positions import unpicked
@@ -61,3 +64,28 @@ def test_what_else_reads_it_leaves_it(model):
     settled(model)
     before = model.SerializeToString()
     assert unpicked(model).SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [("the last", 16), ("the first", 8), ("one between", 8 * 3), ("of an axis before", 16)],
+)
+def test_few_positions_are_read(name, inputs):
+    """The convolution makes 8 channels at 10 positions: 80 numbers."""
+    layers = [step for step in read(SERVED[name]).net.steps if isinstance(step, Product)]
+    assert [prod(layer.weight.shape[1:]) for layer in layers] == [5 * 3, inputs]
+
+
+def test_what_no_layer_made_stays_in_float_with_its_gather():
+    held = {"w": normal(1, 24, 5), "r": normal(1, 24, 8), "at": np.array(-1), "v": normal(8, 4)}
+    nodes = [
+        ("Transpose", ["x"], ["t"], {"perm": [2, 0, 1]}),
+        ("GRU", ["t", "w", "r"], ["all"], {"hidden_size": 8}),
+        ("Squeeze", ["all", "axis"], ["o"], {}),
+        ("Transpose", ["o"], ["h"], {"perm": [1, 0, 2]}),
+        ("Gather", ["h", "at"], ["g"], {"axis": 1}),
+        ("MatMul", ["g", "v"], ["y"], {}),
+    ]
+    with pytest.warns(UserWarning, match="GRU"):
+        split = read(build(nodes, held | {"axis": np.array([1])}, (5, 12), "y"))
+    assert (split.source, split.net.shapes[0]) == ("g", (8,))

@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 
@@ -293,3 +294,19 @@ def test_what_follows_a_quantized_part_is_quantized():
 def test_ends_that_are_no_whole_number_are_refused(ends):
     with pytest.raises(ValueError, match=r"ends is .*; a whole number is needed"):
         quantize(classifier(), windows(64, 5)[0], quantizer="rtn", bits=2, settings={"ends": ends})
+
+
+@pytest.mark.parametrize("batch", [1, "b", None])
+def test_results_have_the_batch_that_the_model_has(batch):
+    x, _ = windows(64, 5)
+    given = copy.deepcopy(classifier())
+    dims = given.graph.input[0].type.tensor_type.shape.dim
+    dims[0].Clear()
+    if batch is not None:
+        setattr(dims[0], "dim_value" if batch == 1 else "dim_param", batch)
+    eight = quantize(given, x, quantizer="rtn")
+    four = quantize(given, x, quantizer="rtn", bits=4, settings={"ends": 4})
+    for made in (to_edge(eight), to_qdq(eight), to_lookup(four)):
+        first = made.graph.output[0].type.tensor_type.shape.dim[0]
+        assert (first.dim_value or first.dim_param) == (batch or "batch")
+        assert edge_output(made, x[:1]).shape == (1, 4)

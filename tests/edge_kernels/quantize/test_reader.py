@@ -212,7 +212,7 @@ def test_layers_that_stay_in_float_before_the_first_are_told(served, recwarn):
 
 def test_layers_that_no_kernel_serves_are_told():
     nodes = [
-        ("ConvTranspose", ["x", "w"], ["c"], {"strides": [2]}),
+        ("ConvTranspose", ["x", "w"], ["c"], {"dilations": [2]}),
         ("Conv", ["c", "v"], ["y"], {}),
     ]
     model = build(nodes, {"w": normal(5, 4, 2), "v": normal(4, 4, 3)}, (5, 12), "y")
@@ -264,3 +264,48 @@ def test_a_result_with_samples_and_positions_on_one_axis_is_refused():
     constants = {"w": normal(3, 5, 3), "shape": np.array([-1, 10])}
     with pytest.raises(ValueError, match="'y' has samples and positions on one axis"):
         read(build(nodes, constants, (5, 12), "y"))
+
+
+CONV = ("Conv", ["x", "w"], ["c"], {})
+PADDED = ("Pad", ["x", "ten"], ["p"], {})
+MESSAGES = {
+    "a product": (
+        [CONV, ("ReduceMean", ["c", "last"], ["m"], {}), ("Mul", ["c", "m"], ["y"], {})],
+        r"\(Mul\).*: both of its operands depend on the input; it needs a constant one",
+    ),
+    "a sum of shapes": (
+        [CONV, ("ReduceMean", ["c", "last"], ["m"], {}), ("Add", ["c", "m"], ["y"], {})],
+        r"\(Add\).*: it adds shapes \(5, 10\) and \(5, 1\); equal ones are served",
+    ),
+    "a token": (
+        [CONV, ("Shape", ["x"], ["sizes"], {"end": 1}),
+         ("Concat", ["sizes", "rest"], ["all"], {"axis": 0}),
+         ("Expand", ["token", "all"], ["tokens"], {}),
+         ("Concat", ["c", "tokens"], ["y"], {"axis": 2})],
+        r"\(Concat\).* reads tokens, .*: it is the constant 'token', the same for all samples",
+    ),
+    "training": (
+        [CONV, ("BatchNormalization", ["c", *"sssu"], ["y", "mean", "var"], {"training_mode": 1})],
+        r"\(BatchNormalization\).* more than one output, as in training: export .* in eval mode",
+    ),
+    "pads": (
+        [PADDED, ("Conv", ["p", "w"], ["y"], {"pads": [1, 2]})],
+        r"its pads \(11, 2\), with those of a Pad before it, reach over its kernel's 3 positions",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_what_is_wrong_is_said(name):
+    nodes, says = MESSAGES[name]
+    held = {
+        "w": normal(5, 5, 3),
+        "last": np.array([2]),
+        "token": normal(1, 5, 1),
+        "rest": np.array([5, 1]),
+        "s": normal(5),
+        "u": np.abs(normal(5)),
+        "ten": np.array([0, 0, 10, 0, 0, 0]),
+    }
+    with pytest.raises(ValueError, match=says):
+        read(build(nodes, held, (5, 12), "y"))

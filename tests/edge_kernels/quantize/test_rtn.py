@@ -297,7 +297,10 @@ def test_other_nodes_that_multiply_are_reported(nets):
         ("MatMul", "LutMatMul"),
     ]
     assert report.lines[0].why == "no kernel serves such a layer"
-    assert "LSTM" in str(report)
+    size = 4 * 256 * (8 + 64)
+    assert (report.lines[0].before, report.lines[0].after) == (size, size)
+    assert report.before == size + 4 * 64 * 96
+    assert str(size) in next(line for line in str(report).splitlines() if "LSTM" in line)
 
 
 def test_a_model_that_is_quantized_already_is_told(nets):
@@ -319,3 +322,54 @@ def test_a_model_that_is_quantized_already_is_told(nets):
     rtn(nets.build(nodes, constants, [("x", 2)], [("y", 2)]), bits=2, report=report)
     assert [line.op for line in report.lines] == ["MatMul", "MatMulInteger"]
     assert all("quantized already: give the float model" in line.why for line in report.lines)
+
+
+def test_what_nodes_compute_of_constants_is_computed_ahead(nets):
+    """As torch's exporter without optimisation writes a batch norm behind a convolution."""
+    constants = {
+        "w": nets.normal(96, 16, 3),
+        "deviation": np.abs(nets.normal(96, 1, 1)) + 1,
+        "mean": nets.normal(96),
+        "zero": np.float32(0),
+        "column": np.array([96, 1]),
+    }
+    nodes = [
+        ("Reciprocal", ["deviation"], ["factor"], {}),
+        ("Mul", ["w", "factor"], ["weights"], {}),
+        ("Sub", ["zero", "mean"], ["bias"], {}),
+        ("Conv", ["x", "weights", "bias"], ["h"], {}),
+        ("Reshape", ["mean", "column"], ["term"], {}),
+        ("Add", ["h", "term"], ["y"], {}),
+    ]
+    given = nets.build(nodes, constants, [("x", 3)], [("y", 3)])
+    report = Report()
+    model = rtn(given, bits=4, gain=0, report=report)
+    assert (ops(model), [line.why for line in report.lines]) == (["LutConv1d"], [""])
+    x = nets.normal(2, 16, 20)
+    assert nets.difference(nets.run(model, x=x)[0], nets.run_float(given, x=x)[0]) < 0.15
+
+
+def test_constants_that_would_make_a_model_larger_stay_nodes(nets):
+    """A table that is read as it is and turned, a small tensor that is widened, int8 weights."""
+    constants = {
+        "table": nets.normal(64, 96),
+        "one": np.ones((1, 1), np.float32),
+        "size": np.array([64, 1000]),
+        "codes": np.ones((96, 1000), np.int8),
+        "scale": np.float32(0.1),
+    }
+    nodes = [
+        ("Transpose", ["table"], ["turned"], {}),
+        ("MatMul", ["x", "turned"], ["h"], {}),
+        ("MatMul", ["h", "table"], ["g"], {}),
+        ("DequantizeLinear", ["codes", "scale"], ["floats"], {}),
+        ("MatMul", ["g", "floats"], ["m"], {}),
+        ("Expand", ["one", "size"], ["ones"], {}),
+        ("MatMul", ["h", "ones"], ["n"], {}),
+        ("Add", ["m", "n"], ["y"], {}),
+    ]
+    given = nets.build(nodes, constants, [("x", 2)], [("y", 2)])
+    model = rtn(given, bits=4, skip=["node1", "node2"])
+    assert ops(model) == ops(given)
+    assert model.ByteSize() <= given.ByteSize()
+    assert ops(rtn(given, bits=4, skip=["node2"]))[:2] == ["LutMatMul", "MatMul"]

@@ -12,6 +12,7 @@ from tests.edge_kernels.quantize.small import GRAPHS, classifier, normal, window
 # Classes beside that which is held: conv1's and conv2's rows, of which the pooled ones are twice
 # in the concatenation, and the linear layer's.
 FREE = {"residual": 6, "affine": 12, "pools": 6, "counted": 6, "chains": 6, "rows": 8}
+FREE |= {"slopes": 12, "difference": 6, "total": 12}
 
 
 @pytest.mark.parametrize("name", GRAPHS)
