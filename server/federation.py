@@ -1,7 +1,7 @@
 """What a strategy knows of the federation that it runs: never a client's window."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypernet.networks.classifier import Classifier
 from hypernet.networks.inputs import InputSpec
@@ -38,6 +38,10 @@ class Federation:
     source_model: Callable[[], Classifier]
     lives: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     owners: tuple[str, ...] = ()
+
+    def apart(self) -> "Federation":
+        """The same for one strategy of several, whose graphs are its own."""
+        return replace(self, graphs=self.graphs.branch())
 
     @property
     def spec(self) -> InputSpec:

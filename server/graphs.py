@@ -1,6 +1,7 @@
 """Graphs that the server exports: made once, kept by digest, cached on disk."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 from collections.abc import Callable
@@ -37,13 +38,25 @@ class GraphBook:
     ----------
     cache : Path, optional
         Folder of exported graphs; none is kept without it.
+
+    Attributes
+    ----------
+    graphs : dict[str, bytes]
+        By digest, all that this book was asked for.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache
         self.graphs: dict[str, bytes] = {}
         self._made: dict[str, str] = {}
+        self._bytes: dict[str, bytes] = {}
         self._of: dict[str, tuple[nn.Module, str]] = {}
+
+    def branch(self) -> "GraphBook":
+        """A book of its own ``graphs`` that shares what either makes."""
+        book = copy.copy(self)
+        book.graphs = {}
+        return book
 
     def step(
         self,
@@ -104,9 +117,11 @@ class GraphBook:
             graph = self._cached(key) or make()
             digest = hashlib.sha256(graph).hexdigest()
             self._save(f"{key}-{digest}.onnx", graph)
-            self.graphs[digest] = graph
+            self._bytes[digest] = graph
             self._made[key] = digest
-        return self._made[key]
+        digest = self._made[key]
+        self.graphs[digest] = self._bytes[digest]
+        return digest
 
     def _cached(self, key: str) -> bytes | None:
         if self.cache is None:

@@ -219,7 +219,7 @@ class StrategyRun:
             return done
         make_folder(self.folder)
         cls = strategies()[self.name]
-        strategy = cls(self.world.federation, self.loaded.parameters[self.name])
+        strategy = cls(self.world.federation.apart(), self.loaded.parameters[self.name])
         rounds = self.loaded.config.rounds if cls.rounds is None else 0
         self.progress.begin(self.name, rounds)
         progress = self.progress

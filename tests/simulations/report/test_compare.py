@@ -114,7 +114,7 @@ def long_runs(runs: Path, small: Any) -> Path:
 
 def test_80_columns_list_runs_a_line_each(long_runs: Path) -> None:
     rows = list_rows(long_runs)
-    lines = at_80(lambda console: show_list(rows, console))
+    lines = at_80(lambda console: show_list(rows, console, Path()))
     assert all(len(line) <= 80 for line in lines[: len(rows) + 1])
     for row in rows:
         (line,) = [one for one in lines[1 : len(rows) + 1] if one.startswith(f"{row['run']} ")]
@@ -125,7 +125,7 @@ def test_80_columns_list_runs_a_line_each(long_runs: Path) -> None:
 
 
 def test_a_date_is_to_the_minute_where_there_is_room(runs: Path) -> None:
-    lines = at_80(lambda console: show_list(list_rows(runs), console))
+    lines = at_80(lambda console: show_list(list_rows(runs), console, runs))
     (line,) = [line for line in lines if line.startswith("half ")]
     assert re.search(r" 20\d\d-\d\d-\d\d \d\d:\d\d  semipfl ", line)
     assert "+" in str(list_rows(runs)[0]["started"]), "JSON tells the time zone"
