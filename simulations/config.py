@@ -11,7 +11,7 @@ from schemas.base import ConfigError, Strict, describe
 from schemas.simulation import Simulation
 from schemas.toml_file import allowed_keys, read_with
 from server.strategies import installed
-from server.strategies.buffered import Buffered
+from server.strategies.buffered import unbuffered
 from server.strategies.installed import Strategies, strategies
 from simulations.data.base import DataError
 from simulations.data.paths import spelled_out
@@ -130,10 +130,10 @@ def _unbuffered(config: Simulation, named: list[str], known: Strategies) -> list
     """Strategies that cannot run as ``[asynchronous]`` asks."""
     if config.asynchronous is None:
         return []
-    able = [name for name, cls in known.items() if issubclass(cls, Buffered)]
+    able = ", ".join(name for name, cls in known.items() if not unbuffered(cls))
     return [
-        f"asynchronous: strategy {name!r} cannot learn from updates one by one; "
-        f"those that can: {', '.join(able)}"
+        f"asynchronous: strategy {name!r} cannot learn from updates one by one: {why}; "
+        f"those that can: {able}"
         for name in named
-        if name not in able and known[name].rounds != 0
+        if known[name].rounds != 0 and (why := unbuffered(known[name]))
     ]

@@ -4,12 +4,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from flwr.serverapp import strategy as flower
 from pydantic import BaseModel
 
 import simulations
 from schemas.base import ConfigError
 from schemas.simulation import Simulation
 from schemas.toml_file import allowed_keys, value_of
+from server.strategies.averaging import FedAvg
 from server.strategies.base import EdgeStrategy
 from server.strategies.installed import strategies
 from simulations.config import json_schema, load
@@ -281,10 +283,15 @@ def test_asynchronous_rounds_are_refused_where_updates_cannot_be_applied_one_by_
     class Foreign(EdgeStrategy):
         Parameters = strategies()["fedavg"].Parameters
 
-    known = {**strategies(), "foreign": Foreign}
+    class Median(flower.FedMedian, FedAvg):
+        """Learns in rounds as Flower's, and one by one as FedAvg."""
+
+    known = {**strategies(), "foreign": Foreign, "median": Median}
     monkeypatch.setattr("simulations.config.strategies", lambda: known)
     rounds = "[asynchronous]\nbuffer = 2\n"
-    (said,) = problems(write(GOOD + 'baselines = ["local", "foreign"]\n' + rounds))
+    said, median = problems(write(GOOD + 'baselines = ["local", "foreign", "median"]\n' + rounds))
     assert said.startswith("asynchronous: strategy 'foreign' cannot learn from updates one by one")
     assert "fedavg" in said
+    assert "'median' cannot learn" in median
+    assert "FedMedian overrides aggregate_train" in median
     load(write(GOOD + 'baselines = ["ditto", "local"]\n' + rounds))
