@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.serverapp import strategy as flower
 
 from server.border import payload, weights_of
 from server.checkpoint import Checkpoint, CheckpointError
@@ -310,7 +311,25 @@ def test_cohorts_are_the_same_for_a_seed_and_others_for_another(go):
     assert cohorts(1) != cohorts(2)
 
 
-@pytest.mark.parametrize("cls", [FedAvg, PFedHN])
+class Yogi(flower.FedYogi, FedAvg):
+    """As one writes it: our constructor, and what Flower's would have set."""
+
+    def __init__(self, federation, parameters):
+        FedAvg.__init__(self, federation, parameters)
+        self.eta, self.tau, self.beta_1, self.beta_2 = 0.01, 1e-3, 0.9, 0.99
+        self.current_arrays = self.m_t = self.v_t = None
+
+
+class Momentum(flower.FedAvgM, FedAvg):
+    """The same."""
+
+    def __init__(self, federation, parameters):
+        FedAvg.__init__(self, federation, parameters)
+        self.server_learning_rate, self.server_momentum, self.server_opt = 0.7, 0.9, True
+        self.current_arrays = self.momentum_vector = None
+
+
+@pytest.mark.parametrize("cls", [FedAvg, PFedHN, Yogi, Momentum])
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_from_any_checkpoint_a_run_comes_to_the_same(go, tmp_path, cls, at):
     whole, kept, grid = go(cls, rounds=3, cohort=2)
