@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.delta import DeltaError, decode
 from schemas.npy import array_fields, array_values
-from schemas.plan import Plan
+from schemas.plan import Plan, Range
 
 METRICS: Final = ("num-examples", "loss", "seconds")
 # What reading a device's bytes as arrays and numbers may raise; a DeltaError is a ValueError.
@@ -156,9 +156,7 @@ def _update(request: Message, reply: Message, max_norm: float, max_examples: int
 def keep_variances(
     request: Message, moved: NDArray[Any], before: NDArray[Any], first: int = 0
 ) -> NDArray[Any]:
-    """Let no running variance fall below a sixteenth of what it was.
-
-    Rounding, error feedback and stale changes may take one below 0, and every output to NaN.
+    """Let no running variance fall below a sixteenth of what it was; see ``floored``.
 
     Parameters
     ----------
@@ -171,10 +169,29 @@ def keep_variances(
         Where in the plan's vector the two begin.
     """
     plan = _plan(str(request.content.config_records["config"]["plan"]))
-    for start, stop in plan.variances:
+    return floored(plan.variances, moved, before, first)
+
+
+def floored(
+    variances: Iterable[Range], moved: NDArray[Any], before: NDArray[Any], first: int = 0
+) -> NDArray[Any]:
+    """Let no running variance fall below a sixteenth of what it was.
+
+    Rounding, error feedback, stale changes and a server's momentum may take one below 0, and every
+    output to NaN. ``moved`` is written to; ``first`` is where in the ranges' vector it begins.
+    """
+    for start, stop in variances:
         part = slice(start - first, stop - first)
         np.maximum(moved[part], _LEAST * before[part], out=moved[part])
     return moved
+
+
+def variances_of(config: Mapping[str, Any], length: int) -> tuple[Range, ...]:
+    """Where the running variances are in a vector of this length, as the plan in it says."""
+    if "plan" not in config:
+        return ()
+    plan = _plan(str(config["plan"]))
+    return plan.variances if plan.length == length else ()
 
 
 @functools.lru_cache(maxsize=64)

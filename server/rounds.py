@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.border import WRONG, Admitted, admit, confusion_of, payload
+from server.border import WRONG, Admitted, admit, confusion_of, payload, variances_of
 from server.carriers import Devices, Rehearsing, Resettable, Resumable
 from server.checkpoint import Checkpoint, CheckpointError
 from server.clock import Clock, clock_of
@@ -153,7 +153,10 @@ class Rounds:
     def _learned(self, made: ArrayRecord, before: ArrayRecord | None = None) -> ArrayRecord:
         """What the strategy returned, as devices take it."""
         try:
-            return learned(made, None if before is None else before["weights"].shape[0])
+            if before is None:
+                return learned(made)
+            vector = before["weights"].numpy()
+            return learned(made, vector, variances_of(self.train_config, len(vector)))
         except ValueError as error:
             raise RoundsError(f"strategy {self.outcome.strategy!r} returned {error}") from error
 

@@ -1,5 +1,6 @@
 """The rounds of a strategy: faults left out and named, records, checkpoints, the unseen."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message
 from flwr.serverapp import strategy as flower
 
+from schemas.plan import Plan
 from server.border import payload, weights_of
 from server.checkpoint import Checkpoint, CheckpointError
 from server.outcome import Outcome
@@ -347,6 +349,25 @@ def test_from_any_checkpoint_a_run_comes_to_the_same(go, tmp_path, cls, at):
     assert resumed.client_updates == whole.client_updates
     assert resumed.bytes_up == whole.bytes_up
     assert [r.round for r in resumed.rounds] == [1, 2, 3]
+
+
+def test_no_server_optimizer_takes_a_variance_to_zero(go, trained):
+    """The devices' own stay above a sixteenth of before; momentum goes on for many of them."""
+
+    def answer(message, good):
+        if message.metadata.message_type != "train":
+            return good(message)
+        return trained(message, -0.3 * weights_of(message), encoding="float32")
+
+    _, kept, grid = go(Momentum, answer=answer, rounds=6, encoding="float32")
+    vectors = [one.arrays["weights"].numpy() for one in kept.checkpoints]
+    plan = Plan.model_validate_json(sent(grid, "train")[0].content["config"]["plan"])
+    inside = np.concatenate([np.arange(*part) for part in plan.variances])
+    assert all((vector[inside] > 0).all() for vector in vectors)
+    for before, after in itertools.pairwise(vectors):
+        assert (after[inside] >= before[inside] / 16).all()
+    outside = np.delete(np.arange(plan.length), inside)
+    assert (vectors[-1][outside] * vectors[0][outside] < 0).any()  # these may
 
 
 def test_a_checkpoint_that_does_not_fit_says_so(go):
