@@ -145,7 +145,7 @@ class Rounds:
             arrays = arrays if aggregated is None else self._learned(aggregated, arrays)
         score = self._point(number, arrays)
         record = record_of(number, len(requests), [admitted], time.perf_counter() - began, score)
-        record.applied = applied
+        record.applied = applied and bool(admitted.updates)
         self._count(admitted, number)
         self._tell(record)
         return arrays

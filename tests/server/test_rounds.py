@@ -212,6 +212,7 @@ def test_a_round_in_which_all_fail_keeps_the_model(go):
         outcome, _, grid = go(cls, answer=answer)
         assert outcome.client_updates == 0
         assert all(math.isnan(r.loss) for r in outcome.rounds)
+        assert not any(r.applied for r in outcome.rounds)
         first, last = sent(grid, "train")[0], sent(grid, "train")[-4]
         np.testing.assert_array_equal(weights_of(first), weights_of(last))
 
