@@ -18,7 +18,8 @@ METRICS: Final = ("num-examples", "loss", "seconds")
 # What reading a device's bytes as arrays and numbers may raise; a DeltaError is a ValueError.
 WRONG: Final = (ArithmeticError, EOFError, LookupError, MemoryError, TypeError, ValueError)
 MAX_EXAMPLES: Final = 100_000  # of one device, where a caller says nothing else
-_HIGHEST: Final = {"loss": 1e12, "seconds": 1e9}  # sums of them are finite
+# Sums of them are finite; the loss of a density, or a contrastive one, may be below 0.
+_RANGES: Final = {"loss": (-1e12, 1e12), "seconds": (0.0, 1e9)}
 _MAX_COUNT: Final = 2**48
 _LEAST: Final = np.float32(1 / 16)  # what a step leaves of a running variance, at least
 
@@ -201,13 +202,14 @@ def _plan(text: str) -> Plan:
 
 def _metrics(metrics: MetricRecord, max_examples: int) -> MetricRecord:
     for name in METRICS:
-        value, whole = metrics[name], name not in _HIGHEST
-        most = max_examples if whole else _HIGHEST[name]
+        value, whole = metrics[name], name not in _RANGES
+        least, most = _RANGES.get(name, (0, max_examples))
         kind = "whole" if whole else "finite"
-        text = f"metric {name} = {value!r}; expected a {kind} number from 0 to {most:,.0f}"
+        text = f"metric {name} = {value!r}; expected a {kind} number "
+        text += f"from {least:,.0f} to {most:,.0f}"
         if isinstance(value, list) or not math.isfinite(value):
             raise DeltaError(text, "finite")
-        if not 0 <= value <= most or (whole and not isinstance(value, int)):
+        if not least <= value <= most or (whole and not isinstance(value, int)):
             raise DeltaError(text, "range")
     return MetricRecord({name: metrics[name] for name in METRICS})
 
