@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from server.border import WRONG, Admitted, admit, confusion_of, payload, variances_of
 from server.carriers import Devices, Rehearsing, Resettable, Resumable
-from server.checkpoint import Checkpoint, CheckpointError
+from server.checkpoint import Checkpoint, CheckpointError, savable
 from server.clock import Clock, clock_of
 from server.install import install
 from server.learned import learned
@@ -363,13 +363,20 @@ class Rounds:
                 self.identity,
                 number,
                 arrays,
-                self.strategy.state(),
+                self._state(),
                 dict(states),
                 progress_of(self.outcome),
                 self._course(),
                 self._flights(),
             )
         )
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        state = self.strategy.state()
+        try:
+            return savable(state)
+        except TypeError as error:
+            raise RoundsError(f"strategy {self.outcome.strategy!r}: {error}") from error
 
     def _course(self) -> dict[str, Any]:
         """Where things stand between two rounds, as JSON."""

@@ -371,6 +371,35 @@ def test_no_server_optimizer_takes_a_variance_to_zero(go, trained):
     assert (vectors[-1][outside] * vectors[0][outside] < 0).any()  # these may
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"n": 3, "h": {"a": [1, 2]}}, r"state\(\)\['h'\] is a dict; expected a numeric array"),
+        ({"names": ["Ann", "Bo"]}, r"state\(\)\['names'\] is a list; expected a numeric array"),
+        ({"rows": [[1], [1, 2]]}, r"state\(\)\['rows'\] is a list; expected a numeric array"),
+        (None, r"state\(\) is a NoneType; expected a dict of numeric arrays by name"),
+    ],
+)
+def test_a_state_that_no_file_holds_is_the_strategy_s_fault(go, state, said):
+    class Odd(FedAvg):
+        def state(self):
+            return state
+
+    with pytest.raises(RoundsError, match=f"^strategy 'it': {said}"):
+        go(Odd)
+
+
+def test_a_state_may_hold_plain_numbers(go, tmp_path):
+    class Plain(FedAvg):
+        def state(self):
+            return {"n": 3, "share": [0.5, 1]}
+
+    _, kept, _ = go(Plain)
+    (tmp_path / "c").write_bytes(kept.checkpoints[0].to_bytes())
+    read = Checkpoint.read(tmp_path / "c", "id").state
+    assert {name: array.tolist() for name, array in read.items()} == {"n": 3, "share": [0.5, 1]}
+
+
 def test_a_checkpoint_that_does_not_fit_says_so(go):
     _, kept, _ = go(PFedHN)
     checkpoint = kept.checkpoints[0]
