@@ -31,16 +31,25 @@ def source(config: Data, folder: Path) -> DataSource:
     DataError
         Where it is installed but broken.
     """
-    installed = {point.name: point for point in entry_points(GROUP)}
+    found = kind_of(config)
+    if problems := list(_ignored(config, found, _installed().values())):
+        raise ConfigError("[data]", problems)
+    return found(config, folder)
+
+
+def kind_of(config: Data) -> type[DataSource]:
+    """Return the class that ``data.kind`` names; see ``source``."""
+    installed = _installed()
     if config.kind not in installed:
         known = ", ".join(sorted(installed)) or "none (pip install flwr-edge registers ours)"
         raise ConfigError(
             "[data]", [f"data.kind = {config.kind!r}: no such data source; installed: {known}"]
         )
-    found = _loaded(installed[config.kind])
-    if problems := list(_ignored(config, found, installed.values())):
-        raise ConfigError("[data]", problems)
-    return found(config, folder)
+    return _loaded(installed[config.kind])
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(GROUP)}
 
 
 def _ignored(
@@ -67,12 +76,14 @@ def _names_taking(key: str, installed: Iterable[EntryPoint]) -> Iterator[str]:
 
 def _loaded(point: EntryPoint) -> type[DataSource]:
     """Return the class that an entry point names."""
+    where = f"data source {point.name!r} ({point.value})"
     try:
         found = point.load()
-    except (ImportError, AttributeError) as error:
-        raise DataError(
-            f"data source {point.name!r} ({point.value}) cannot be loaded: {error}"
-        ) from error
+    except Exception as error:  # what an import raises is theirs to choose
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{where} cannot be loaded: {said}") from error
     if not (isinstance(found, type) and issubclass(found, DataSource)):
-        raise DataError(f"data source {point.name!r} ({point.value}) is no DataSource")
+        raise DataError(f"{where} is no DataSource")
+    if found.__abstractmethods__:
+        raise DataError(f"{where} does not define {', '.join(sorted(found.__abstractmethods__))}")
     return found

@@ -29,9 +29,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "from simulations.data.base import DataSource\n"
         "class Own(DataSource):\n"
         "    def load(self): return None\n"
+        "class Idle(DataSource): pass\n"
         "none = 3\n"
     )
+    (tmp_path / "others_half.py").write_text("raise TypeError('not on\\nthis machine')")
     theirs = {"own": "others_sets:Own", "none": "others_sets:none", "gone": "others_gone:Own"}
+    theirs |= {"half": "others_half:Own", "idle": "others_sets:Idle"}
     install(tmp_path, "others", theirs)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -56,10 +59,8 @@ def test_every_kind_is_found(installed: Path, kind: str, name: str) -> None:
 def test_an_unknown_kind_lists_what_is_installed(installed: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         source(Data(kind="wach"), installed)
-    assert (
-        "data.kind = 'wach': no such data source; installed: days, gone, none, npz, own, uci-har"
-        in (str(caught.value))
-    )
+    said = "data.kind = 'wach': no such data source; installed: days, gone, half, idle, none, npz"
+    assert said in str(caught.value)
 
 
 def test_a_broken_one_is_named(installed: Path) -> None:
@@ -67,6 +68,10 @@ def test_a_broken_one_is_named(installed: Path) -> None:
         source(Data(kind="gone"), installed)
     with pytest.raises(DataError, match=r"'none' .* is no DataSource"):
         source(Data(kind="none"), installed)
+    with pytest.raises(DataError, match=r"'half' .* loaded: TypeError: not on this machine$"):
+        source(Data(kind="half"), installed)
+    with pytest.raises(DataError, match=r"'idle' .* does not define load"):
+        source(Data(kind="idle"), installed)
 
 
 @pytest.mark.parametrize(
