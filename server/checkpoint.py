@@ -22,9 +22,9 @@ class CheckpointError(ValueError):
 def foreign(path: Path) -> CheckpointError:
     """Return the error for a file of another run."""
     return CheckpointError(
-        f"{path}: belongs to another configuration or other data; resume with what the run started "
-        "from, each --set included (its folder's config.toml is all of it), or name another folder "
-        "with --out"
+        f"{path}: belongs to another configuration, other data or other code of your own; resume "
+        "with what the run started from, each --set included (its folder's config.toml is all of "
+        "it), or name another folder with --out"
     )
 
 

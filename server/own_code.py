@@ -16,8 +16,8 @@ _KNOWN: Final = _OURS | sys.stdlib_module_names | {"flwr", "numpy", "pydantic", 
 def own_code(classes: Iterable[type]) -> str:
     """Digest of classes that somebody else wrote; "" where there are none.
 
-    Of each, and of its bases: its name, its methods as they are compiled, and the sources of its
-    module, or of the whole package that this is in.
+    Of each, and of its bases: its name, and the sources of its module, or of the whole package that
+    this is in; its methods as they are compiled, where a function made it or no file holds it.
 
     Parameters
     ----------
@@ -27,10 +27,12 @@ def own_code(classes: Iterable[type]) -> str:
     foreign = {base for cls in classes for base in cls.__mro__ if not _known(base)}
     if not foreign:
         return ""
-    parts = sorted(f"{one.__module__} {one.__qualname__} {_methods(one)}" for one in foreign)
-    files = {path for one in foreign for path in _sources(one.__module__)}
-    parts += sorted(file_digest(path) for path in files)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    files = {one: list(_sources(one.__module__)) for one in foreign}
+    made = {one for one in foreign if "<locals>" in one.__qualname__ or not files[one]}
+    parts = [f"{one.__module__} {one.__qualname__}" for one in foreign]
+    parts += [_methods(one) for one in made]
+    parts += [file_digest(path) for path in {path for paths in files.values() for path in paths}]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -50,7 +52,7 @@ def _known(cls: type) -> bool:
 
 
 def _methods(cls: type) -> str:
-    """Digest of the functions in a class: one that a function makes has others at each call."""
+    """Digest of the functions in a class, on this machine and in this Python."""
     functions = {name: f for name, f in vars(cls).items() if isinstance(f, FunctionType)}
     digest = hashlib.sha256()
     for name, function in sorted(functions.items()):
@@ -68,7 +70,8 @@ def _sources(module: str) -> Iterator[Path]:
         if file is None:  # a namespace, or typed in
             continue
         whole = hasattr(found, "__path__")
-        yield from Path(file).parent.rglob("*.py") if whole else [Path(file)]
+        paths = Path(file).parent.rglob("*.py") if whole else [Path(file)]
+        yield from (path for path in paths if path.is_file())  # none in an archive
         return
 
 

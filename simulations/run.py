@@ -20,6 +20,7 @@ from schemas.summary import Summary
 from server.asynchronous import rounds_class
 from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome, macro_f1
+from server.own_code import own_code
 from server.rounds import RoundsError, Watch, outcome_of, progress_of
 from server.strategies.installed import strategies
 from simulations.ahead import Ahead
@@ -262,7 +263,9 @@ class StrategyRun:
 
 
 def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
-    """Digest of all that a strategy's result depends on in the file; workers do not matter.
+    """Digest of all that a strategy's result depends on in the file, and of its code if not ours.
+
+    Workers do not matter.
 
     Parameters
     ----------
@@ -284,7 +287,10 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
     if data:  # what lies there counts, and not how its place is written
         del config["data"]["path"]
     parameters = loaded.parameters[name].model_dump(mode="json")
-    text = json.dumps([name, config, parameters, data], sort_keys=True)
+    parts = [name, config, parameters, data]
+    if own := own_code([strategies()[name]]):  # another version of it is another strategy
+        parts.append(own)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

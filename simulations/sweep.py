@@ -10,7 +10,15 @@ from schemas.base import ConfigError
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.run import prepare
-from simulations.sweep_cells import LoadedSweep, Task, done, run_group, tasks_of, windows_of
+from simulations.sweep_cells import (
+    LoadedSweep,
+    Task,
+    done,
+    forget,
+    run_group,
+    tasks_of,
+    windows_of,
+)
 from simulations.sweep_jobs import run_jobs
 from simulations.sweep_table import Cell, csv_of, markdown_of
 
@@ -21,6 +29,7 @@ def run_sweep(
     progress: Progress,
     seeds: Sequence[int] = (),
     jobs: int = 1,
+    again: Sequence[str] = (),
 ) -> Path:
     """Run what is not done yet; write ``table.csv`` and ``table.md``.
 
@@ -38,6 +47,8 @@ def run_sweep(
         Only these; all of them if empty.
     jobs : int
         Groups of cells at once.
+    again : Sequence[str]
+        Labels of methods whose cells are run anew, whatever became of them.
 
     Returns
     -------
@@ -52,15 +63,19 @@ def run_sweep(
     if none := set(seeds) - {task.loaded.config.seed for task in tasks_of(loaded)}:
         problem = f"{min(none)}: no cell of {loaded.path} has this seed"
         raise ConfigError("--seed", [problem])
+    if unknown := set(again) - {method.label for method in loaded.sweep.methods}:
+        labels = ", ".join(repr(method.label) for method in loaded.sweep.methods)
+        problem = f"{min(unknown)!r}: no method of {loaded.path} has this label; there are {labels}"
+        raise ConfigError("--again", [problem])
     _check_folder(folder)
     make_folder(folder / "cells")
     _sweep_up(folder)
     prepare()
-    waiting = [
-        task
-        for task in tasks_of(loaded)
-        if done(folder, task) is None and (not seeds or task.loaded.config.seed in seeds)
-    ]
+    chosen = [t for t in tasks_of(loaded) if not seeds or t.loaded.config.seed in seeds]
+    for task in chosen:
+        if task.method.label in again:
+            forget(folder, task)
+    waiting = [task for task in chosen if done(folder, task) is None]
     progress.note(f"{loaded.sweep.name}: {len(waiting)} cells to run, into {folder}")
     failed: list[str] = []
     with contextlib.closing(
