@@ -14,6 +14,7 @@ from server.strategies import installed
 from server.strategies.buffered import unbuffered
 from server.strategies.installed import Strategies, strategies
 from simulations.data.base import DataError
+from simulations.data.load import kinds
 from simulations.data.paths import spelled_out
 
 
@@ -75,7 +76,7 @@ def check(path: Path, table: dict[str, Any]) -> Loaded:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a simulation file, strategies' tables included."""
+    """JSON Schema of a simulation file; what is installed is in it: strategies, data sources."""
     schema = Simulation.model_json_schema()
     properties = {}
     for name, strategy in strategies().items():
@@ -87,6 +88,7 @@ def json_schema() -> dict[str, Any]:
     tables |= {"properties": properties, "additionalProperties": False}
     schema["properties"]["strategy"]["enum"] = list(properties)
     schema["properties"]["baselines"]["items"]["enum"] = list(properties)
+    schema["$defs"]["Data"]["properties"]["kind"]["enum"] = kinds()
     return schema
 
 

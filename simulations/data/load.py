@@ -67,11 +67,21 @@ def _ignored(
             )
 
 
+def kinds() -> list[str]:
+    """What ``data.kind`` may be: every installed source that can be loaded."""
+    return sorted(_loadable(_installed().values()))
+
+
 def _names_taking(key: str, installed: Iterable[EntryPoint]) -> Iterator[str]:
+    return (name for name, found in _loadable(installed).items() if key not in found.ignores)
+
+
+def _loadable(installed: Iterable[EntryPoint]) -> dict[str, type[DataSource]]:
+    found = {}
     for point in installed:
         with suppress(DataError):  # a broken one is no advice
-            if key not in _loaded(point).ignores:
-                yield point.name
+            found[point.name] = _loaded(point)
+    return found
 
 
 def _loaded(point: EntryPoint) -> type[DataSource]:

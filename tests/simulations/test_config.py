@@ -114,6 +114,9 @@ def test_bounds_and_defaults_are_in_the_schema():
     fraction = schema["$defs"]["Data"]["properties"]["label_fraction"]
     assert (fraction["minimum"], fraction["maximum"], fraction["default"]) == (0, 1, 0.05)
     assert set(schema["properties"]["strategy"]["enum"]) == set(strategies())
+    kinds = schema["$defs"]["Data"]["properties"]["kind"]
+    assert {"watch", "npz", "days"} <= set(kinds["enum"])
+    assert kinds["default"] == "watch"
     assert set(schema["properties"]["strategies"]["properties"]) == set(strategies())
     assert schema["additionalProperties"] is False
 

@@ -6,7 +6,7 @@ import pytest
 from schemas.base import ConfigError
 from schemas.simulation import Data
 from simulations.data.base import DataError
-from simulations.data.load import GROUP, source
+from simulations.data.load import GROUP, kinds, source
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
@@ -61,6 +61,10 @@ def test_an_unknown_kind_lists_what_is_installed(installed: Path) -> None:
         source(Data(kind="wach"), installed)
     said = "data.kind = 'wach': no such data source; installed: days, gone, half, idle, none, npz"
     assert said in str(caught.value)
+
+
+def test_kinds_are_those_that_can_be_loaded(installed: Path) -> None:
+    assert kinds() == ["days", "npz", "own", "uci-har", "watch", "wisdm51"]
 
 
 def test_a_broken_one_is_named(installed: Path) -> None:
