@@ -20,7 +20,7 @@ from simulations.sweep_cells import (
     windows_of,
 )
 from simulations.sweep_jobs import run_jobs
-from simulations.sweep_table import Cell, csv_of, markdown_of
+from simulations.sweep_table import Cell, csv_of, markdown_of, persons_of
 
 
 def run_sweep(
@@ -31,7 +31,7 @@ def run_sweep(
     jobs: int = 1,
     again: Sequence[str] = (),
 ) -> Path:
-    """Run what is not done yet; write ``table.csv`` and ``table.md``.
+    """Run what is not done yet; write ``table.csv``, ``persons.parquet`` and ``table.md``.
 
     A cell that cannot go on ends no sweep: the others' results are worth having.
 
@@ -121,14 +121,15 @@ def _sweep_up(folder: Path) -> None:
 
 
 def write_tables(loaded: LoadedSweep, folder: Path) -> Path:
-    """Write both tables from the cells that are done."""
+    """Write the tables from the cells that are done."""
     cells = []
     for task in tasks_of(loaded):
-        summary = done(folder, task)
-        if summary is not None:
-            config = task.loaded.config
-            cells.append(Cell(task.method.label, config.data.label_fraction, config.seed, summary))
+        if (found := done(folder, task)) is not None:
+            label, config = task.method.label, task.loaded.config
+            point = config.data.label_fraction, config.seed
+            cells.append(Cell(label, *point, found.summary, found.persons))
     atomic_write(folder / "table.csv", csv_of(cells).encode())
+    atomic_write(folder / "persons.parquet", persons_of(cells))
     atomic_write(folder / "table.md", markdown_of(cells).encode())
     return folder / "table.md"
 

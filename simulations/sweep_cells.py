@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -30,6 +31,7 @@ from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write
 from simulations.report.metrics import by_person
 from simulations.report.summarise import summarise_method
+from simulations.report.tables import person_rows
 from simulations.run import APP, StrategyRun, identity_of, workers_of
 from simulations.world import World, open_world
 
@@ -198,7 +200,11 @@ def _run_cell(
         one.remove()  # it would be found finished, and never be tried again
         raise RoundsError(f"{task.method.strategy}: no person was tested")
     summary = summarise_method(outcome)
-    content = {"identity": identity, "summary": summary.model_dump(mode="json")}
+    content = {
+        "identity": identity,
+        "summary": summary.model_dump(mode="json"),
+        "persons": list(person_rows(outcome)),
+    }
     atomic_write(_path(folder, task), json.dumps(content).encode())
     one.remove()
     progress.cell_done()
@@ -209,7 +215,15 @@ def windows_of(folder: Path, process: int | str) -> Path:
     return folder / f".windows-{socket.gethostname()}-{process}"
 
 
-def done(folder: Path, task: Task) -> MethodSummary | None:
+@dataclass(frozen=True)
+class Done:
+    """What a cell came to; one of an earlier release knows no persons."""
+
+    summary: MethodSummary
+    persons: list[dict[str, Any]]
+
+
+def done(folder: Path, task: Task) -> Done | None:
     """A cell's result, where it has one that is of the file and the data as they are now.
 
     Raises
@@ -224,7 +238,8 @@ def done(folder: Path, task: Task) -> MethodSummary | None:
         content = json.loads(path.read_text())
         if content["identity"] != task.identity():
             return None  # the file or the data were changed since: run the cell again
-        return MethodSummary.model_validate(content["summary"])
+        summary = MethodSummary.model_validate(content["summary"])
+        return Done(summary, [dict(row) for row in content.get("persons", ())])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable cell; remove it to run it again") from error
 

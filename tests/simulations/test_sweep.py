@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.base import ConfigError
@@ -89,6 +90,27 @@ def test_a_sweep_runs_each_cell_once_and_skips_what_is_done(sweep_file, quiet, t
     assert "| as it is |" in table
     assert "no labels" in table
     assert list(out.glob(".windows*")) == []
+
+
+def test_figures_by_person_are_kept_of_every_cell(sweep_file, quiet, tmp_path):
+    out, loaded = tmp_path / "out", load_sweep(sweep_file)
+    run_sweep(loaded, out, quiet, seeds=[1])
+    persons = pq.read_table(out / "persons.parquet").to_pylist()
+    assert len(persons) == 3 * 4  # of six persons two are the sources
+    mine = [
+        r for r in persons if (r["method"], r["label_fraction"], r["seed"]) == ("tuned", 0.2, 1)
+    ]
+    scores = [r["macro_f1"] for r in mine if not r["unseen"]]
+    score = float(rows(out)["tuned", "0.2", "1"]["macro_f1"])
+    assert sum(scores) / len(scores) == pytest.approx(score, abs=1e-4)
+    assert {r["strategy"] for r in mine} == {"finetune"}
+    older = cell_file(loaded, out, "tuned", 0.2, 1)
+    older.write_text(
+        json.dumps({k: v for k, v in json.loads(older.read_text()).items() if k[0] != "p"})
+    )
+    run_sweep(loaded, out, quiet, seeds=[1])  # of a release before persons were kept
+    assert len(pq.read_table(out / "persons.parquet")) == 2 * 4
+    assert len(rows(out)) == 3
 
 
 def test_what_is_set_for_all_cells_yields_to_a_method(sweep_file):
