@@ -88,8 +88,21 @@ def json_schema() -> dict[str, Any]:
     tables |= {"properties": properties, "additionalProperties": False}
     schema["properties"]["strategy"]["enum"] = list(properties)
     schema["properties"]["baselines"]["items"]["enum"] = list(properties)
-    schema["$defs"]["Data"]["properties"]["kind"]["enum"] = kinds()
+    _add_sources(schema)
     return schema
+
+
+def _add_sources(schema: dict[str, Any]) -> None:
+    """What ``data.kind`` may be, and the options that each has."""
+    data, sources = schema["$defs"]["Data"], kinds()
+    data["properties"]["kind"]["enum"] = list(sources)
+    data["allOf"] = []
+    for name, source in sources.items():
+        options = source.Parameters.model_json_schema()
+        schema["$defs"].update(options.pop("$defs", {}))
+        named = {"properties": {"kind": {"const": name}}, "required": ["kind"]}
+        then = {"properties": {"options": options}}
+        data["allOf"].append({"if": named, "then": then})
 
 
 def _names(table: dict[str, Any], tables: Any) -> list[tuple[str, str]]:

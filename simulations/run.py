@@ -280,7 +280,7 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
     )
     # A table that a later release brought and that the file lacks changes nothing.
     config = {key: value for key, value in config.items() if value is not None}
-    later = ("source_days", "client_days", "rectify")
+    later = ("source_days", "client_days", "rectify", "options")
     config["data"] = {
         key: value for key, value in config["data"].items() if value or key not in later
     }

@@ -5,7 +5,9 @@ from contextlib import suppress
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from schemas.base import ConfigError
+from pydantic import ValidationError
+
+from schemas.base import ConfigError, Strict, describe
 from schemas.plugins import entry_points
 from schemas.simulation import Data
 from simulations.data.base import DataError, DataSource
@@ -27,12 +29,13 @@ def source(config: Data, folder: Path) -> DataSource:
     ------
     ConfigError
         Where no such source is installed, or one that ignores a key that is set; the message lists
-        those that are, or that do not.
+        those that are, or that do not. And where its own ``[data.options]`` are wrong.
     DataError
         Where it is installed but broken.
     """
     found = kind_of(config)
-    if problems := list(_ignored(config, found, _installed().values())):
+    problems = [*_ignored(config, found, _installed().values()), *_misfit(config, found)]
+    if problems:
         raise ConfigError("[data]", problems)
     return found(config, folder)
 
@@ -67,9 +70,20 @@ def _ignored(
             )
 
 
-def kinds() -> list[str]:
+def _misfit(config: Data, found: type[DataSource]) -> list[str]:
+    """What is wrong in ``[data.options]``."""
+    try:
+        found.Parameters.model_validate(config.options)
+    except ValidationError as error:
+        known = sorted(found.Parameters.model_fields)
+        lines = describe(error.errors(), {"": known or [f"none by {config.kind!r}"]})
+        return [f"data.options.{line}" for line in lines]
+    return []
+
+
+def kinds() -> dict[str, type[DataSource]]:
     """What ``data.kind`` may be: every installed source that can be loaded."""
-    return sorted(_loadable(_installed().values()))
+    return dict(sorted(_loadable(_installed().values()).items()))
 
 
 def _names_taking(key: str, installed: Iterable[EntryPoint]) -> Iterator[str]:
@@ -96,4 +110,6 @@ def _loaded(point: EntryPoint) -> type[DataSource]:
         raise DataError(f"{where} is no DataSource")
     if found.__abstractmethods__:
         raise DataError(f"{where} does not define {', '.join(sorted(found.__abstractmethods__))}")
+    if not issubclass(found.Parameters, Strict):
+        raise DataError(f"{where} has Parameters that are no schemas.base.Strict")
     return found

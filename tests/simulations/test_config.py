@@ -80,6 +80,16 @@ def test_the_schema_refuses_what_load_refuses(write):
             jsonschema.validate(tomllib.loads(text), json_schema())
 
 
+def test_the_schema_knows_each_data_source_s_own_options(write):
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(tomllib.loads(GOOD + "[data.options]\n"), json_schema())
+    text = GOOD + '[data]\nkind = "npz"\n[data.options]\nhz = 3\n'
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(text), json_schema())
+    loaded = load(write(text), ["data.options.hz=4"])  # checked once the data are opened
+    assert loaded.config.data.options == {"hz": 4}
+
+
 def test_every_field_of_the_file_is_described():
     schema = json_schema()
     tables = {"": schema, **schema["$defs"], **schema["properties"]["strategies"]["properties"]}
