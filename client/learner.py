@@ -129,6 +129,11 @@ class Learner:
             raise LearnerError(
                 f"test labels {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
             )
+        if lost := int(np.isnan(logits).any(1).sum()):
+            raise LearnerError(
+                f"the model's answers to {lost} of {len(logits)} test windows are NaN, which is no "
+                "class"
+            )
         confusion = np.zeros((classes, classes), np.int64)
         np.add.at(confusion, (labels, logits.argmax(1)), 1)
         return confusion

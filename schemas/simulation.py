@@ -84,6 +84,9 @@ class Data(Strict):
         le=100_000,
         description="Persons kept out of all training; they meet the result, without labels.",
     )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="An installed data source's own keys: [data.options]."
+    )
 
 
 class Model(Strict):

@@ -6,7 +6,7 @@ An update is learned from with the weights it was made for, and weighs less the 
 
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
@@ -18,7 +18,7 @@ from server.carriers import Withdrawing
 from server.checkpoint import Checkpoint
 from server.rounds import Rounds, RoundsError, record_of
 from server.strategies.base import EdgeStrategy, request, sample
-from server.strategies.buffered import Buffered, Returned
+from server.strategies.buffered import Buffered, Returned, unbuffered
 
 _LOOK_SECONDS: Final = 60.0  # between two looks at who is there
 
@@ -56,10 +56,9 @@ class AsynchronousRounds(Rounds):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        if not isinstance(self.strategy, Buffered):
-            kind = type(self.strategy).__name__
-            raise TypeError(f"{kind} cannot run asynchronously: it is no Buffered strategy")
-        self.buffered: Buffered = self.strategy
+        if why := unbuffered(type(self.strategy)):
+            raise TypeError(f"{type(self.strategy).__name__} cannot run asynchronously: {why}")
+        self.buffered = cast(Buffered, self.strategy)
         self.rules = self.config.asynchronous or Asynchronous()
         self.flights: dict[int, Flight] = {}
         self.number = 0  # of the last requests: what a device is told as its round

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from schemas.delta import DeltaError, decode
 from schemas.npy import array_fields, array_values
-from schemas.plan import Plan
+from schemas.plan import Plan, Range
 
 METRICS: Final = ("num-examples", "loss", "seconds")
 # What reading a device's bytes as arrays and numbers may raise; a DeltaError is a ValueError.
 WRONG: Final = (ArithmeticError, EOFError, LookupError, MemoryError, TypeError, ValueError)
 MAX_EXAMPLES: Final = 100_000  # of one device, where a caller says nothing else
-_HIGHEST: Final = {"loss": 1e12, "seconds": 1e9}  # sums of them are finite
+# Sums of them are finite; the loss of a density, or a contrastive one, may be below 0.
+_RANGES: Final = {"loss": (-1e12, 1e12), "seconds": (0.0, 1e9)}
 _MAX_COUNT: Final = 2**48
 _LEAST: Final = np.float32(1 / 16)  # what a step leaves of a running variance, at least
 
@@ -156,9 +157,7 @@ def _update(request: Message, reply: Message, max_norm: float, max_examples: int
 def keep_variances(
     request: Message, moved: NDArray[Any], before: NDArray[Any], first: int = 0
 ) -> NDArray[Any]:
-    """Let no running variance fall below a sixteenth of what it was.
-
-    Rounding, error feedback and stale changes may take one below 0, and every output to NaN.
+    """Let no running variance fall below a sixteenth of what it was; see ``floored``.
 
     Parameters
     ----------
@@ -171,10 +170,29 @@ def keep_variances(
         Where in the plan's vector the two begin.
     """
     plan = _plan(str(request.content.config_records["config"]["plan"]))
-    for start, stop in plan.variances:
+    return floored(plan.variances, moved, before, first)
+
+
+def floored(
+    variances: Iterable[Range], moved: NDArray[Any], before: NDArray[Any], first: int = 0
+) -> NDArray[Any]:
+    """Let no running variance fall below a sixteenth of what it was.
+
+    Rounding, error feedback, stale changes and a server's momentum may take one below 0, and every
+    output to NaN. ``moved`` is written to; ``first`` is where in the ranges' vector it begins.
+    """
+    for start, stop in variances:
         part = slice(start - first, stop - first)
         np.maximum(moved[part], _LEAST * before[part], out=moved[part])
     return moved
+
+
+def variances_of(config: Mapping[str, Any], length: int) -> tuple[Range, ...]:
+    """Where the running variances are in a vector of this length, as the plan in it says."""
+    if "plan" not in config:
+        return ()
+    plan = _plan(str(config["plan"]))
+    return plan.variances if plan.length == length else ()
 
 
 @functools.lru_cache(maxsize=64)
@@ -184,13 +202,14 @@ def _plan(text: str) -> Plan:
 
 def _metrics(metrics: MetricRecord, max_examples: int) -> MetricRecord:
     for name in METRICS:
-        value, whole = metrics[name], name not in _HIGHEST
-        most = max_examples if whole else _HIGHEST[name]
+        value, whole = metrics[name], name not in _RANGES
+        least, most = _RANGES.get(name, (0, max_examples))
         kind = "whole" if whole else "finite"
-        text = f"metric {name} = {value!r}; expected a {kind} number from 0 to {most:,.0f}"
+        text = f"metric {name} = {value!r}; expected a {kind} number "
+        text += f"from {least:,.0f} to {most:,.0f}"
         if isinstance(value, list) or not math.isfinite(value):
             raise DeltaError(text, "finite")
-        if not 0 <= value <= most or (whole and not isinstance(value, int)):
+        if not least <= value <= most or (whole and not isinstance(value, int)):
             raise DeltaError(text, "range")
     return MetricRecord({name: metrics[name] for name in METRICS})
 

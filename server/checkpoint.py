@@ -1,6 +1,7 @@
 """A run's state between two rounds, as one safetensors file that is replaced whole."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +22,34 @@ class CheckpointError(ValueError):
 def foreign(path: Path) -> CheckpointError:
     """Return the error for a file of another run."""
     return CheckpointError(
-        f"{path}: belongs to another configuration or other data; resume with what the run started "
-        "from, each --set included (its folder's config.toml is all of it), or name another folder "
-        "with --out"
+        f"{path}: belongs to another configuration, other data or other code of your own; resume "
+        "with what the run started from, each --set included (its folder's config.toml is all of "
+        "it), or name another folder with --out"
     )
+
+
+def savable(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """A strategy's state as a checkpoint holds it.
+
+    Raises
+    ------
+    TypeError
+        Where something in it is no array that safetensors knows; says under which key.
+    """
+    if not isinstance(state, Mapping):
+        given = type(state).__name__
+        raise TypeError(f"state() is a {given}; expected a dict of numeric arrays by name")
+    return {name: _array(name, value) for name, value in state.items()}
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(value, order="C")
+        save({str(name): np.empty(0, array.dtype)})
+    except (KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        given = type(value).__name__
+        raise TypeError(f"state()[{name!r}] is a {given}; expected a numeric array") from error
+    return array
 
 
 @dataclass

@@ -25,14 +25,16 @@ from hypernet.export import (
 from hypernet.networks.inputs import InputSpec
 from schemas.caches import cache_folder
 from schemas.new_file import NewFile
+from server.own_code import own_code
 
 
 class GraphBook:
     """Every graph that a run's plans name.
 
     An export takes seconds, so a graph is cached under what it was made from: the network's
-    layout, the kind of graph, this package's code and the exporter's versions. Its own digest is in
-    the name too: a file that a disk spoilt is removed, and the graph exported anew.
+    layout, the kind of graph, this package's code, the network's where it is somebody's own, and
+    the exporter's versions. Its own digest is in the name too: a file that a disk spoilt is
+    removed, and the graph exported anew.
 
     Parameters
     ----------
@@ -173,8 +175,9 @@ def code_digest() -> str:
 
 def _key(of: object, kind: str) -> str:
     spec = getattr(of, "spec", "")
-    shapes = ""
+    shapes = own = ""
     if isinstance(of, nn.Module):
+        own = own_code({type(part) for part in of.modules()})
         shapes = str([(name, tuple(p.shape)) for name, p in of.state_dict().items()])
-    text = f"{code_digest()} {kind} {type(of).__name__} {of!r} {spec!r} {shapes}"
+    text = f"{code_digest()} {kind} {type(of).__name__} {of!r} {spec!r} {shapes}{own}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,27 +1,39 @@
 """What a strategy made of a round is checked before devices get it: they would be blamed."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
-from server.border import weights_record
+from schemas.plan import Range
+from server.border import floored, weights_record
 
 
-def learned(arrays: ArrayRecord, length: int | None = None) -> ArrayRecord:
+def learned(
+    arrays: ArrayRecord,
+    before: NDArray[np.float32] | None = None,
+    variances: Iterable[Range] = (),
+) -> ArrayRecord:
     """A strategy's arrays as devices take them: one flat vector of finite float32.
 
-    Floats of another width are cast: under numpy 2 Flower's FedAdam returns float64.
+    Floats of another width are cast: under numpy 2 Flower's FedAdam returns float64. Running
+    variances stay above 0: a server's momentum would carry them below.
 
     Parameters
     ----------
     arrays : ArrayRecord
-    length : int, optional
-        Entries of the vector that the devices have had so far.
+    before : (length,), optional
+        The vector that the devices have had so far.
+    variances : Iterable[Range]
+        Where in it the running variances are.
 
     Raises
     ------
     ValueError
         Where they are something else; says what was given and what was expected.
     """
+    length = None if before is None else len(before)
     expected = f"expected weights float32[{length or 'length'}]"
     if list(arrays) != ["weights"]:
         raise ValueError(f"arrays named {', '.join(arrays) or '(none)'}; {expected}")
@@ -34,4 +46,6 @@ def learned(arrays: ArrayRecord, length: int | None = None) -> ArrayRecord:
         cast = vector.astype(np.float32, copy=False)
     if not np.isfinite(cast).all():
         raise ValueError(f"{given} that hold NaN or infinity; {expected}, all finite")
-    return arrays if cast is vector else weights_record(cast)
+    kept = cast if before is None else floored(variances, cast.copy(), before)
+    same = cast is vector and np.array_equal(kept, cast)
+    return arrays if same else weights_record(kept)

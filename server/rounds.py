@@ -16,9 +16,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.border import WRONG, Admitted, admit, confusion_of, payload, seconds_of
+from server.border import (
+    WRONG,
+    Admitted,
+    admit,
+    confusion_of,
+    payload,
+    seconds_of,
+    variances_of,
+)
 from server.carriers import Devices, Rehearsing, Resettable, Resumable
-from server.checkpoint import Checkpoint, CheckpointError
+from server.checkpoint import Checkpoint, CheckpointError, savable
 from server.clock import Clock, clock_of
 from server.install import InstallError, install
 from server.learned import learned
@@ -148,7 +156,7 @@ class Rounds:
             arrays = arrays if aggregated is None else self._learned(aggregated, arrays)
         score = self._point(number, arrays)
         record = record_of(number, len(requests), [admitted], time.perf_counter() - began, score)
-        record.applied = applied
+        record.applied = applied and bool(admitted.updates)
         self._count(admitted, number)
         self._tell(record)
         return arrays
@@ -156,7 +164,10 @@ class Rounds:
     def _learned(self, made: ArrayRecord, before: ArrayRecord | None = None) -> ArrayRecord:
         """What the strategy returned, as devices take it."""
         try:
-            return learned(made, None if before is None else before["weights"].shape[0])
+            if before is None:
+                return learned(made)
+            vector = before["weights"].numpy()
+            return learned(made, vector, variances_of(self.train_config, len(vector)))
         except ValueError as error:
             raise RoundsError(f"strategy {self.outcome.strategy!r} returned {error}") from error
 
@@ -384,13 +395,20 @@ class Rounds:
                 self.identity,
                 number,
                 arrays,
-                self.strategy.state(),
+                self._state(),
                 dict(states),
                 progress_of(self.outcome),
                 self._course(),
                 self._flights(),
             )
         )
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        state = self.strategy.state()
+        try:
+            return savable(state)
+        except TypeError as error:
+            raise RoundsError(f"strategy {self.outcome.strategy!r}: {error}") from error
 
     def _course(self) -> dict[str, Any]:
         """Where things stand between two rounds, as JSON."""

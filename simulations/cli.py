@@ -149,6 +149,10 @@ def sweep(
             "their own; the numbers are the same.",
         ),
     ] = 1,
+    again: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Run this method's cells anew; repeatable."),
+    ] = None,
 ) -> None:
     """Run a grid of methods, label fractions and seeds; skip what is done; write one table.
 
@@ -165,7 +169,7 @@ def sweep(
     from simulations.sweep_cells import load_sweep
 
     with Progress(Console(stderr=True)) as progress:
-        table = run_sweep(load_sweep(file), out, progress, seed or (), jobs)
+        table = run_sweep(load_sweep(file), out, progress, seed or (), jobs, again or ())
     # Markdown, which a line broken in two would spoil.
     Console().print(table.read_text(), markup=False, highlight=False, soft_wrap=True)
     print(f"tables: {table}, {table.with_suffix('.csv')}", file=sys.stderr)  # noqa: T201

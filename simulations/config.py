@@ -11,9 +11,10 @@ from schemas.base import ConfigError, Strict, describe
 from schemas.simulation import Simulation
 from schemas.toml_file import allowed_keys, read_with
 from server.strategies import installed
-from server.strategies.buffered import Buffered
+from server.strategies.buffered import unbuffered
 from server.strategies.installed import Strategies, strategies
 from simulations.data.base import DataError
+from simulations.data.load import kinds
 from simulations.data.paths import spelled_out
 
 
@@ -75,7 +76,7 @@ def check(path: Path, table: dict[str, Any]) -> Loaded:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a simulation file, strategies' tables included."""
+    """JSON Schema of a simulation file; what is installed is in it: strategies, data sources."""
     schema = Simulation.model_json_schema()
     properties = {}
     for name, strategy in strategies().items():
@@ -87,7 +88,21 @@ def json_schema() -> dict[str, Any]:
     tables |= {"properties": properties, "additionalProperties": False}
     schema["properties"]["strategy"]["enum"] = list(properties)
     schema["properties"]["baselines"]["items"]["enum"] = list(properties)
+    _add_sources(schema)
     return schema
+
+
+def _add_sources(schema: dict[str, Any]) -> None:
+    """What ``data.kind`` may be, and the options that each has."""
+    data, sources = schema["$defs"]["Data"], kinds()
+    data["properties"]["kind"]["enum"] = list(sources)
+    data["allOf"] = []
+    for name, source in sources.items():
+        options = source.Parameters.model_json_schema()
+        schema["$defs"].update(options.pop("$defs", {}))
+        named = {"properties": {"kind": {"const": name}}, "required": ["kind"]}
+        then = {"properties": {"options": options}}
+        data["allOf"].append({"if": named, "then": then})
 
 
 def _names(table: dict[str, Any], tables: Any) -> list[tuple[str, str]]:
@@ -130,10 +145,10 @@ def _unbuffered(config: Simulation, named: list[str], known: Strategies) -> list
     """Strategies that cannot run as ``[asynchronous]`` asks."""
     if config.asynchronous is None:
         return []
-    able = [name for name, cls in known.items() if issubclass(cls, Buffered)]
+    able = ", ".join(name for name, cls in known.items() if not unbuffered(cls))
     return [
-        f"asynchronous: strategy {name!r} cannot learn from updates one by one; "
-        f"those that can: {', '.join(able)}"
+        f"asynchronous: strategy {name!r} cannot learn from updates one by one: {why}; "
+        f"those that can: {able}"
         for name in named
-        if name not in able and known[name].rounds != 0
+        if known[name].rounds != 0 and (why := unbuffered(known[name]))
     ]

@@ -20,6 +20,7 @@ from schemas.summary import Summary
 from server.asynchronous import rounds_class
 from server.checkpoint import Checkpoint, CheckpointError, foreign
 from server.outcome import Outcome, macro_f1
+from server.own_code import own_code
 from server.rounds import RoundsError, Watch, outcome_of, progress_of
 from server.strategies.installed import strategies
 from simulations.ahead import Ahead
@@ -270,7 +271,9 @@ class StrategyRun:
 
 
 def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
-    """Digest of all that a strategy's result depends on in the file; workers do not matter.
+    """Digest of all that a strategy's result depends on in the file, and of its code if not ours.
+
+    Workers do not matter.
 
     Parameters
     ----------
@@ -285,14 +288,17 @@ def identity_of(loaded: Loaded, name: str, data: str = "") -> str:
     )
     # A table that a later release brought and that the file lacks changes nothing.
     config = {key: value for key, value in config.items() if value is not None}
-    later = ("source_days", "client_days", "rectify")
+    later = ("source_days", "client_days", "rectify", "options")
     config["data"] = {
         key: value for key, value in config["data"].items() if value or key not in later
     }
     if data:  # what lies there counts, and not how its place is written
         del config["data"]["path"]
     parameters = loaded.parameters[name].model_dump(mode="json")
-    text = json.dumps([name, config, parameters, data], sort_keys=True)
+    parts = [name, config, parameters, data]
+    if own := own_code([strategies()[name]]):  # another version of it is another strategy
+        parts.append(own)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

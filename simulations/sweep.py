@@ -10,9 +10,17 @@ from schemas.base import ConfigError
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write, make_folder
 from simulations.run import prepare
-from simulations.sweep_cells import LoadedSweep, Task, done, run_group, tasks_of, windows_of
+from simulations.sweep_cells import (
+    LoadedSweep,
+    Task,
+    done,
+    forget,
+    run_group,
+    tasks_of,
+    windows_of,
+)
 from simulations.sweep_jobs import run_jobs
-from simulations.sweep_table import Cell, csv_of, markdown_of
+from simulations.sweep_table import Cell, csv_of, markdown_of, persons_of
 
 
 def run_sweep(
@@ -21,8 +29,9 @@ def run_sweep(
     progress: Progress,
     seeds: Sequence[int] = (),
     jobs: int = 1,
+    again: Sequence[str] = (),
 ) -> Path:
-    """Run what is not done yet; write ``table.csv`` and ``table.md``.
+    """Run what is not done yet; write ``table.csv``, ``persons.parquet`` and ``table.md``.
 
     A cell that cannot go on ends no sweep: the others' results are worth having.
 
@@ -38,6 +47,8 @@ def run_sweep(
         Only these; all of them if empty.
     jobs : int
         Groups of cells at once.
+    again : Sequence[str]
+        Labels of methods whose cells are run anew, whatever became of them.
 
     Returns
     -------
@@ -52,15 +63,19 @@ def run_sweep(
     if none := set(seeds) - {task.loaded.config.seed for task in tasks_of(loaded)}:
         problem = f"{min(none)}: no cell of {loaded.path} has this seed"
         raise ConfigError("--seed", [problem])
+    if unknown := set(again) - {method.label for method in loaded.sweep.methods}:
+        labels = ", ".join(repr(method.label) for method in loaded.sweep.methods)
+        problem = f"{min(unknown)!r}: no method of {loaded.path} has this label; there are {labels}"
+        raise ConfigError("--again", [problem])
     _check_folder(folder)
     make_folder(folder / "cells")
     _sweep_up(folder)
     prepare()
-    waiting = [
-        task
-        for task in tasks_of(loaded)
-        if done(folder, task) is None and (not seeds or task.loaded.config.seed in seeds)
-    ]
+    chosen = [t for t in tasks_of(loaded) if not seeds or t.loaded.config.seed in seeds]
+    for task in chosen:
+        if task.method.label in again:
+            forget(folder, task)
+    waiting = [task for task in chosen if done(folder, task) is None]
     progress.note(f"{loaded.sweep.name}: {len(waiting)} cells to run, into {folder}")
     progress.cells(len(waiting))
     failed: list[str] = []
@@ -107,14 +122,15 @@ def _sweep_up(folder: Path) -> None:
 
 
 def write_tables(loaded: LoadedSweep, folder: Path) -> Path:
-    """Write both tables from the cells that are done."""
+    """Write the tables from the cells that are done."""
     cells = []
     for task in tasks_of(loaded):
-        summary = done(folder, task)
-        if summary is not None:
-            config = task.loaded.config
-            cells.append(Cell(task.method.label, config.data.label_fraction, config.seed, summary))
+        if (found := done(folder, task)) is not None:
+            label, config = task.method.label, task.loaded.config
+            point = config.data.label_fraction, config.seed
+            cells.append(Cell(label, *point, found.summary, found.persons))
     atomic_write(folder / "table.csv", csv_of(cells).encode())
+    atomic_write(folder / "persons.parquet", persons_of(cells))
     atomic_write(folder / "table.md", markdown_of(cells).encode())
     return folder / "table.md"
 

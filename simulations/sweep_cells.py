@@ -4,27 +4,34 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from schemas.base import ConfigError, describe
+from schemas.simulation import Data
 from schemas.summary import MethodSummary
 from schemas.sweep import Method, Sweep
 from schemas.toml_file import allowed_keys, read_toml
+from server.own_code import own_code
 from server.rounds import RoundsError
 from server.strategies.installed import strategies
 from simulations.config import Loaded, load
+from simulations.data.base import DataError
+from simulations.data.load import kind_of
 from simulations.data.paths import files_digest
 from simulations.engine.local_grid import LocalGrid
 from simulations.progress import Progress
 from simulations.report.files import RunError, atomic_write
 from simulations.report.metrics import by_person
 from simulations.report.summarise import summarise_method
+from simulations.report.tables import person_rows
 from simulations.run import APP, StrategyRun, identity_of, workers_of
 from simulations.world import World, open_world
 
@@ -71,10 +78,18 @@ class Task:
         return f"{self.method.label}  f = {config.data.label_fraction:g}  seed {config.seed}"
 
     def identity(self) -> str:
-        """Digest of all that its result depends on, in the file and in the data as they are now."""
+        """Digest of all that its result depends on: file, data and code not ours, as of now."""
         config = self.loaded.config
-        data = files_digest(config.data, self.loaded.path.parent)
-        return identity_of(self.loaded, self.method.strategy, data)
+        files = files_digest(config.data, self.loaded.path.parent)
+        return identity_of(self.loaded, self.method.strategy, files + _source_code(config.data))
+
+
+def _source_code(config: Data) -> str:
+    """Digest of the data source's code, if it is not ours: what it loads is read anew."""
+    try:
+        return own_code([kind_of(config)])
+    except (ConfigError, DataError):
+        return ""  # opening the data says what is wrong
 
 
 def load_sweep(path: Path) -> LoadedSweep:
@@ -179,15 +194,17 @@ def _run_cell(
     config = task.loaded.config
     progress.cell(task.title)
     own = replace(world, federation=replace(world.federation, config=config))
-    one = StrategyRun(
-        task.method.strategy, task.loaded, own, folder / "checkpoint" / task.key, progress
-    )
+    one = StrategyRun(task.method.strategy, task.loaded, own, _checkpoint(folder, task), progress)
     outcome = one.run(grid)
     if not by_person(outcome.confusion):
         one.remove()  # it would be found finished, and never be tried again
         raise RoundsError(f"{task.method.strategy}: no person was tested")
     summary = summarise_method(outcome)
-    content = {"identity": identity, "summary": summary.model_dump(mode="json")}
+    content = {
+        "identity": identity,
+        "summary": summary.model_dump(mode="json"),
+        "persons": list(person_rows(outcome)),
+    }
     atomic_write(_path(folder, task), json.dumps(content).encode())
     one.remove()
     progress.cell_done()
@@ -198,7 +215,15 @@ def windows_of(folder: Path, process: int | str) -> Path:
     return folder / f".windows-{socket.gethostname()}-{process}"
 
 
-def done(folder: Path, task: Task) -> MethodSummary | None:
+@dataclass(frozen=True)
+class Done:
+    """What a cell came to; one of an earlier release knows no persons."""
+
+    summary: MethodSummary
+    persons: list[dict[str, Any]]
+
+
+def done(folder: Path, task: Task) -> Done | None:
     """A cell's result, where it has one that is of the file and the data as they are now.
 
     Raises
@@ -213,9 +238,20 @@ def done(folder: Path, task: Task) -> MethodSummary | None:
         content = json.loads(path.read_text())
         if content["identity"] != task.identity():
             return None  # the file or the data were changed since: run the cell again
-        return MethodSummary.model_validate(content["summary"])
+        summary = MethodSummary.model_validate(content["summary"])
+        return Done(summary, [dict(row) for row in content.get("persons", ())])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable cell; remove it to run it again") from error
+
+
+def forget(folder: Path, task: Task) -> None:
+    """Remove a cell's result, and what an interrupted run left of it: it is run from the start."""
+    _path(folder, task).unlink(missing_ok=True)
+    shutil.rmtree(_checkpoint(folder, task), ignore_errors=True)
+
+
+def _checkpoint(folder: Path, task: Task) -> Path:
+    return folder / "checkpoint" / task.key
 
 
 def _path(folder: Path, task: Task) -> Path:

@@ -1,10 +1,10 @@
-"""A sweep's one table, as CSV for programs and as Markdown for the README."""
+"""A sweep's one table, as CSV for programs and as Markdown for the README; its persons'."""
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from schemas.summary import MethodSummary
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a method's label, the label fraction, the seed, and what came of it."""
+    """One run: a method's label, the label fraction, the seed, and what came of it, by person."""
 
     method: str
     fraction: float
     seed: int
     summary: MethodSummary
+    persons: Sequence[Mapping[str, Any]] = ()
 
 
 def csv_of(cells: Iterable[Cell]) -> str:
@@ -29,6 +30,18 @@ def csv_of(cells: Iterable[Cell]) -> str:
     for cell in cells:
         writer.writerow({name: of(cell) for name, of in _COLUMNS.items()})
     return stream.getvalue()
+
+
+def persons_of(cells: Iterable[Cell]) -> bytes:
+    """A run's ``persons.parquet``, of all runs: one row a run and person."""
+    from simulations.report.tables import SWEEP_PERSONS, parquet
+
+    rows = [
+        {"method": cell.method, "label_fraction": cell.fraction, "seed": cell.seed, **person}
+        for cell in cells
+        for person in cell.persons
+    ]
+    return parquet(rows, SWEEP_PERSONS)
 
 
 def _counted(counts: Iterable[int | None]) -> int | str:

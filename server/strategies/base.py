@@ -20,6 +20,7 @@ from schemas.base import Strict
 from schemas.plan import Adapt, Plan, Stage, Train
 from server.border import weights_record
 from server.federation import Federation
+from server.strategies.moments import remember, remembered
 
 if TYPE_CHECKING:
     from server.strategies.stream import Stream
@@ -124,11 +125,12 @@ class EdgeStrategy(Strategy):
         """Take in persons that training has not seen. By default they get what is shared."""
 
     def state(self) -> State:
-        """What a checkpoint must hold besides the arrays."""
-        return {}
+        """What a checkpoint must hold besides the arrays: moments of Flower's, if nobody adds."""
+        return remembered(self)
 
     def load(self, state: State) -> None:
         """Go on from ``state``."""
+        remember(self, state)
 
     def summary(self) -> None:
         """Say nothing: the run's own report does."""

@@ -7,12 +7,14 @@ FedBuff: Nguyen et al., arXiv:2106.06639. A strategy that can do so inherits ``B
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from server.border import keep_variances, weights_of, weights_record
+
+_TWINS: Final = {"configure_train": "ask", "aggregate_train": "absorb"}  # of rounds, one by one
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,28 @@ class Buffered(ABC):
 
     def forget(self, versions: set[int]) -> None:  # noqa: B027 - most keep nothing
         """Drop what was kept under other versions than these: nobody works on them any more."""
+
+
+def unbuffered(cls: type) -> str:
+    """Why a class's updates cannot be taken one by one; "" where they can.
+
+    Who overrides what rounds call, and not its twin, would be run as the base that has the twin.
+    """
+    if not issubclass(cls, Buffered):
+        return "it is no Buffered strategy"
+    for of_rounds, one_by_one in _TWINS.items():
+        own, twin = _definer(cls, of_rounds), _definer(cls, one_by_one)
+        if cls.__mro__.index(own) < cls.__mro__.index(twin):
+            return (
+                f"{own.__module__}.{own.__qualname__} overrides {of_rounds}, and the "
+                f"{one_by_one} that would run in its place is {twin.__qualname__}'s"
+            )
+    return ""
+
+
+def _definer(cls: type, method: str) -> type:
+    """The class whose method an object of ``cls`` has."""
+    return next(base for base in cls.__mro__ if method in vars(base))
 
 
 def averaged(arrays: ArrayRecord, returned: Sequence[Returned]) -> ArrayRecord:

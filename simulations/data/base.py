@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.base import Strict
 from schemas.simulation import Data
 
 
@@ -76,13 +77,19 @@ class DataSource(ABC):
     ----------
     ignores : frozenset[str]
         Keys of ``[data]`` that mean nothing to it: whoever sets one is told so.
+    options : Parameters
+        The table ``[data.options]``.
     """
+
+    class Parameters(Strict):
+        """``[data.options]``: keys of its own. A source that has any overrides this."""
 
     ignores: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Data, folder: Path) -> None:
         self.config = config
         self.folder = folder
+        self.options: Any = self.Parameters.model_validate(config.options)
 
     @abstractmethod
     def load(self) -> Recordings:

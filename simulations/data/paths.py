@@ -1,10 +1,10 @@
 """Where a source's files are, and what they hold."""
 
 import hashlib
-from functools import lru_cache
 from pathlib import Path
 
 from schemas.simulation import Data
+from server.own_code import file_digest
 from simulations.data.base import DataError
 
 
@@ -55,16 +55,5 @@ def files_digest(config: Data, folder: Path) -> str:
         return ""
     root = folder / spelled_out(config.path)
     files = sorted(path for path in (root, *root.rglob("*")) if path.is_file())
-    parts = [f"{path.relative_to(root)} {_digest(path, *_stamp(path))}" for path in files]
+    parts = [f"{path.relative_to(root)} {file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=100_000)
-def _digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 — they key the cache
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

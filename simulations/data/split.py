@@ -109,6 +109,8 @@ def _check_persons(recordings: Recordings, config: Data) -> None:
     count = len(recordings.persons)
     if count < 2:
         raise DataError(f"the recordings are of {count} person; a source and a client are needed")
+    if recordings.roles and (problems := _overruled(config)):
+        raise ConfigError("[data]", problems)
     if not recordings.roles and config.source_persons + config.unseen_persons >= count:
         raise ConfigError(
             "[data]",
@@ -124,3 +126,13 @@ def _check_persons(recordings: Recordings, config: Data) -> None:
     if not windows.all():
         empty = [repr(recordings.persons[p]) for p in np.flatnonzero(windows == 0)]
         raise DataError(f"person {', '.join(empty)}: no windows; leave out who has none")
+
+
+def _overruled(config: Data) -> list[str]:
+    """What is set and would change nothing beside roles; a default may stand in the file."""
+    return [
+        f"data.{key} = {value!r}: data.kind = {config.kind!r} says itself who is a source, a "
+        "client or unseen; leave it out"
+        for key in ("source_persons", "unseen_persons")
+        if (value := getattr(config, key)) != Data.model_fields[key].default
+    ]

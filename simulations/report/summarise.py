@@ -143,4 +143,9 @@ def _gaps(outcomes: Sequence[Outcome], persons: list[str], unseen: list[str]) ->
                 f"{outcome.strategy}: without a result, and so in none of its means: "
                 f"{', '.join(missing)}."
             )
+        records = [record for record in outcome.rounds if record.round]
+        if idle := sum(not record.applied for record in records):
+            notes.append(
+                f"{outcome.strategy}: nothing was learned in {idle} of {len(records)} rounds."
+            )
     return notes

@@ -39,6 +39,15 @@ PERSONS = pa.schema(
     ]
 )
 
+SWEEP_PERSONS = pa.schema(
+    [
+        ("method", pa.string()),
+        ("label_fraction", pa.float64()),
+        ("seed", pa.int64()),
+        *PERSONS,
+    ]
+)
+
 
 def rounds_parquet(outcomes: Sequence[Outcome]) -> bytes:
     """One row a strategy and round; ``macro_f1`` is null where the round was not evaluated."""
@@ -47,20 +56,26 @@ def rounds_parquet(outcomes: Sequence[Outcome]) -> bytes:
         for outcome in outcomes
         for record in outcome.rounds
     ]
-    return _parquet(rows, ROUNDS)
+    return parquet(rows, ROUNDS)
 
 
 def persons_parquet(outcomes: Sequence[Outcome]) -> bytes:
     """One row a strategy and person; both scores are null where there is no tested window."""
-    return _parquet([row for outcome in outcomes for row in _person_rows(outcome)], PERSONS)
+    return parquet([row for outcome in outcomes for row in person_rows(outcome)], PERSONS)
 
 
 def confusion_npz(outcomes: Sequence[Outcome], classes: Sequence[str]) -> bytes:
-    """Return the sums over persons.
+    """Return the counts, summed over persons and by person.
 
     Arrays: ``strategies`` (S), ``classes`` (C), and ``confusion`` and ``unseen`` (S, C, C), counts
-    with true classes as rows.
+    with true classes as rows; ``persons`` (P), the unseen ones last, and ``by_person``
+    (S, P, C, C), zeros where a strategy has no result of one.
     """
+    persons = _persons(outcomes)
+    counts = np.zeros((len(outcomes), len(persons), len(classes), len(classes)), np.int64)
+    for row, outcome in zip(counts, outcomes, strict=True):
+        for name, own in (outcome.confusion | outcome.unseen).items():
+            row[persons.index(name)] = own
     file = io.BytesIO()
     np.savez_compressed(
         file,
@@ -68,11 +83,19 @@ def confusion_npz(outcomes: Sequence[Outcome], classes: Sequence[str]) -> bytes:
         classes=np.array(classes),
         confusion=np.stack([total(outcome.confusion, len(classes)) for outcome in outcomes]),
         unseen=np.stack([total(outcome.unseen, len(classes)) for outcome in outcomes]),
+        persons=np.array(persons, np.str_),
+        by_person=counts,
     )
     return file.getvalue()
 
 
-def _person_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
+def _persons(outcomes: Sequence[Outcome]) -> list[str]:
+    seen = [name for outcome in outcomes for name in outcome.confusion]
+    return list(dict.fromkeys([*seen, *(name for outcome in outcomes for name in outcome.unseen)]))
+
+
+def person_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """A strategy's rows of ``PERSONS``."""
     for unseen, confusions in ((False, outcome.confusion), (True, outcome.unseen)):
         for person, counts in confusions.items():
             tested = bool(counts.any())
@@ -86,7 +109,8 @@ def _person_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
             }
 
 
-def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+def parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    """A Parquet file's bytes."""
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
     return file.getvalue()

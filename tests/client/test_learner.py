@@ -523,6 +523,14 @@ def test_no_test_windows_no_evaluation(person, store, plan, vector):
         Learner(none, store).evaluate(plan(), vector())
 
 
+def test_an_answer_of_nan_is_no_class(person, store, plan, vector):
+    """A negative running variance, say: it would be counted as class 0."""
+    test = person.test.copy()
+    test[[0, 2], 3, 1] = NAN
+    with pytest.raises(LearnerError, match="answers to 2 of 7 test windows are NaN"):
+        Learner(replace(person, test=test), store).evaluate(plan(), vector())
+
+
 def test_a_plan_without_a_graph_to_predict_with(learner, plan, vector):
     with pytest.raises(LearnerError, match="names no graph"):
         learner.evaluate(plan(predict=None), vector())

@@ -175,8 +175,8 @@ def test_a_change_whose_square_overflows_is_refused(trained):
 
 
 @pytest.mark.parametrize("name", ["num_examples", "loss", "seconds"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, [1.0], None, 2**80])
-def test_a_metric_that_is_no_finite_number_from_zero_is_refused(trained, name, value):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e13, [1.0], None, 2**80])
+def test_a_metric_that_is_no_finite_number_in_its_range_is_refused(trained, name, value):
     metrics = {name: value} if name != "num_examples" else {"num-examples": value}
     asked = ask()
     admitted = admit([asked], [trained(asked, change(), **metrics)], 1e4, 60)
@@ -197,6 +197,15 @@ def test_a_metric_at_its_limit_is_taken_and_one_above_is_refused_by_name(trained
         asked = ask()
         reply = trained(asked, change(), **{name.replace("-", "_"): value})
         assert refusal(asked, reply).startswith(f"refused: metric {name} = {value!r}; expected a ")
+
+
+@pytest.mark.parametrize("value", [-1e12, -1, -0.25])
+def test_a_loss_may_be_below_zero_and_a_time_may_not(trained, value):
+    """The negative logarithm of a density is, where the density is above 1."""
+    asked = ask()
+    assert admit([asked], [trained(asked, change(), loss=value)], 1e4, 60).failures == {}
+    said = refusal(asked, trained(asked, change(), seconds=value))
+    assert said.endswith("expected a finite number from 0 to 1,000,000,000")
 
 
 @pytest.mark.parametrize("value", [5.0, 0.5, -1, 31])

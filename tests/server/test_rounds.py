@@ -1,11 +1,14 @@
 """The rounds of a strategy: faults left out and named, records, checkpoints, the unseen."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import strategy as flower
 
+from schemas.plan import Plan
 from server.border import payload, weights_of
 from server.checkpoint import Checkpoint, CheckpointError
 from server.outcome import Outcome
@@ -285,6 +288,7 @@ def test_a_round_in_which_all_fail_keeps_the_model(go):
         outcome, _, grid = go(cls, answer=answer)
         assert outcome.client_updates == 0
         assert all(math.isnan(r.loss) for r in outcome.rounds)
+        assert not any(r.applied for r in outcome.rounds)
         first, last = sent(grid, "train")[0], sent(grid, "train")[-4]
         np.testing.assert_array_equal(weights_of(first), weights_of(last))
 
@@ -386,7 +390,25 @@ def test_cohorts_are_the_same_for_a_seed_and_others_for_another(go):
     assert cohorts(1) != cohorts(2)
 
 
-@pytest.mark.parametrize("cls", [FedAvg, PFedHN])
+class Yogi(flower.FedYogi, FedAvg):
+    """As one writes it: our constructor, and what Flower's would have set."""
+
+    def __init__(self, federation, parameters):
+        FedAvg.__init__(self, federation, parameters)
+        self.eta, self.tau, self.beta_1, self.beta_2 = 0.01, 1e-3, 0.9, 0.99
+        self.current_arrays = self.m_t = self.v_t = None
+
+
+class Momentum(flower.FedAvgM, FedAvg):
+    """The same."""
+
+    def __init__(self, federation, parameters):
+        FedAvg.__init__(self, federation, parameters)
+        self.server_learning_rate, self.server_momentum, self.server_opt = 0.7, 0.9, True
+        self.current_arrays = self.momentum_vector = None
+
+
+@pytest.mark.parametrize("cls", [FedAvg, PFedHN, Yogi, Momentum])
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_from_any_checkpoint_a_run_comes_to_the_same(go, tmp_path, cls, at):
     whole, kept, grid = go(cls, rounds=3, cohort=2)
@@ -404,6 +426,54 @@ def test_from_any_checkpoint_a_run_comes_to_the_same(go, tmp_path, cls, at):
     assert resumed.client_updates == whole.client_updates
     assert resumed.bytes_up == whole.bytes_up
     assert [r.round for r in resumed.rounds] == [1, 2, 3]
+
+
+def test_no_server_optimizer_takes_a_variance_to_zero(go, trained):
+    """The devices' own stay above a sixteenth of before; momentum goes on for many of them."""
+
+    def answer(message, good):
+        if message.metadata.message_type != "train":
+            return good(message)
+        return trained(message, -0.3 * weights_of(message), encoding="float32")
+
+    _, kept, grid = go(Momentum, answer=answer, rounds=6, encoding="float32")
+    vectors = [one.arrays["weights"].numpy() for one in kept.checkpoints]
+    plan = Plan.model_validate_json(sent(grid, "train")[0].content["config"]["plan"])
+    inside = np.concatenate([np.arange(*part) for part in plan.variances])
+    assert all((vector[inside] > 0).all() for vector in vectors)
+    for before, after in itertools.pairwise(vectors):
+        assert (after[inside] >= before[inside] / 16).all()
+    outside = np.delete(np.arange(plan.length), inside)
+    assert (vectors[-1][outside] * vectors[0][outside] < 0).any()  # these may
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"n": 3, "h": {"a": [1, 2]}}, r"state\(\)\['h'\] is a dict; expected a numeric array"),
+        ({"names": ["Ann", "Bo"]}, r"state\(\)\['names'\] is a list; expected a numeric array"),
+        ({"rows": [[1], [1, 2]]}, r"state\(\)\['rows'\] is a list; expected a numeric array"),
+        (None, r"state\(\) is a NoneType; expected a dict of numeric arrays by name"),
+    ],
+)
+def test_a_state_that_no_file_holds_is_the_strategy_s_fault(go, state, said):
+    class Odd(FedAvg):
+        def state(self):
+            return state
+
+    with pytest.raises(RoundsError, match=f"^strategy 'it': {said}"):
+        go(Odd)
+
+
+def test_a_state_may_hold_plain_numbers(go, tmp_path):
+    class Plain(FedAvg):
+        def state(self):
+            return {"n": 3, "share": [0.5, 1]}
+
+    _, kept, _ = go(Plain)
+    (tmp_path / "c").write_bytes(kept.checkpoints[0].to_bytes())
+    read = Checkpoint.read(tmp_path / "c", "id").state
+    assert {name: array.tolist() for name, array in read.items()} == {"n": 3, "share": [0.5, 1]}
 
 
 def test_a_checkpoint_that_does_not_fit_says_so(go):

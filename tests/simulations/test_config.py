@@ -4,12 +4,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from flwr.serverapp import strategy as flower
 from pydantic import BaseModel
 
 import simulations
 from schemas.base import ConfigError
 from schemas.simulation import Simulation
 from schemas.toml_file import allowed_keys, value_of
+from server.strategies.averaging import FedAvg
 from server.strategies.base import EdgeStrategy
 from server.strategies.installed import strategies
 from simulations.config import json_schema, load
@@ -78,6 +80,16 @@ def test_the_schema_refuses_what_load_refuses(write):
             jsonschema.validate(tomllib.loads(text), json_schema())
 
 
+def test_the_schema_knows_each_data_source_s_own_options(write):
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(tomllib.loads(GOOD + "[data.options]\n"), json_schema())
+    text = GOOD + '[data]\nkind = "npz"\n[data.options]\nhz = 3\n'
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(text), json_schema())
+    loaded = load(write(text), ["data.options.hz=4"])  # checked once the data are opened
+    assert loaded.config.data.options == {"hz": 4}
+
+
 def test_every_field_of_the_file_is_described():
     schema = json_schema()
     tables = {"": schema, **schema["$defs"], **schema["properties"]["strategies"]["properties"]}
@@ -112,6 +124,9 @@ def test_bounds_and_defaults_are_in_the_schema():
     fraction = schema["$defs"]["Data"]["properties"]["label_fraction"]
     assert (fraction["minimum"], fraction["maximum"], fraction["default"]) == (0, 1, 0.05)
     assert set(schema["properties"]["strategy"]["enum"]) == set(strategies())
+    kinds = schema["$defs"]["Data"]["properties"]["kind"]
+    assert {"watch", "npz", "days"} <= set(kinds["enum"])
+    assert kinds["default"] == "watch"
     assert set(schema["properties"]["strategies"]["properties"]) == set(strategies())
     assert schema["additionalProperties"] is False
 
@@ -280,10 +295,15 @@ def test_asynchronous_rounds_are_refused_where_updates_cannot_be_applied_one_by_
     class Foreign(EdgeStrategy):
         Parameters = strategies()["fedavg"].Parameters
 
-    known = {**strategies(), "foreign": Foreign}
+    class Median(flower.FedMedian, FedAvg):
+        """Learns in rounds as Flower's, and one by one as FedAvg."""
+
+    known = {**strategies(), "foreign": Foreign, "median": Median}
     monkeypatch.setattr("simulations.config.strategies", lambda: known)
     rounds = "[asynchronous]\nbuffer = 2\n"
-    (said,) = problems(write(GOOD + 'baselines = ["local", "foreign"]\n' + rounds))
+    said, median = problems(write(GOOD + 'baselines = ["local", "foreign", "median"]\n' + rounds))
     assert said.startswith("asynchronous: strategy 'foreign' cannot learn from updates one by one")
     assert "fedavg" in said
+    assert "'median' cannot learn" in median
+    assert "FedMedian overrides aggregate_train" in median
     load(write(GOOD + 'baselines = ["ditto", "local"]\n' + rounds))

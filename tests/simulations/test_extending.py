@@ -49,7 +49,7 @@ def test_strategy_generator_and_data_of_one_s_own_run_beside_ours(mine, sim):
     assert code == 0, err
     summary = json.loads(out)
     methods = [summary, *summary["baselines"]]
-    assert [one["strategy"] for one in methods] == ["trimmed", "low-rank", "fedavg"]
+    assert [one["strategy"] for one in methods] == ["trimmed", "running", "low-rank", "fedavg"]
     assert len(summary["persons"]) == 4
     assert not any(one["failures"] for one in methods)
     assert all(one["client_updates"] == 4 for one in methods)

@@ -483,6 +483,8 @@ def test_what_an_identity_depends_on(simulation_file):
     assert identity("seed=1") != same
     assert identity("rounds=4") != same
     assert identity("data.label_fraction=0.3") != same
+    assert identity("data.options.hz=3") != same
+    assert identity("data.options={}") == same
     assert identity(name="ditto") != same
     assert identity(data="x") != same
     elsewhere = "data.path='elsewhere.npz'"

@@ -3,9 +3,11 @@
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.base import ConfigError
@@ -100,6 +102,27 @@ def test_the_command_counts_its_cells_and_says_where_the_tables_are(sim, sweep_f
     assert (code, said) == (0, f"no runs here: a sweep's folder; its table: {out / 'table.md'}\n")
 
 
+def test_figures_by_person_are_kept_of_every_cell(sweep_file, quiet, tmp_path):
+    out, loaded = tmp_path / "out", load_sweep(sweep_file)
+    run_sweep(loaded, out, quiet, seeds=[1])
+    persons = pq.read_table(out / "persons.parquet").to_pylist()
+    assert len(persons) == 3 * 4  # of six persons two are the sources
+    mine = [
+        r for r in persons if (r["method"], r["label_fraction"], r["seed"]) == ("tuned", 0.2, 1)
+    ]
+    scores = [r["macro_f1"] for r in mine if not r["unseen"]]
+    score = float(rows(out)["tuned", "0.2", "1"]["macro_f1"])
+    assert sum(scores) / len(scores) == pytest.approx(score, abs=1e-4)
+    assert {r["strategy"] for r in mine} == {"finetune"}
+    older = cell_file(loaded, out, "tuned", 0.2, 1)
+    older.write_text(
+        json.dumps({k: v for k, v in json.loads(older.read_text()).items() if k[0] != "p"})
+    )
+    run_sweep(loaded, out, quiet, seeds=[1])  # of a release before persons were kept
+    assert len(pq.read_table(out / "persons.parquet")) == 2 * 4
+    assert len(rows(out)) == 3
+
+
 def test_what_is_set_for_all_cells_yields_to_a_method(sweep_file):
     text = SWEEP.replace(
         "[[grids]]", 'set = ["source.steps=3", "strategies.finetune.head_steps=9"]\n[[grids]]', 1
@@ -189,6 +212,65 @@ def test_cells_are_run_again_where_the_data_changed_and_only_then(
     second = again()
     assert second[0] != first[0]
     assert second[1] != first[1]
+
+
+def test_cells_can_be_run_anew_by_their_method_s_label(sweep_file, quiet, tmp_path):
+    out, loaded = tmp_path / "out", load_sweep(sweep_file)
+    run_sweep(loaded, out, quiet, seeds=[1])
+    left = (out / "checkpoint" / cell_file(loaded, out, "tuned", 0.2, 1).stem) / "x"
+    left.parent.mkdir()
+    left.touch()
+    files = [cell_file(loaded, out, label, 0.2, 1) for label in ("tuned", "as it is")]
+    before = [file.stat().st_mtime_ns for file in files]
+    run_sweep(loaded, out, quiet, seeds=[1], again=["tuned"])
+    after = [file.stat().st_mtime_ns for file in files]
+    assert [new == old for old, new in zip(before, after, strict=True)] == [False, True]
+    assert not left.exists()
+    with pytest.raises(ConfigError, match=r"--again: 'tunde': no method of .* 'as it is', 'tuned'"):
+        run_sweep(loaded, out, quiet, again=["tunde"])
+
+
+OWN = """
+from server.strategies.local import SourceModel
+from simulations.data.npz import NpzSource
+class Own(SourceModel):
+    pass
+class Waves(NpzSource):
+    pass
+"""
+
+
+def test_a_cell_of_one_s_own_code_is_another_once_that_is_edited(sweep_file, tmp_path, monkeypatch):
+    """A strategy's as well as a data source's, which may have no file to tell it by."""
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    points = "[flwr_edge.strategy]\nown = own_strategy:Own\n"
+    (info / "entry_points.txt").write_text(
+        points + "[flwr_edge.data_source]\nwaves = own_data:Waves\n"
+    )
+    for name in ("own_strategy", "own_data"):
+        (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    base = sweep_file.with_name("tiny.toml")
+    base.write_text(base.read_text().replace('kind = "npz"', 'kind = "waves"'))
+    text = SWEEP.replace('"tuned"', '"own"').replace('strategy = "finetune"', 'strategy = "own"')
+    sweep_file.write_text(re.sub("set = .*", "", text))
+
+    def identities():
+        loaded = load_sweep(sweep_file)
+        return [cell(loaded, method, 0.2, 0).identity() for method in loaded.sweep.methods]
+
+    ours, own = identities()
+    assert identities() == [ours, own]
+    (tmp_path / "own_strategy.py").write_text(OWN + "STEPS = 3\n")
+    assert identities()[0] == ours
+    assert (changed := identities()[1]) != own
+    (tmp_path / "own_data.py").write_text(OWN + "STEPS = 3\n")
+    assert identities()[0] != ours
+    assert identities()[1] not in {own, changed}
+    for name in ("own_strategy", "own_data"):
+        sys.modules.pop(name)
 
 
 @pytest.mark.parametrize(

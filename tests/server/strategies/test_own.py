@@ -1,6 +1,7 @@
 """What somebody meets who writes a strategy, or a server app, of one's own."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from flwr.serverapp import strategy as flower
 from hypernet.generators.base import WeightGenerator
 from server.border import admit, weights_of
 from server.strategies.averaging import FedAvg
+from server.strategies.buffered import unbuffered
 from server.strategies.installed import strategies
 from server.strategies.pfedhn import PFedHN
 
@@ -34,6 +36,28 @@ def test_a_base_of_flower_s_stands_first():
 
         class X(FedAvg, flower.FedMedian):
             """Its median would be half used."""
+
+
+def test_what_overrides_rounds_alone_cannot_run_one_by_one():
+    """It would run as the base that it means to replace, and nobody would be told."""
+
+    class Both(FedMedian):
+        def aggregate_train(self, server_round, replies):
+            return super().aggregate_train(server_round, replies)
+
+        def absorb(self, version, arrays, returned):
+            return super().absorb(version, arrays, returned)
+
+    class Drawn(FedAvg):
+        def configure_train(self, server_round, arrays, config, grid):
+            return super().configure_train(server_round, arrays, config, grid)
+
+    median = unbuffered(FedMedian)
+    assert re.search(r"FedMedian overrides aggregate_train.* absorb .* FedAvg's", median)
+    assert re.search(r"Drawn overrides configure_train.* ask .* FedAvg's", unbuffered(Drawn))
+    assert not unbuffered(Both)
+    known = strategies()
+    assert not [name for name in known if known[name].rounds != 0 and unbuffered(known[name])]
 
 
 @pytest.mark.parametrize("cls", [FedAvg, FedMedian, PFedHN])

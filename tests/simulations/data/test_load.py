@@ -6,7 +6,7 @@ import pytest
 from schemas.base import ConfigError
 from schemas.simulation import Data
 from simulations.data.base import DataError
-from simulations.data.load import GROUP, source
+from simulations.data.load import GROUP, kinds, source
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
@@ -26,12 +26,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     install(tmp_path, "flwr_edge", project["entry-points"][GROUP])
     (tmp_path / "others_sets.py").write_text(
+        "from pydantic import Field\n"
+        "from schemas.base import Strict\n"
         "from simulations.data.base import DataSource\n"
         "class Own(DataSource):\n"
         "    def load(self): return None\n"
+        "class Idle(DataSource): pass\n"
+        "class Tuned(Own):\n"
+        "    class Parameters(Strict):\n"
+        "        hz: float = Field(50.0, gt=0)\n"
         "none = 3\n"
     )
+    (tmp_path / "others_half.py").write_text("raise TypeError('not on\\nthis machine')")
     theirs = {"own": "others_sets:Own", "none": "others_sets:none", "gone": "others_gone:Own"}
+    theirs |= {"half": "others_half:Own", "idle": "others_sets:Idle", "tuned": "others_sets:Tuned"}
     install(tmp_path, "others", theirs)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -56,10 +64,12 @@ def test_every_kind_is_found(installed: Path, kind: str, name: str) -> None:
 def test_an_unknown_kind_lists_what_is_installed(installed: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         source(Data(kind="wach"), installed)
-    assert (
-        "data.kind = 'wach': no such data source; installed: days, gone, none, npz, own, uci-har"
-        in (str(caught.value))
-    )
+    said = "data.kind = 'wach': no such data source; installed: days, gone, half, idle, none, npz"
+    assert said in str(caught.value)
+
+
+def test_kinds_are_those_that_can_be_loaded(installed: Path) -> None:
+    assert list(kinds()) == ["days", "npz", "own", "tuned", "uci-har", "watch", "wisdm51"]
 
 
 def test_a_broken_one_is_named(installed: Path) -> None:
@@ -67,18 +77,22 @@ def test_a_broken_one_is_named(installed: Path) -> None:
         source(Data(kind="gone"), installed)
     with pytest.raises(DataError, match=r"'none' .* is no DataSource"):
         source(Data(kind="none"), installed)
+    with pytest.raises(DataError, match=r"'half' .* loaded: TypeError: not on this machine$"):
+        source(Data(kind="half"), installed)
+    with pytest.raises(DataError, match=r"'idle' .* does not define load"):
+        source(Data(kind="idle"), installed)
 
 
 @pytest.mark.parametrize(
     ("kind", "key", "value", "taking"),
     [
-        ("npz", "held_out", ("ann",), "days, own"),
-        ("npz", "source_days", 3, "days, own"),
-        ("watch", "path", "mine.npz", "days, npz, own, uci-har, wisdm51"),
-        ("days", "source_persons", 5, "npz, own, uci-har, watch, wisdm51"),
-        ("days", "window_seconds", 2.0, "own, watch, wisdm51"),
-        ("uci-har", "overlap", 0.25, "days, npz, own, watch, wisdm51"),
-        ("wisdm51", "client_days", 1, "days, own"),
+        ("npz", "held_out", ("ann",), "days, own, tuned"),
+        ("npz", "source_days", 3, "days, own, tuned"),
+        ("watch", "path", "mine.npz", "days, npz, own, tuned, uci-har, wisdm51"),
+        ("days", "source_persons", 5, "npz, own, tuned, uci-har, watch, wisdm51"),
+        ("days", "window_seconds", 2.0, "own, tuned, watch, wisdm51"),
+        ("uci-har", "overlap", 0.25, "days, npz, own, tuned, watch, wisdm51"),
+        ("wisdm51", "client_days", 1, "days, own, tuned"),
     ],
 )
 def test_a_key_that_changes_nothing_is_refused_and_who_uses_it_is_named(
@@ -95,3 +109,17 @@ def test_a_default_may_stand_in_the_file_and_others_sources_take_all(installed: 
     whole = Data().model_dump()
     assert source(Data.model_validate(whole | {"kind": "npz"}), installed)
     assert source(Data(kind="own", held_out=("ann",), window_seconds=1), installed)
+
+
+def test_a_source_s_own_options_are_checked(installed: Path) -> None:
+    assert source(Data(kind="tuned"), installed).options.hz == 50
+    assert source(Data(kind="tuned", options={"hz": 20}), installed).options.hz == 20
+    for kind, options, said in (
+        ("tuned", {"hz": 0}, "data.options.hz = 0: "),
+        ("tuned", {"hx": 3}, "data.options.hx = 3: unknown key; allowed here: hz"),
+        ("npz", {"hz": 20}, "data.options.hz = 20: unknown key; allowed here: none by 'npz'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            source(Data(kind=kind, options=options), installed)
+        assert caught.value.problems[0].startswith(said)
+        assert len(caught.value.problems) == 1

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,20 @@ def test_everyone_has_one_part_and_the_seed_decides(simple: Make) -> None:
     assert (len(first.sources), len(first.clients), len(first.unseen)) == (2, 4, 3)
     assert (first.sources, first.clients) == (again.sources, again.clients)
     assert (first.sources, first.clients) != (other.sources, other.clients)
+
+
+def test_numbers_that_roles_overrule_are_refused(simple: Make) -> None:
+    """A default may stand in the file; what somebody set was meant to change something."""
+    recordings = replace(simple(4), roles=("source", "client", "client", "unseen"))
+    parted = split(recordings, Data(source_persons=3, unseen_persons=0), 0)
+    assert (parted.sources, parted.clients, parted.unseen) == ((0,), (1, 2), (3,))
+    with pytest.raises(ConfigError) as caught:
+        split(recordings, Data(kind="mine", source_persons=2, unseen_persons=1), 0)
+    assert caught.value.problems == tuple(
+        f"data.{key}: data.kind = 'mine' says itself who is a source, a client or unseen; leave "
+        "it out"
+        for key in ("source_persons = 2", "unseen_persons = 1")
+    )
 
 
 def test_unseen_persons_have_no_labels(simple: Make) -> None:

@@ -52,7 +52,7 @@ def test_rounds_and_persons_are_tables(written: RunFolder, small: Any) -> None:
     assert row["macro_f1"] == macro_f1(one)
 
 
-def test_confusion_is_summed_by_strategy_and_needs_no_pickle(
+def test_confusion_is_by_strategy_and_person_and_needs_no_pickle(
     written: RunFolder, small: Any
 ) -> None:
     with np.load(written.path / "confusion.npz", allow_pickle=False) as arrays:
@@ -61,6 +61,12 @@ def test_confusion_is_summed_by_strategy_and_needs_no_pickle(
         expected = total(small.outcomes[2].confusion, 7)
         np.testing.assert_array_equal(arrays["confusion"][2], expected)
         assert arrays["unseen"].shape == (4, 7, 7)
+        persons, counts = arrays["persons"].tolist(), arrays["by_person"]
+        assert counts.shape == (4, 8, 7, 7)
+        seen = counts[:, : len(small.outcomes[0].confusion)].sum(1)
+        np.testing.assert_array_equal(seen, arrays["confusion"])
+        one = small.outcomes[2].unseen["person-1700"]
+        np.testing.assert_array_equal(counts[2, persons.index("person-1700")], one)
 
 
 def test_the_folder_is_named_by_run_and_time_and_never_shared(

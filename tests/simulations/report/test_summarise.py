@@ -44,6 +44,19 @@ def test_means_rates_and_names() -> None:
     assert (summary.bytes_per_participation.down, summary.bytes_per_participation.up) == (100, 25)
 
 
+def test_rounds_that_taught_nothing_are_counted_in_a_note() -> None:
+    rounds = [RoundRecord(n, 2, 0.1, 2, 10, 0, 1.0, applied=n == 3) for n in (1, 2, 3)]
+    idle = Outcome("fedavg", rounds=rounds[:2], confusion={"p": GOOD})
+    untrained = Outcome("source", rounds=[RoundRecord(0, 0, 0.0, 0, 0, 0, 0.0)])
+    untrained.confusion = {"p": GOOD}
+    main = Outcome("ditto", rounds=rounds, confusion={"p": GOOD})
+    assert sum_up(main, idle, untrained).notes == [
+        "mind the gap",
+        "ditto: nothing was learned in 2 of 3 rounds.",
+        "fedavg: nothing was learned in 2 of 2 rounds.",
+    ]
+
+
 def test_without_trainings_the_participation_is_the_one_download() -> None:
     outcome = Outcome("source", confusion={"p": GOOD}, unseen={"z": GOOD}, bytes_down=400)
     assert bytes_per_participation(outcome).down == 200
