@@ -18,6 +18,7 @@ from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
 from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok, sealed
 from server.fleet.registry import Bundle, TaskRow, audit
+from server.fleet.rollouts.tasks import of_rollout
 from server.transport.tables import OPEN
 
 _RESTORE: Final = "bring it back from a backup: flwr-fleet restore"
@@ -115,7 +116,12 @@ def files(it: Deployment) -> Iterator[Finding]:
         tasks = list(db.scalars(select(TaskRow).where(TaskRow.state.in_(OPEN))))
     named = {(it.folder.bundles / f"{sha}.flwb", size) for sha, size in bundles}
     yield _there("bundles", named, "publish them again (flwr-fleet bundle publish)")
-    asked = {(it.folder.objects / ref.sha256, ref.bytes) for row in tasks for ref in row.asked}
+    trained, rolled_out = it.folder.federation_objects, it.folder.objects
+    asked = {
+        ((rolled_out if of_rollout(row) else trained) / ref.sha256, ref.bytes)
+        for row in tasks
+        for ref in row.asked
+    }
     yield _there("objects", asked, "their tasks will fail; abort and begin again what sent them")
 
 

@@ -15,7 +15,7 @@ from server.fleet.link import server_link
 from server.fleet.registry import Registry, Rollout
 from server.fleet.rollouts.engine import Engine
 from server.fleet.rollouts.reports import Reporter
-from server.fleet.rollouts.tasks import RUN
+from server.fleet.rollouts.tasks import of_rollout
 from server.fleet.signer import signing_key
 from server.fleet.trouble import Trouble
 from server.transport.inbox import Open
@@ -37,7 +37,7 @@ class OwnTasks(Open):
 
     def mine(self, task: TaskRow) -> bool:
         """Those of roll-outs."""
-        return task.run.startswith(RUN)
+        return of_rollout(task)
 
 
 class Service:

@@ -18,6 +18,7 @@ from sqlalchemy import update
 
 from schemas.base import ConfigError
 from schemas.fleet import BrokerPlace, FleetConfig, FleetFolder, Lifetimes, Server
+from schemas.objects import ObjectStore
 from schemas.signing import new_key
 from server.cli import main
 from server.database import open_engine
@@ -210,11 +211,15 @@ def bundle_cut_off(folder):
         tx.db.add(Bundle(id="a" * 64, name="b", version="1", bytes=9, published=tx.now))
 
 
-def object_gone(folder):
-    row = {"run": "r", "device": "d", "node": 1, "action": "a", "session": "s", "id": "1"}
+def open_task(folder, run, payload="b" * 64):
+    row = {"run": run, "device": "d", "node": 1, "action": "a", "session": "s", "id": run}
     with registry(folder) as opened, opened.write("x") as tx:
         times = {"created": tx.now, "expires": tx.now + 9}
-        tx.db.add(TaskRow(payload_sha="b" * 64, payload_bytes=3, **times, **row))
+        tx.db.add(TaskRow(payload_sha=payload, payload_bytes=3, **times, **row))
+
+
+def object_gone(folder):
+    open_task(folder, "r")
 
 
 def clock_was_ahead(folder):
@@ -310,6 +315,16 @@ def test_a_planted_fault_is_found(folder, plant, name):
 def test_what_will_be_a_fault_is_a_warning(folder, plant, name):
     plant(folder)
     assert of(folder, "warning")[name].advice
+
+
+@pytest.mark.parametrize(("run", "others"), [("walk-1", "rollout/1"), ("rollout/1", "walk-1")])
+def test_objects_are_looked_for_where_their_tasks_keep_them(folder, run, others):
+    place = folder.objects if run.startswith("rollout/") else folder.objects / "federation"
+    payload = ObjectStore(place, 1 << 20).put(b"abc").sha256
+    open_task(folder, run, payload)
+    assert of(folder, "ok")["objects"].seen == "1, all there"
+    open_task(folder, others, payload)
+    assert "1 of 2 missing" in of(folder, "fault")["objects"].seen
 
 
 def test_keys_whose_passphrase_nobody_gives_are_not_called_faulty(folder, monkeypatch):
