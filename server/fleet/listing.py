@@ -122,7 +122,7 @@ def device_rows(
             "quarantined": device in out,
             "quarantine": out[device].reason if device in out else None,
             "bundle_put_aside": aside.get(device),
-            "online": bool(online),
+            "online": None if seen is None else bool(online),  # nobody has listened yet
             "seen": when(seen),
             "certificate_until": when(until.get(device)),
             "tags": tagged.get(device, []),

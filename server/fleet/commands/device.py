@@ -348,7 +348,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["state"]
         + (", quarantined" if row["quarantined"] else "")
         + (", bundle put aside" if row["bundle_put_aside"] is not None else ""),
-        ("yes" if row["online"] else "no") if row["seen"] else "-",  # nobody has listened yet
+        {None: "-", True: "yes", False: "no"}[row["online"]],
         _plain(row["seen"]),
         _plain(row["certificate_until"]),
         " ".join(row["tags"]),

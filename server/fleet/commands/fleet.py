@@ -79,7 +79,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve enrollment and rotation over HTTPS, and keep certificates and lists fresh.
+    """Serve enrollment and rotation over HTTPS, drive roll-outs, and keep lists fresh.
 
     Until SIGTERM or Ctrl-C. The revocation list is renewed at half of its life, and the server's
     and the broker's certificates at two thirds of theirs: this must run, or be run now and then.
@@ -89,6 +89,7 @@ def serve(
     from server.database import migrate, open_engine
     from server.fleet.alone import Alone
     from server.fleet.serve import Server
+    from server.fleet.trouble import Once
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -96,6 +97,7 @@ def serve(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("flwr_edge.link").addFilter(Once())
     opened = Fleet(fleet)
     engine = open_engine(opened.folder.database(opened.config))
     alone = Alone(opened.folder.root, engine)  # first: a server of a release before may use it

@@ -1,18 +1,16 @@
-"""Roll-outs while ``flwr-fleet serve`` runs: connected to the broker once there is one."""
+"""Roll-outs, and who is online, while ``flwr-fleet serve`` runs: its connection to the broker."""
 
 import atexit
 import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, select
-
 from schemas.fleet import FleetConfig, FleetFolder
 from schemas.link import Link
 from schemas.objects import ObjectStore
 from server.fleet.bundles import BundleFiles
 from server.fleet.link import server_link
-from server.fleet.registry import Registry, Rollout
+from server.fleet.registry import Registry
 from server.fleet.rollouts.engine import Engine
 from server.fleet.rollouts.reports import Reporter
 from server.fleet.rollouts.tasks import of_rollout
@@ -41,7 +39,7 @@ class OwnTasks(Open):
 
 
 class Service:
-    """Drives the roll-outs of one fleet, on a thread of its own.
+    """Drives the roll-outs of one fleet, on a thread of its own, and notes who is online.
 
     Parameters
     ----------
@@ -112,9 +110,12 @@ class Service:
 
 
 def tick(folder: FleetFolder, config: FleetConfig) -> None:
-    """Start the service of a fleet once it has a roll-out; ``serve`` calls it now and then."""
+    """Start the service of a fleet; ``serve`` calls it now and then.
+
+    Also where there is no roll-out yet: it hears who is online.
+    """
     where = str(folder.root)
-    if where in _running or not _wanted(folder, config):
+    if where in _running:
         return
     service = Service(folder, config, signing_key(folder, config))
     try:
@@ -124,7 +125,7 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
         raise
     _running[where] = service
     atexit.register(stop, folder)
-    _log.info("roll-outs: connecting to the broker %s:%d", config.broker.host, config.broker.port)
+    _log.info("connecting to the broker %s:%d", config.broker.host, config.broker.port)
 
 
 def stop(folder: FleetFolder) -> None:
@@ -132,8 +133,3 @@ def stop(folder: FleetFolder) -> None:
     service = _running.pop(str(folder.root), None)
     if service is not None:
         service.stop()
-
-
-def _wanted(folder: FleetFolder, config: FleetConfig) -> bool:
-    with Registry(folder.database(config)) as registry, registry.read() as db:
-        return bool(db.scalar(select(func.count()).select_from(Rollout)))

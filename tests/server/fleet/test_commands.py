@@ -198,10 +198,12 @@ def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
     enrolled("a", "--device", "a")
     online = ("device", "list", "--state", "accepted")
     assert run(*online)[1].splitlines()[1].split()[:4] == ["a", "accepted", "-", "-"]
+    assert json.loads(run(*online, "--format", "json")[1])[0]["online"] is None
     ledger = Ledger(fleet / "registry.sqlite")
     ledger.set_state("a", {"online": False}, 1000.0)
     ledger.close()
     assert run(*online)[1].splitlines()[1].split()[2] == "no"
+    assert json.loads(run(*online, "--format", "json")[1])[0]["online"] is False
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject", "remove", "release"])

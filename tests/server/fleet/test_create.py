@@ -27,12 +27,14 @@ def folder(made, migrated, tmp_path):
 def asked(monkeypatch):
     """Questions at the terminal, each answered by one passphrase."""
     prompts = []
+    secret._typed.cache_clear()
     monkeypatch.delenv(secret.VARIABLE, raising=False)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(
         secret.getpass, "getpass", lambda text: prompts.append(text) or "a passphrase"
     )
-    return prompts
+    yield prompts
+    secret._typed.cache_clear()
 
 
 def again(folder):
@@ -114,6 +116,8 @@ def test_a_passphrase_is_asked_for_twice_only_where_it_is_new(folder, asked):
     assert len(asked) == 1
     asked.clear()
     opens_all(folder)
+    opens_all(folder)  # serve reads keys at its start and again for its roll-outs
+    assert not asked
 
 
 def audited(url):
