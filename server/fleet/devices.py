@@ -246,6 +246,19 @@ def outlasting(db: Session, at: float) -> tuple[int, float]:
     return count, end or at
 
 
+def expired(db: Session, at: float) -> list[str]:
+    """Accepted devices whose last good certificate is over at a time, by name."""
+    rows = (
+        select(Certificate.device)
+        .join(Device, Device.id == Certificate.device)
+        .where(Device.state == "accepted", Certificate.revoked.is_(None))
+        .group_by(Certificate.device)
+        .having(func.max(Certificate.not_after) <= at)
+        .order_by(Certificate.device)
+    )
+    return [name for name in db.scalars(rows) if name is not None]
+
+
 def revoked_certificates(db: Session, now: float) -> list[Revoked]:
     """What the revocation list must hold: revoked, and not expired anyway."""
     of = Certificate

@@ -352,7 +352,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         + (", bundle put aside" if row["bundle_put_aside"] is not None else ""),
         {None: "-", True: "yes", False: "no"}[row["online"]],
         _plain(row["seen"]),
-        _plain(row["certificate_until"]),
+        _plain(row["certificate_until"]) + (" (expired)" if row["certificate_expired"] else ""),
         " ".join(row["tags"]),
         row["quarantine"] or "",
     ]

@@ -1,4 +1,4 @@
-"""Checks of the database, of the audit log, of the signing key, and of the files that rows name."""
+"""Checks of the database, the audit log, the signing key, and of what rows name and say."""
 
 import contextlib
 import sqlite3
@@ -13,10 +13,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from schemas.base import ConfigError
 from schemas.signing import public_hex
 from server.database import newer, open_engine, pending
+from server.fleet import devices
 from server.fleet.alone import serving
 from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
-from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok, sealed
+from server.fleet.doctor.finding import (
+    Check,
+    Deployment,
+    Finding,
+    fault,
+    locked,
+    ok,
+    sealed,
+    warning,
+)
 from server.fleet.registry import Bundle, TaskRow, audit
 from server.fleet.rollouts.tasks import of_rollout
 from server.transport.tables import OPEN
@@ -125,6 +135,18 @@ def files(it: Deployment) -> Iterator[Finding]:
     yield _there("objects", asked, "their tasks will fail; abort and begin again what sent them")
 
 
+def expired(it: Deployment) -> Iterator[Finding]:
+    """No accepted device's certificate is over: it would be locked out, and cannot rotate it."""
+    name = "device-certificates"
+    with it.read() as db:
+        names = devices.expired(db, it.now)
+    if names:
+        seen = f"expired, of {len(names)} accepted devices: {_some(names, ', ')}"
+        yield warning(name, seen, "let each have another: flwr-fleet device rotate; or revoke it")
+    else:
+        yield ok(name, "none of an accepted device has expired")
+
+
 def _there(name: str, named: set[tuple[Path, int]], advice: str) -> Finding:
     lost = sorted(str(path) for path, size in named if _size(path) != size)
     if lost:
@@ -159,4 +181,5 @@ CHECKS: Final[dict[str, Check]] = {
     "audit-log": log,
     "signing-key": signing,
     "files": files,
+    "device-certificates": expired,
 }

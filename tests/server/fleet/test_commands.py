@@ -206,6 +206,15 @@ def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
     assert json.loads(run(*online, "--format", "json")[1])[0]["online"] is False
 
 
+def test_a_certificate_that_has_expired_is_marked(fleet, run, enrolled):
+    enrolled("a", "--device", "a")
+    assert "expired" not in run("device", "list")[1]
+    with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+        db.exec_driver_sql("UPDATE certificates SET not_after = 1800000")
+    assert "1970-01-21T20:00:00+00:00 (expired)" in run("device", "list")[1]
+    assert json.loads(run("device", "show", "a", "--format", "json")[1])["certificate_expired"]
+
+
 @pytest.mark.parametrize("verb", ["approve", "reject", "remove", "release"])
 def test_a_dry_run_refuses_what_would_be_refused(run, enrolled, verb):
     enrolled("a", "--device", "a")

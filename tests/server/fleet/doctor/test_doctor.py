@@ -31,7 +31,7 @@ from server.fleet.broker.settings import configuration
 from server.fleet.create import create
 from server.fleet.doctor import examine
 from server.fleet.keeper import Keeper
-from server.fleet.registry import Audit, Bundle, Registry, TaskRow
+from server.fleet.registry import Audit, Bundle, Certificate, Device, Key, Registry, TaskRow
 from tests.mosquitto import free_port
 from tests.server.fleet.site import Site
 
@@ -238,6 +238,17 @@ def configuration_by_hand(folder):
         file.write("allow_anonymous true\n")
 
 
+def device_expired(folder):
+    with registry(folder) as opened, opened.write("x") as tx:
+        for name, days in (("over", -1), ("good", 1)):
+            tx.db.add(Device(id=name, state="accepted", created=0, changed=0))
+            tx.db.add(Key(id=name, device=name, state="accepted", kind="k", created=0, changed=0))
+            tx.db.flush()
+            ends = {"not_before": 0, "not_after": tx.now + days * DAY}
+            told = {"serial": name, "use": "device", "subject": name, "issuer": "", "pem": ""}
+            tx.db.add(Certificate(device=name, key=name, **told, **ends))
+
+
 def configuration_gone(folder):
     (folder.broker / "mosquitto.conf").unlink()
 
@@ -287,6 +298,7 @@ WARNINGS = [
     (server_expires_soon, "server-certificate"),
     (crl_ends_soon, "crl"),
     (configuration_gone, "broker-configuration"),
+    (device_expired, "device-certificates"),
 ]
 
 
@@ -325,6 +337,13 @@ def test_objects_are_looked_for_where_their_tasks_keep_them(folder, run, others)
     assert of(folder, "ok")["objects"].seen == "1, all there"
     open_task(folder, others, payload)
     assert "1 of 2 missing" in of(folder, "fault")["objects"].seen
+
+
+def test_devices_whose_certificate_has_expired_are_named(folder):
+    device_expired(folder)
+    found = of(folder, "warning")["device-certificates"]
+    assert found.seen == "expired, of 1 accepted devices: over"
+    assert "device rotate" in found.advice
 
 
 def test_keys_whose_passphrase_nobody_gives_are_not_called_faulty(folder, monkeypatch):
