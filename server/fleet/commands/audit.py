@@ -36,7 +36,8 @@ def show(
     with Fleet(fleet).registry() as registry, registry.read() as db:
         rows = [_row(row) for row in audit.newest(db, last, subject, action, actor)]
     head = ("number", "at", "actor", "action", "subject", "detail")
-    answer(rows, format_, lambda: columns(head, ([row[key] for key in head] for row in rows)))
+    told = [row | {"detail": _object(row["detail"])} for row in rows]
+    answer(told, format_, lambda: columns(head, ([row[key] for key in head] for row in rows)))
 
 
 @app.command()
@@ -68,3 +69,13 @@ def _row(row: Any) -> dict[str, Any]:
 
     fields = ("number", "actor", "action", "subject", "detail", "hash")
     return {"at": when(row.at)} | {key: getattr(row, key) for key in fields}
+
+
+def _object(detail: str) -> Any:
+    """A row's detail for programs; what somebody wrote into it that is no JSON as it stands."""
+    import json
+
+    try:
+        return json.loads(detail)
+    except ValueError:
+        return detail

@@ -243,6 +243,8 @@ def test_devices_of_a_tag_are_tagged_and_who_did_what_is_found(run, enrolled):
     rows = json.loads(run("audit", "show", "--actor", me["actor"], "--format", "json")[1])
     assert {row["actor"] for row in rows} == {me["actor"]}
     assert [row["subject"] for row in rows if row["action"] == "device.tag"] == ["a", "b"]
+    assert me["detail"] == {"add": ["autumn"], "drop": []}
+    assert '{"add": ["autumn"], "drop": []}' in run("audit", "show", "--action", "device.tag")[1]
     assert run("audit", "show", "--actor", "operator:nobody")[1] == "none\n"
 
 
