@@ -169,6 +169,22 @@ def test_claims_are_listed_without_their_secrets(run, tmp_path):
     assert json.loads(run("claim", "list", "--format", "json")[1])[0]["state"] == "revoked"
 
 
+def test_claims_are_listed_by_state_and_by_device(run):
+    def found(*options):
+        code, out, _ = run("claim", "list", *options, "--format", "json")
+        assert code == 0
+        return [(row["device"], row["state"]) for row in json.loads(out)]
+
+    assert run("claim", "create", "--device", "a", "--device", "b")[0] == 0
+    first = json.loads(run("claim", "list", "--device", "a", "--format", "json")[1])[0]["claim"]
+    assert run("claim", "revoke", first, "--yes")[0] == 0
+    assert found("--state", "revoked") == [("a", "revoked")]
+    assert found("--device", "b") == [("b", "open")]
+    assert found("--device", "b", "--state", "used") == []
+    code, _, err = run("claim", "list", "--state", "new")
+    assert (code, "there are open, used, revoked, expired" in err) == (2, True)
+
+
 def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
     file, out = tmp_path / "in.csv", tmp_path / "claims.csv"
     file.write_text("device,tags\na,pilot left\nb,\n")
