@@ -203,7 +203,15 @@ def remove(write: Write, names: Iterable[str]) -> list[str]:
 
 
 def set_tags(device: Device, add: Iterable[str] = (), drop: Iterable[str] = ()) -> bool:
-    """Change a device's tags; whether any changed."""
+    """Change a device's tags; whether any changed.
+
+    Raises
+    ------
+    Refusal
+        Where a tag is none, or the device is removed: it has none then.
+    """
+    if device.state == "removed":
+        raise Refusal(f"{device.id} is removed; only who is in the lists can be tagged")
     check_names(add, "tag")
     now = {tag.tag for tag in device.tags}
     new = (now | set(add)) - set(drop)

@@ -255,6 +255,10 @@ def test_devices_of_a_tag_are_tagged_and_who_did_what_is_found(run, enrolled):
     assert run("device", "tag", "--tag", "pilot", "--add", "autumn")[2] == "changed 2\n"
     assert set(listed(run, "--tag", "autumn")) == {"a", "b"}
     assert run("device", "tag", "--add", "x")[0] == 3
+    assert run("device", "revoke", "c", "--yes")[0] == run("device", "remove", "c", "--yes")[0] == 0
+    code, _, err = run("device", "tag", "a", "c", "--add", "x")
+    assert (code, "c is removed; only who is in the lists can be tagged" in err) == (1, True)
+    assert listed(run, "--tag", "x") == {}
     me = json.loads(run("audit", "show", "--action", "device.tag", "--format", "json")[1])[0]
     rows = json.loads(run("audit", "show", "--actor", me["actor"], "--format", "json")[1])
     assert {row["actor"] for row in rows} == {me["actor"]}
