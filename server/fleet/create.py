@@ -22,7 +22,7 @@ from server.fleet.registry import Audit, Certificate, Registry
 
 _HEAD = """\
 # A fleet of flwr-edge. Every key has a default; `flwr-fleet init --help` and schemas/fleet.py say
-# which there are.
+# which there are. `flwr-fleet serve` reads it at its start: start it again after a change.
 """
 
 

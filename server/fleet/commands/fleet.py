@@ -41,7 +41,7 @@ def init(
     """Make a fleet: its folder, database, CA, signing key and certificates.
 
     Run again, it completes what is missing, brings the database up to date, and changes nothing
-    that is there; fleet.toml is yours to edit.
+    that is there; fleet.toml is yours to edit, and serve takes a change when it is started again.
 
     Example: flwr-fleet init /srv/fleet --name wearables --host fleet.example
     """

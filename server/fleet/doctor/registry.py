@@ -14,7 +14,7 @@ from schemas.base import ConfigError
 from schemas.signing import public_hex
 from server.database import newer, open_engine, pending
 from server.fleet import devices
-from server.fleet.alone import serving
+from server.fleet.alone import serving, serving_since
 from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
 from server.fleet.doctor.finding import (
@@ -32,6 +32,7 @@ from server.fleet.rollouts.tasks import of_rollout
 from server.transport.tables import OPEN
 
 _RESTORE: Final = "bring it back from a backup: flwr-fleet restore"
+_ROUNDED: Final = 1.0  # seconds of a start and of a file's time
 _SHOWN: Final = 3  # files and rows that a finding names
 
 
@@ -68,12 +69,17 @@ def served(it: Deployment) -> Iterator[Finding]:
     """Who serves on the database, from this folder or another; nobody is no fault of its own."""
     engine = open_engine(it.folder.database(it.config))
     try:
-        who = serving(engine)
+        who, since = serving(engine), serving_since(engine)
     except SQLAlchemyError:  # the check of the database says it
         return
     finally:
         engine.dispose()
-    yield ok("serve", "nobody serves on the database now" if who is None else f"{who} serves")
+    file = it.folder.file
+    if who is not None and since is not None and file.stat().st_mtime > since + _ROUNDED:
+        seen = f"{who} serves, by an older {file.name} than the one that is there"
+        yield warning("serve", seen, "start flwr-fleet serve again: it is read at its start")
+    else:
+        yield ok("serve", "nobody serves on the database now" if who is None else f"{who} serves")
 
 
 def log(it: Deployment) -> Iterator[Finding]:

@@ -383,6 +383,10 @@ def test_who_serves_on_the_database_is_said(folder, system, request):
     engine = open_engine(folder.database(folder.config()))
     held = Alone(folder.root, engine)
     assert re.match(rf"pid {os.getpid()} on \S+, since .* serves$", of(folder, "ok")["serve"].seen)
+    os.utime(folder.file, times=(time.time() + 60, time.time() + 60))
+    found = of(folder, "warning")["serve"]
+    assert found.seen.endswith("serves, by an older fleet.toml than the one that is there")
+    assert "start flwr-fleet serve again" in found.advice
     held.release()
     engine.dispose()
 
