@@ -45,4 +45,4 @@ class Once(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it says something new."""
         again, self._last = record.getMessage() == self._last, record.getMessage()
-        return not again
+        return not again or record.exc_info is not None

@@ -89,7 +89,6 @@ def serve(
     from server.database import migrate, open_engine
     from server.fleet.alone import Alone
     from server.fleet.serve import Server
-    from server.fleet.trouble import Once
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -97,7 +96,6 @@ def serve(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("flwr_edge.link").addFilter(Once())
     opened = Fleet(fleet)
     engine = open_engine(opened.folder.database(opened.config))
     alone = Alone(opened.folder.root, engine)  # first: a server of a release before may use it

@@ -15,7 +15,7 @@ from server.fleet.rollouts.engine import Engine
 from server.fleet.rollouts.reports import Reporter
 from server.fleet.rollouts.tasks import of_rollout
 from server.fleet.signer import signing_key
-from server.fleet.trouble import Trouble
+from server.fleet.trouble import Once, Trouble
 from server.transport.inbox import Open
 from server.transport.ledger import Ledger
 from server.transport.tables import TaskRow
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _log = logging.getLogger("flwr_edge.rollouts")
+_attempts = logging.getLogger("flwr_edge.link")  # tells of each to connect
 _EVERY: Final = 1.0  # seconds
 _STORE: Final = 4 << 30  # bytes of objects
 _UPLOAD: Final = 1 << 20  # bytes of a device's answer
@@ -79,10 +80,12 @@ class Service:
         files = BundleFiles(folder.bundles)
         self._engine = Engine(self._registry, self._ledger, self._courier, objects, files.read)
         self._end, self._every, self._trouble = threading.Event(), every, Trouble(_log)
+        self._once = Once()
         self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
 
     def start(self) -> None:
         """Connect, and begin."""
+        _attempts.addFilter(self._once)
         self._courier.start()
         self._thread.start()
 
@@ -93,6 +96,7 @@ class Service:
         self._end.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+        _attempts.removeFilter(self._once)
         for end in (self._courier.close, self._ledger.close, self._registry.close):
             try:
                 end()

@@ -1,5 +1,7 @@
 """What ``serve`` calls every few seconds."""
 
+import logging
+
 import pytest
 
 from schemas.memory_link import MemoryBroker, MemoryLink
@@ -41,3 +43,15 @@ def test_a_signing_key_that_is_not_there_is_named(tmp_path, migrated):
     folder = folders.made(tmp_path / "fleet", migrated)
     with pytest.raises(ConfigError, match="key file cannot be read"):
         signing_key(folder, folder.config())
+
+
+def test_a_broker_that_is_away_is_said_once_while_it_runs(tmp_path, migrated, caplog):
+    folder, log = folders.made(tmp_path / "fleet", migrated), logging.getLogger("flwr_edge.link")
+    link = MemoryLink(MemoryBroker(), "server")
+    running = service.Service(folder, folder.config(), orders.KEY, link)
+    for act in (running.start, running.stop):
+        act()
+        caplog.clear()
+        for _ in range(2):
+            log.warning("refused")
+        assert len(caplog.records) == (1 if act == running.start else 2)
