@@ -145,7 +145,8 @@ class FleetFolder:
         self.signing_key = self.root / "signing.key"  # Ed25519, encrypted
         self.signing_public = self.root / "signing.pub"  # 64 hexadecimal digits
         self.bundles = self.root / "bundles"  # SHA256.flwb
-        self.objects = self.root / "objects"  # what devices pull and send
+        self.objects = self.root / "objects"  # what devices pull and send, of roll-outs
+        self.federation_objects = self.objects / "federation"  # of who trains
         self.anchor = self.root / "audit.anchor"  # heads of the audit log
 
     def config(self) -> FleetConfig:

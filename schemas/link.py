@@ -28,7 +28,7 @@ from schemas.link_base import (
     call,
     ignore,
 )
-from schemas.link_tls import context_of, reload
+from schemas.link_tls import context_of, expired, reload
 
 __all__ = ["MAX_PACKET", "MAX_WAITING", "Link", "LinkDown", "Message", "PahoLink", "TlsFiles"]
 
@@ -89,11 +89,6 @@ class PahoLink:
         self._address, self._keepalive = (host, port), keepalive
         self._limits = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
         self._backoff = backoff
-        self._hint = (
-            "does it speak TLS on this port, or refuse this side's address?"
-            if tls is None
-            else "it may want a client certificate that it trusts"
-        )
         self._tls, self._context = tls, None if tls is None else context_of(tls)
         self._renew = threading.Event()
         self._username, self._password = username, password
@@ -295,9 +290,15 @@ class PahoLink:
             return
         reason = self._reason
         if reason in ("", "Unspecified error"):  # all that Paho knows
-            reason = _GONE if was_up else f"closed before the broker greeted; {self._hint}"
+            reason = _GONE if was_up else f"closed before the broker greeted; {self._hint()}"
         _log.warning("%s:%d: %s", *self._address, reason)
         call(self.on_lost if was_up else self.on_failed, reason)
+
+    def _hint(self) -> str:
+        if self._tls is None:
+            return "does it speak TLS on this port, or refuse this side's address?"
+        over = expired(self._tls.certificate)
+        return over or "it may want a client certificate that it trusts"
 
     def _subscribe(self, *filters: str) -> None:
         if filters:

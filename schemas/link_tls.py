@@ -1,6 +1,7 @@
 """TLS towards a broker: what its files hold, and a handshake that can be cut short."""
 
 import contextlib
+import datetime as dt
 import logging
 import socket
 import ssl
@@ -59,6 +60,24 @@ def reload(context: Context, tls: TlsFiles) -> None:
         context.loaded = _load(tls)
     except OSError as error:
         _log.warning("%s; what they held before is used", error)
+
+
+def expired(certificate: Path | None) -> str:
+    """What there is to say of a certificate that is over by this machine's clock; else nothing.
+
+    Nothing, too, where it cannot be read: that is said where it is used.
+    """
+    try:
+        from cryptography import x509
+
+        read = x509.load_pem_x509_certificate((certificate or Path()).read_bytes())
+    except (ImportError, OSError, ValueError):
+        return ""
+    ended = read.not_valid_after_utc
+    if ended > dt.datetime.now(dt.UTC):
+        return ""
+    ask = "ask the operator for: flwr-fleet device rotate"
+    return f"{certificate}: the certificate has expired, {ended:%Y-%m-%d %H:%M} UTC; {ask}"
 
 
 def _load(tls: TlsFiles) -> ssl.SSLContext:

@@ -268,4 +268,4 @@ def seconds_of(reply: Message) -> float | None:
     seconds = reply.content.metric_records.get("metrics", MetricRecord()).get("seconds")
     if isinstance(seconds, list) or seconds is None:
         return None
-    return float(seconds) if 0 <= seconds <= _HIGHEST["seconds"] else None
+    return float(seconds) if 0 <= seconds <= _RANGES["seconds"][1] else None

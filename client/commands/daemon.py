@@ -82,7 +82,7 @@ def _daemon(arguments: argparse.Namespace) -> None:
     if missing := config.missing():
         raise ConfigError(str(arguments.config), missing)
     if arguments.check:
-        if problems := _model_problems(config):
+        if problems := _model_problems(config) + _certificate_problems(config):
             raise ConfigError(str(arguments.config), problems)
         print(f"{arguments.config}: good; device {config.device}")  # noqa: T201 (its answer)
         return
@@ -94,6 +94,15 @@ def _daemon(arguments: argparse.Namespace) -> None:
     from client.start import run as start
 
     start(config, arguments.socket)
+
+
+def _certificate_problems(config: "DaemonConfig") -> list[str]:
+    """That the certificate is over: no reason not to start, since the clock may be wrong."""
+    from schemas.link_tls import expired
+
+    tls = config.broker.tls
+    said = expired(None if tls is None else tls.certificate)
+    return [f"broker.tls.certificate: {said}"] if said else []
 
 
 def _model_problems(config: "DaemonConfig") -> list[str]:

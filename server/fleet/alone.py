@@ -93,18 +93,30 @@ class Alone:
 
 def serving(engine: Engine) -> str | None:
     """Who serves on a database; None where nobody does."""
+    name = _serving(engine)
+    return None if name is None else _shown(name)
+
+
+def serving_since(engine: Engine) -> float | None:
+    """When who serves on a database began, Unix time; None where nobody does, or it is no name."""
+    name = _serving(engine)
+    told = None if name is None else _parts(name)
+    return None if told is None else float(told[1])
+
+
+def _serving(engine: Engine) -> str | None:
+    """The name of who holds a database, as ``_name`` made it."""
     path = _file(engine)
     if engine.dialect.name == "postgresql":
         with engine.connect() as connection:
-            _, name = _holder(connection)
-            return None if name is None else _shown(name)
+            return _holder(connection)[1]
     if path is None or not path.exists():
         return None
     with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _shown(file.read())
+            return file.read()
     return None
 
 
@@ -266,9 +278,14 @@ def _name() -> str:
     return f"{_WORD} {os.getpid()} {time.time():.0f} {host}"[:_LONGEST]
 
 
-def _shown(name: str) -> str:
+def _parts(name: str) -> list[str] | None:
+    """Process, Unix time and host of a name; None where it is none."""
     word, *rest = name.split(" ", 3)
-    if word != _WORD or len(rest) != 3 or not rest[1].isdecimal():
+    return rest if word == _WORD and len(rest) == 3 and rest[1].isdecimal() else None
+
+
+def _shown(name: str) -> str:
+    if (told := _parts(name)) is None:
         return name
-    pid, since, host = rest
+    pid, since, host = told
     return f"pid {pid} on {host}, since {when(float(since))}"

@@ -27,6 +27,7 @@ from schemas.bundle import (
 from schemas.incoming import sync_folder
 from schemas.signing import public_hex, sign
 from server.fleet.errors import Refusal
+from server.fleet.listing import when
 from server.fleet.registry import Bundle, Device, Registry, Rollout
 
 if TYPE_CHECKING:
@@ -171,8 +172,9 @@ def listed(db: Session) -> list[dict[str, Any]]:
 
 def shown(row: Bundle) -> dict[str, Any]:
     """A bundle for programs."""
-    fields = ("id", "name", "version", "bytes", "base", "signer", "device", "published", "note")
+    fields = ("id", "name", "version", "bytes", "base", "signer", "device", "note")
     return {field: getattr(row, field) for field in fields} | {
+        "published": when(row.published),
         "task": row.manifest.get("task"),
         "bits": row.manifest.get("bits"),
         "backbone": row.manifest.get("backbone"),

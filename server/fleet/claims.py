@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TAG: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+STATES: Final = ("open", "used", "revoked", "expired")
 MOST_HOURS: Final = 87_600.0  # ten years, as fleet.toml allows
 
 
@@ -96,14 +97,17 @@ def revoke(write: Write, ids: Iterable[str]) -> None:
             write.audit("claim.revoke", id_, used=claim.used)
 
 
-def listed(db: Session) -> Sequence[Any]:
-    """All claims, the newest first, as rows of the table: objects would take longer."""
+def listed(db: Session, device: str | None = None) -> Sequence[Any]:
+    """All claims, or those bound to a device, the newest first.
+
+    As rows of the table: objects would take longer.
+    """
     rows = select(*Claim.__table__.c).order_by(Claim.created.desc(), Claim.id)
-    return db.execute(rows).all()
+    return db.execute(rows if device is None else rows.where(Claim.device == device)).all()
 
 
 def state(claim: Claim, now: float) -> str:
-    """In a word."""
+    """In a word, one of ``STATES``."""
     if claim.revoked is not None:
         return "revoked"
     if claim.used >= claim.uses:

@@ -22,7 +22,7 @@ from server.fleet.registry import Audit, Certificate, Registry
 
 _HEAD = """\
 # A fleet of flwr-edge. Every key has a default; `flwr-fleet init --help` and schemas/fleet.py say
-# which there are.
+# which there are. `flwr-fleet serve` reads it at its start: start it again after a change.
 """
 
 
@@ -104,12 +104,16 @@ def _cas(folder: FleetFolder) -> set[str]:
 
 
 def _folder(folder: FleetFolder) -> None:
-    there = [path.name for path in folder.root.iterdir()] if folder.root.exists() else []
-    if there and not folder.file.exists():
-        problem = f"holds {', '.join(sorted(there)[:3])}, and no fleet; name an empty folder"
+    """Make the folders; what a run leaves that ended before ``fleet.toml`` is no stranger's."""
+    own = (folder.broker, folder.bundles, folder.objects)
+    begun = folder.root.exists() and not folder.file.exists()
+    there = folder.root.iterdir() if begun else ()
+    others = sorted(path.name for path in there if path not in own or any(path.iterdir()))
+    if others:
+        problem = f"holds {', '.join(others[:3])}, and no fleet; name an empty folder"
         raise ConfigError(str(folder.root), [problem])
     folder.root.mkdir(mode=0o750, parents=True, exist_ok=True)
-    for path in (folder.broker, folder.bundles, folder.objects):
+    for path in own:
         path.mkdir(mode=0o750, exist_ok=True)
 
 

@@ -7,7 +7,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
@@ -165,7 +165,7 @@ def revoke(write: Write, names: Iterable[str], reason: str, *, claims: bool = Tr
     for device in them:
         if device.state in ("revoked", "removed"):
             raise Refusal(f"{device.id} is {device.state} already")
-    return _end(write, them, "revoked", reason, claims=claims)
+    return _end(write, them, "revoked", reason, claims="all" if claims else "none")
 
 
 def revocable(db: Session, names: Iterable[str]) -> list[str]:
@@ -186,6 +186,8 @@ def revocable(db: Session, names: Iterable[str]) -> list[str]:
 def remove(write: Write, names: Iterable[str]) -> list[str]:
     """Take devices out of the lists; only a claim bound to its name can bring a name back.
 
+    It must be a new one: those that were made before are revoked with the name.
+
     Raises
     ------
     Refusal
@@ -197,11 +199,19 @@ def remove(write: Write, names: Iterable[str]) -> list[str]:
             raise Refusal(f"{device.id} is accepted; revoke it first")
         if device.state == "removed":
             raise Refusal(f"{device.id} is removed already")
-    return _end(write, them, "removed", None)
+    return _end(write, them, "removed", None, claims="bound")
 
 
 def set_tags(device: Device, add: Iterable[str] = (), drop: Iterable[str] = ()) -> bool:
-    """Change a device's tags; whether any changed."""
+    """Change a device's tags; whether any changed.
+
+    Raises
+    ------
+    Refusal
+        Where a tag is none, or the device is removed: it has none then.
+    """
+    if device.state == "removed":
+        raise Refusal(f"{device.id} is removed; only who is in the lists can be tagged")
     check_names(add, "tag")
     now = {tag.tag for tag in device.tags}
     new = (now | set(add)) - set(drop)
@@ -244,6 +254,19 @@ def outlasting(db: Session, at: float) -> tuple[int, float]:
     return count, end or at
 
 
+def expired(db: Session, at: float) -> list[str]:
+    """Accepted devices whose last good certificate is over at a time, by name."""
+    rows = (
+        select(Certificate.device)
+        .join(Device, Device.id == Certificate.device)
+        .where(Device.state == "accepted", Certificate.revoked.is_(None))
+        .group_by(Certificate.device)
+        .having(func.max(Certificate.not_after) <= at)
+        .order_by(Certificate.device)
+    )
+    return [name for name in db.scalars(rows) if name is not None]
+
+
 def revoked_certificates(db: Session, now: float) -> list[Revoked]:
     """What the revocation list must hold: revoked, and not expired anyway."""
     of = Certificate
@@ -283,12 +306,20 @@ def _admit(db: Session, name: str) -> None:
 
 
 def _end(
-    write: Write, them: list[Standing], state: Any, reason: str | None, *, claims: bool = False
+    write: Write,
+    them: list[Standing],
+    state: Any,
+    reason: str | None,
+    *,
+    claims: Literal["none", "bound", "all"] = "none",
 ) -> list[str]:
-    """Take devices to an end, by a few statements for hundreds; ``None`` keeps their reasons."""
+    """Take devices to an end, by a few statements for hundreds; ``None`` keeps their reasons.
+
+    With them claims that are bound to them, or all: those that they came with, too.
+    """
     for part in parts(them):
         _end_rows(write, [row.id for row in part], state, reason)
-        revoked = _revoke_claims(write, part) if claims else {}
+        revoked = {} if claims == "none" else _revoke_claims(write, part, shared=claims == "all")
         entries = list[Entry]()
         for row in part:
             why = (row.reason or "") if reason is None else reason[:LONGEST]
@@ -321,8 +352,8 @@ def _revoke_certificates(write: Write, names: list[str], reason: str) -> None:
     _set(write, Certificate, mine, revoked=write.now, reason=reason)
 
 
-def _revoke_claims(write: Write, them: list[Standing]) -> dict[str, list[Entry]]:
-    """Revoke what is left of claims that are bound to devices, or that they came with.
+def _revoke_claims(write: Write, them: list[Standing], *, shared: bool) -> dict[str, list[Entry]]:
+    """Revoke what is left of claims that are bound to devices; ``shared``: that they came with.
 
     Returns
     -------
@@ -330,7 +361,7 @@ def _revoke_claims(write: Write, them: list[Standing]) -> dict[str, list[Entry]]
         For the audit log, by the device that each was revoked for.
     """
     of_name, of_claim = [row.id for row in them], dict[str, str]()
-    for row in them:
+    for row in them if shared else ():
         of_claim.setdefault(row.claim or "", row.id)
     mine = or_(Claim.device.in_(of_name), Claim.id.in_(list(of_claim)))
     rows = select(Claim.id, Claim.device, Claim.used).order_by(Claim.id)

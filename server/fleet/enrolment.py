@@ -180,8 +180,11 @@ def _admitted(write: Write, asked: Csr, claim: Claim) -> Device:
     elif device.state == "expected" and device.expected_key not in (None, asked.key):
         raise Denied("other-key", f"{device.id} was announced with another key")
     elif device.state in ("rejected", "removed"):
-        if claim.device != device.id or claim.created < device.changed:
+        if claim.device != device.id:
             raise Denied("device-revoked", f"{device.id} needs a claim made for it by name")
+        if claim.created < device.changed:
+            old = f"this claim was made before it was {device.state}; ask for a new one"
+            raise Denied("device-revoked", f"{device.id}: {old}")
         device.state, device.created = "pending", write.now
     return device
 

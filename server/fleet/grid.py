@@ -210,7 +210,7 @@ def open_grid(root: Path, link: Link | None = None, **options: Any) -> Iterator[
     with _alone(folder), Registry(where) as registry, closing(Ledger(where)) as ledger:
         grid = FleetGrid(
             link or federation_link(folder, config),
-            ObjectStore(folder.objects / "federation", _STORE),
+            ObjectStore(folder.federation_objects, _STORE),
             ledger,
             registry,
             config.validation,

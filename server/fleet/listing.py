@@ -114,7 +114,8 @@ def device_rows(
     tagged = defaultdict[str, list[str]](list)
     for device, word in db.execute(tags):
         tagged[device].append(word)
-    out, aside = held(db, time.time()), faults(db)
+    at, aside = time.time(), faults(db)
+    out = held(db, at)
     return [
         {
             "device": device,
@@ -122,9 +123,10 @@ def device_rows(
             "quarantined": device in out,
             "quarantine": out[device].reason if device in out else None,
             "bundle_put_aside": aside.get(device),
-            "online": bool(online),
+            "online": None if seen is None else bool(online),  # nobody has listened yet
             "seen": when(seen),
             "certificate_until": when(until.get(device)),
+            "certificate_expired": until.get(device, at) < at,
             "tags": tagged.get(device, []),
         }
         for device, now, online, seen in db.execute(rows)

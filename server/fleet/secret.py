@@ -1,5 +1,6 @@
 """What the fleet's private keys are encrypted with: a key file, or a passphrase."""
 
+import functools
 import getpass
 import os
 import secrets
@@ -11,6 +12,7 @@ from schemas.base import ConfigError
 from schemas.fleet import FleetConfig, FleetFolder
 
 VARIABLE: Final = "FLWR_FLEET_PASSPHRASE"
+_ASKED: Final = "passphrase of the fleet's keys: "
 _LEAST: Final = 8  # characters of a passphrase
 
 
@@ -72,9 +74,19 @@ def _passphrase(*, confirm: bool) -> bytes:
     if text is None:
         if not sys.stdin.isatty():
             raise ConfigError("passphrase", [f"nobody to ask for it; set {VARIABLE}"])
-        text = getpass.getpass("passphrase of the fleet's keys: ")
-        if confirm and getpass.getpass("again: ") != text:
-            raise ConfigError("passphrase", ["the two are not the same"])
+        text = _new() if confirm else _typed()
     if len(text) < _LEAST:
         raise ConfigError("passphrase", [f"expected {_LEAST} characters or more"])
     return text.encode()
+
+
+def _new() -> str:
+    text = getpass.getpass(_ASKED)
+    if getpass.getpass("again: ") != text:
+        raise ConfigError("passphrase", ["the two are not the same"])
+    return text
+
+
+@functools.cache  # serve needs it for its CA and for what it signs, and asks once
+def _typed() -> str:
+    return getpass.getpass(_ASKED)

@@ -1,4 +1,4 @@
-"""What goes wrong in ``serve`` again and again: that the database is away is said once."""
+"""What goes wrong in ``serve`` again and again, as a database that is away, is said once."""
 
 import logging
 import threading
@@ -35,3 +35,14 @@ class Trouble:
             if self._said:
                 self._log.warning("the database is back")
             self._said.clear()
+
+
+class Once(logging.Filter):
+    """Lets a line through that is not the one before again: a broker may be down for days."""
+
+    _last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it says something new."""
+        again, self._last = record.getMessage() == self._last, record.getMessage()
+        return not again or record.exc_info is not None

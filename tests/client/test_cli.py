@@ -50,6 +50,12 @@ def test_nothing_heavy_is_imported():
     assert not loaded & {"onnx", "torch", "flwr", "onnxruntime", "numpy", "typer", "rich"}
 
 
+@pytest.mark.parametrize("command", ["enroll", "bench kernels", "info"])
+def test_a_wrong_option_points_to_the_help_of_its_command(edge, command):
+    said = f"flwr-edge {command}: unrecognized arguments: --wrong (see flwr-edge {command} --help)"
+    assert edge(*command.split(), "--wrong") == (2, "", [said])
+
+
 def commands(parser, words=()):
     """All commands, by their words."""
     yield words

@@ -21,10 +21,11 @@ class Ears:
         self.messages: list[Message] = []
         self.connections = 0
         self.losses: list[str] = []
+        self.failures: list[str] = []
         self.probes = 0
         link.on_message = self._heard
         link.on_connected = self._connected
-        link.on_lost = self.losses.append
+        link.on_lost, link.on_failed = self.losses.append, self.failures.append
 
     @property
     def payloads(self) -> list[bytes]:

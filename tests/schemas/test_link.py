@@ -492,6 +492,25 @@ def test_a_half_written_set_of_tls_files_does_not_keep_a_link_down(tmp_path, cap
         stage.close()
 
 
+def test_a_certificate_that_has_expired_is_said_to_have(tmp_path):
+    (tmp_path / "old").mkdir()
+    files, old = certificates(tmp_path), certificates(tmp_path / "old", days=-1)
+    both = tmp_path / "both.pem"  # else the broker would not know who it is
+    both.write_bytes(files["ca"].read_bytes() + old["ca"].read_bytes())
+    broker = Mosquitto(tmp_path, behind_tls(files | {"ca": both}))
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        own = old | {"ca": files["ca"]}
+        device = stage.link("dev-1", tls=TlsFiles(**own))
+        device.link.connect()
+        stage.until(lambda: device.failures)
+        assert "the certificate has expired, 20" in device.failures[0]
+        assert "flwr-fleet device rotate" in device.failures[0]
+    finally:
+        stage.close()
+
+
 class Waits(threading.Event):
     """Waits for nothing, and is set after the third time."""
 

@@ -55,8 +55,7 @@ persistent_client_expiration 1d
 # Names, addresses, reasons and subscriptions are logged. Mosquitto logs payloads on no level, and
 # topics of messages only as "debug", which is on where fleet.toml says broker.audit_denied.
 # `flwr-fleet serve` audits what the file says was refused or asked for in vain, and begins another
-# one where it grows long.
-log_dest stderr
+# one where it grows long. Standard error, which nobody bounds, has only what comes before this.
 log_dest file {folder}/{log}
 log_timestamp true
 log_timestamp_format %Y-%m-%dT%H:%M:%S

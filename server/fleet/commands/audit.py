@@ -39,7 +39,8 @@ def show(
     with Fleet(fleet).registry() as registry, registry.read() as db:
         rows = [_row(row) for row in audit.newest(db, last, subject, action, actor)]
     head = ("number", "at", "actor", "action", "subject", "detail")
-    answer(rows, format_, lambda: columns(head, (_cells(row, head) for row in rows)))
+    told = [row | {"detail": _object(row["detail"])} for row in rows]
+    answer(told, format_, lambda: columns(head, (_cells(row, head) for row in rows)))
 
 
 @app.command()
@@ -90,3 +91,11 @@ def _dated(detail: str) -> str:
         if isinstance(said.get(key), float):
             said[key] = when(said[key])
     return json.dumps(said)
+
+
+def _object(detail: str) -> Any:
+    """A row's detail for programs; what somebody wrote into it that is no JSON as it stands."""
+    try:
+        return json.loads(detail)
+    except ValueError:
+        return detail

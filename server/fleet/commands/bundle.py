@@ -1,6 +1,5 @@
 """``flwr-fleet bundle``: personal models as files, published to be rolled out."""
 
-import datetime as dt
 import shlex
 import sys
 from collections.abc import Callable
@@ -184,7 +183,7 @@ def _text(said: dict[str, Any]) -> str:
         "bundle": f"{said['name']}@{said['version']}",
         "sha256": said["id"],
         "file": f"{said['file']}, {said['bytes']} bytes",
-        "published": _when(said["published"]),
+        "published": said["published"],
         "device": said["device"],
         "task": f"{manifest.get('task')}: {', '.join(manifest.get('classes', []))}",
         "input": f"{given.get('time')} samples x {given.get('channels')} channels at "
@@ -208,7 +207,7 @@ def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
         row["task"] or "",
         row["bits"] or "",
         row["bytes"],
-        _when(row["published"]),
+        row["published"],
         row["rollouts"],
     )
 
@@ -231,7 +230,3 @@ def _key(opened: Fleet) -> Any:
     from server.fleet.signer import signing_key
 
     return signing_key(opened.folder, opened.config)
-
-
-def _when(unix: float) -> str:
-    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from schemas.base import ConfigError
 from server.fleet.commands.options import (
     DryRun,
     Fleet,
@@ -79,17 +80,26 @@ def create(
 
 
 @app.command("list")
-def list_claims(fleet: FleetOption = None, format_: Formats = Format.table) -> None:
+def list_claims(
+    fleet: FleetOption = None,
+    state: Annotated[str | None, typer.Option(help="open, used, revoked or expired.")] = None,
+    device: Annotated[str | None, typer.Option(help="Those bound to this name.")] = None,
+    format_: Formats = Format.table,
+) -> None:
     """List claims, the newest first; their secrets are not kept.
 
-    Example: flwr-fleet claim list --format json
+    Example: flwr-fleet claim list --state open
     """
     from server.fleet import claims
     from server.fleet.listing import claim_row
 
+    if state is not None and state not in claims.STATES:
+        there = ", ".join(claims.STATES)
+        raise ConfigError("--state", [f"{state!r}: no such state; there are {there}"])
     with Fleet(fleet).registry() as registry, registry.read() as db:
-        now = registry.clock()
-        rows = [claim_row(claim, claims.state(claim, now)) for claim in claims.listed(db)]
+        now, found = registry.clock(), claims.listed(db, device)
+        rows = [claim_row(claim, claims.state(claim, now)) for claim in found]
+    rows = [row for row in rows if state in (None, row["state"])]
     answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no claims"))
 
 

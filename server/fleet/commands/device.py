@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -321,7 +321,9 @@ def import_(
     """
     from server.fleet import claims, devices, names_file
 
-    them = names_file.read(file)
+    them, done = names_file.read(file), list[devices.Expected]()
+    if claims_out is not None and claims_out.is_file():  # a device or a pipe may be written to
+        raise Refusal(f"{claims_out}: is there, and its claims cannot be shown again; name another")
     with Fleet(fleet).keeper() as keeper:
         terms = claims.Terms(keeper.config.enrolment.claim_hours if hours is None else hours)
         ca = keeper.authority.serving.id
@@ -329,7 +331,7 @@ def import_(
             devices.check_expected(db, them)  # before anything is changed, since it is in parts
         if not confirm("expect", [one.name for one in them], yes=True, dry_run=dry_run):
             return
-        with _claims_file(claims_out, keeper.config) as keep:
+        with _claims_file(claims_out, keeper.config, done) as keep:
 
             def known(write: "Write", part: list[devices.Expected]) -> list[devices.Expected]:
                 devices.expect_all(write, part)
@@ -338,7 +340,7 @@ def import_(
                     keep(names, claims.create(write, terms, ca, names))
                 return part
 
-            in_parts(keeper, "expecting", them, known, [])
+            in_parts(keeper, "expecting", them, known, done)
         keeper.note()
     say(f"expecting {len(them)}")
 
@@ -349,9 +351,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["state"]
         + (", quarantined" if row["quarantined"] else "")
         + (", bundle put aside" if row["bundle_put_aside"] is not None else ""),
-        ("yes" if row["online"] else "no") if row["seen"] else "-",  # nobody has listened yet
+        {None: "-", True: "yes", False: "no"}[row["online"]],
         _plain(row["seen"]),
-        _plain(row["certificate_until"]),
+        _plain(row["certificate_until"]) + (" (expired)" if row["certificate_expired"] else ""),
         " ".join(row["tags"]),
         row["quarantine"] or "",
     ]
@@ -377,12 +379,12 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 @contextmanager
 def _claims_file(
-    out: Path | None, config: "FleetConfig"
+    out: Path | None, config: "FleetConfig", done: Sequence[object]
 ) -> "Iterator[Callable[[list[str], list[ClaimText]], None]]":
     """Write claims to a file; what it gives is called within the transaction that makes them.
 
     The file is opened before anything is changed, and written before each commit: where it cannot
-    be, no claim is made that nobody knows. What it holds when it ends early counts.
+    be, no claim is made that nobody knows. It stays where something is ``done``: was committed.
     """
     if out is None:
         yield lambda _names, _made: None
@@ -392,21 +394,19 @@ def _claims_file(
 
     if out.is_dir():
         raise ConfigError(str(out), ["is a folder; name a file"])
-    server, count = host_port(config.server.host, config.server.port), 0
+    server = host_port(config.server.host, config.server.port)
     written = NewFile(out, private=True)
     written.file.write(b"device,claim,url\n")
 
     def keep(names: list[str], made: "list[ClaimText]") -> None:
-        nonlocal count
         for name, claim in zip(names, made, strict=True):
             written.file.write(f"{name},{claim},{enrol_url(server, claim)}\n".encode())
         written.sync()
-        count += len(made)
 
     try:
         yield keep
     finally:
-        if count:
+        if done:
             written.keep()
             say(f"wrote {out}: whoever reads it can enroll these names")
             say_local(config)

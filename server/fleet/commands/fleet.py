@@ -41,7 +41,7 @@ def init(
     """Make a fleet: its folder, database, CA, signing key and certificates.
 
     Run again, it completes what is missing, brings the database up to date, and changes nothing
-    that is there; fleet.toml is yours to edit.
+    that is there; fleet.toml is yours to edit, and serve takes a change when it is started again.
 
     Example: flwr-fleet init /srv/fleet --name wearables --host fleet.example
     """
@@ -82,7 +82,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve enrollment and rotation over HTTPS, and keep certificates and lists fresh.
+    """Serve enrollment and rotation over HTTPS, drive roll-outs, and keep lists fresh.
 
     Until SIGTERM or Ctrl-C. The revocation list is renewed at half of its life, and the server's
     and the broker's certificates at two thirds of theirs: this must run, or be run now and then.

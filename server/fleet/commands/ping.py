@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from server.fleet.commands.changes import chosen
+from server.fleet.commands.device import TagOption
 from server.fleet.commands.options import Fleet, FleetOption, Format, Formats, answer, columns
 from server.fleet.errors import FoundError, NotFoundError
 
@@ -24,6 +26,7 @@ def ping(
     names: Annotated[
         list[str] | None, typer.Argument(help="Names of devices; none: all that are online.")
     ] = None,
+    tag: TagOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for them.")] = 10.0,
     fleet: FleetOption = None,
     format_: Formats = Format.table,
@@ -32,14 +35,16 @@ def ping(
 
     Exit code 5 where one does not answer. Not while another process trains on the fleet.
 
-    Example: flwr-fleet device ping watch-7
+    Example: flwr-fleet device ping --tag pilot
     """
     from server.fleet.grid import open_grid
-    from server.fleet.listing import find
+    from server.fleet.listing import standings
 
     opened = Fleet(fleet)
-    with opened.registry() as registry, registry.read() as db:
-        states = {device.id: device.state for device in find(db, names or ())}
+    with opened.registry() as registry:
+        them = chosen(registry, names, tag, ("accepted",)) if names or tag is not None else ()
+        with registry.read() as db:
+            states = {device.id: device.state for device in standings(db, them)}
     with open_grid(opened.folder.root, run_name="ping", interval=0.1, log=lambda _: None) as grid:
         rows = _asked(grid, states, timeout)
     answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no devices"))

@@ -1,6 +1,5 @@
 """``flwr-fleet rollout``: bundles to devices, group after group."""
 
-import datetime as dt
 import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -296,15 +295,14 @@ def _tell_whose(registry: "Registry", bundle: str) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
-    created = _when(row["created"])
-    keys = ("id", "state", "name", "devices", "succeeded", "failed")
-    return (*(row[key] for key in keys), created)
+    keys = ("id", "state", "name", "devices", "succeeded", "failed", "created")
+    return tuple(row[key] for key in keys)
 
 
 def _text(said: dict[str, Any], *, over: bool) -> str:
     lines = [
         f"roll-out {said['id']} of {said['name']}: {said['state']}",
-        f"created {_when(said['created'])}; goes on at {100 * said['success']:g} % success, stops "
+        f"created {said['created']}; goes on at {100 * said['success']:g} % success, stops "
         f"above {100 * said['error']:g} % errors",
     ]
     if said["reason"]:
@@ -359,7 +357,3 @@ def _named(name: str) -> str:
 
 def _more(names: list[str]) -> str:
     return ", …" if len(names) > 5 else ""
-
-
-def _when(unix: float) -> str:
-    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat(timespec="seconds")

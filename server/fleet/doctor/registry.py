@@ -1,4 +1,4 @@
-"""Checks of the database, of the audit log, of the signing key, and of the files that rows name."""
+"""Checks of the database, the audit log, the signing key, and of what rows name and say."""
 
 import contextlib
 import sqlite3
@@ -13,14 +13,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from schemas.base import ConfigError
 from schemas.signing import public_hex
 from server.database import newer, open_engine, pending
-from server.fleet.alone import serving
+from server.fleet import devices
+from server.fleet.alone import serving, serving_since
 from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
-from server.fleet.doctor.finding import Check, Deployment, Finding, fault, locked, ok, sealed
+from server.fleet.doctor.finding import (
+    Check,
+    Deployment,
+    Finding,
+    fault,
+    locked,
+    ok,
+    sealed,
+    warning,
+)
 from server.fleet.registry import Bundle, TaskRow, audit
+from server.fleet.rollouts.tasks import of_rollout
 from server.transport.tables import OPEN
 
 _RESTORE: Final = "bring it back from a backup: flwr-fleet restore"
+_ROUNDED: Final = 1.0  # seconds of a start and of a file's time
 _SHOWN: Final = 3  # files and rows that a finding names
 
 
@@ -57,12 +69,17 @@ def served(it: Deployment) -> Iterator[Finding]:
     """Who serves on the database, from this folder or another; nobody is no fault of its own."""
     engine = open_engine(it.folder.database(it.config))
     try:
-        who = serving(engine)
+        who, since = serving(engine), serving_since(engine)
     except SQLAlchemyError:  # the check of the database says it
         return
     finally:
         engine.dispose()
-    yield ok("serve", "nobody serves on the database now" if who is None else f"{who} serves")
+    file = it.folder.file
+    if who is not None and since is not None and file.stat().st_mtime > since + _ROUNDED:
+        seen = f"{who} serves, by an older {file.name} than the one that is there"
+        yield warning("serve", seen, "start flwr-fleet serve again: it is read at its start")
+    else:
+        yield ok("serve", "nobody serves on the database now" if who is None else f"{who} serves")
 
 
 def log(it: Deployment) -> Iterator[Finding]:
@@ -115,8 +132,25 @@ def files(it: Deployment) -> Iterator[Finding]:
         tasks = list(db.scalars(select(TaskRow).where(TaskRow.state.in_(OPEN))))
     named = {(it.folder.bundles / f"{sha}.flwb", size) for sha, size in bundles}
     yield _there("bundles", named, "publish them again (flwr-fleet bundle publish)")
-    asked = {(it.folder.objects / ref.sha256, ref.bytes) for row in tasks for ref in row.asked}
+    trained, rolled_out = it.folder.federation_objects, it.folder.objects
+    asked = {
+        ((rolled_out if of_rollout(row) else trained) / ref.sha256, ref.bytes)
+        for row in tasks
+        for ref in row.asked
+    }
     yield _there("objects", asked, "their tasks will fail; abort and begin again what sent them")
+
+
+def expired(it: Deployment) -> Iterator[Finding]:
+    """No accepted device's certificate is over: it would be locked out, and cannot rotate it."""
+    name = "device-certificates"
+    with it.read() as db:
+        names = devices.expired(db, it.now)
+    if names:
+        seen = f"expired, of {len(names)} accepted devices: {_some(names, ', ')}"
+        yield warning(name, seen, "let each have another: flwr-fleet device rotate; or revoke it")
+    else:
+        yield ok(name, "none of an accepted device has expired")
 
 
 def _there(name: str, named: set[tuple[Path, int]], advice: str) -> Finding:
@@ -153,4 +187,5 @@ CHECKS: Final[dict[str, Check]] = {
     "audit-log": log,
     "signing-key": signing,
     "files": files,
+    "device-certificates": expired,
 }

@@ -1,11 +1,9 @@
-"""Roll-outs while ``flwr-fleet serve`` runs: connected to the broker once there is one."""
+"""Roll-outs, and who is online, while ``flwr-fleet serve`` runs: its connection to the broker."""
 
 import atexit
 import logging
 import threading
 from typing import TYPE_CHECKING, Final
-
-from sqlalchemy import func, select
 
 from schemas.address import host_port
 from schemas.fleet import FleetConfig, FleetFolder
@@ -13,12 +11,12 @@ from schemas.link import Link
 from schemas.objects import ObjectStore
 from server.fleet.bundles import BundleFiles
 from server.fleet.link import server_link
-from server.fleet.registry import Registry, Rollout
+from server.fleet.registry import Registry
 from server.fleet.rollouts.engine import Engine
 from server.fleet.rollouts.reports import Reporter
-from server.fleet.rollouts.tasks import RUN
+from server.fleet.rollouts.tasks import of_rollout
 from server.fleet.signer import signing_key
-from server.fleet.trouble import Trouble
+from server.fleet.trouble import Once, Trouble
 from server.transport.inbox import Open
 from server.transport.ledger import Ledger
 from server.transport.tables import TaskRow
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _log = logging.getLogger("flwr_edge.rollouts")
+_attempts = logging.getLogger("flwr_edge.link")  # tells of each to connect
 _EVERY: Final = 1.0  # seconds
 _STORE: Final = 4 << 30  # bytes of objects
 _UPLOAD: Final = 1 << 20  # bytes of a device's answer
@@ -38,11 +37,11 @@ class OwnTasks(Open):
 
     def mine(self, task: TaskRow) -> bool:
         """Those of roll-outs."""
-        return task.run.startswith(RUN)
+        return of_rollout(task)
 
 
 class Service:
-    """Drives the roll-outs of one fleet, on a thread of its own.
+    """Drives the roll-outs of one fleet, on a thread of its own, and notes who is online.
 
     Parameters
     ----------
@@ -82,10 +81,12 @@ class Service:
         files = BundleFiles(folder.bundles)
         self._engine = Engine(self._registry, self._ledger, self._courier, objects, files.read)
         self._end, self._every, self._trouble = threading.Event(), every, Trouble(_log)
+        self._once = Once()
         self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
 
     def start(self) -> None:
         """Connect, and begin."""
+        _attempts.addFilter(self._once)
         self._courier.start()
         self._thread.start()
 
@@ -96,6 +97,7 @@ class Service:
         self._end.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+        _attempts.removeFilter(self._once)
         for end in (self._courier.close, self._ledger.close, self._registry.close):
             try:
                 end()
@@ -113,9 +115,12 @@ class Service:
 
 
 def tick(folder: FleetFolder, config: FleetConfig) -> None:
-    """Start the service of a fleet once it has a roll-out; ``serve`` calls it now and then."""
+    """Start the service of a fleet; ``serve`` calls it now and then.
+
+    Also where there is no roll-out yet: it hears who is online.
+    """
     where = str(folder.root)
-    if where in _running or not _wanted(folder, config):
+    if where in _running:
         return
     service = Service(folder, config, signing_key(folder, config))
     try:
@@ -126,7 +131,7 @@ def tick(folder: FleetFolder, config: FleetConfig) -> None:
     _running[where] = service
     atexit.register(stop, folder)
     broker = host_port(config.broker.host, config.broker.port)
-    _log.info("roll-outs: connecting to the broker %s", broker)
+    _log.info("connecting to the broker %s", broker)
 
 
 def stop(folder: FleetFolder) -> None:
@@ -134,8 +139,3 @@ def stop(folder: FleetFolder) -> None:
     service = _running.pop(str(folder.root), None)
     if service is not None:
         service.stop()
-
-
-def _wanted(folder: FleetFolder, config: FleetConfig) -> bool:
-    with Registry(folder.database(config)) as registry, registry.read() as db:
-        return bool(db.scalar(select(func.count()).select_from(Rollout)))

@@ -10,6 +10,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from server.fleet.errors import NotFoundError
+from server.fleet.listing import when
 from server.fleet.registry import Bundle, Quarantine, Rollout, RolloutDevice, RolloutGroup
 from server.transport.tables import DeviceRow
 
@@ -55,11 +56,11 @@ class Status:
             "reason": row.reason,
             "bundle": row.bundle,
             "name": _name(row, self.bundle),
-            "created": row.created,
-            "changed": row.changed,
+            "created": when(row.created),
+            "changed": when(row.changed),
             "success": row.success,
             "error": row.error,
-            "plan": row.plan,
+            "plan": _plan(row.plan),
             "groups": [
                 {"name": group.name, "state": group.state, "devices": sum(by.values()), **by}
                 for group, by in self.groups
@@ -114,7 +115,7 @@ def summaries(db: Session) -> list[dict[str, Any]]:
             "state": row.state,
             "bundle": bundle.id,
             "name": _name(row, bundle),
-            "created": row.created,
+            "created": when(row.created),
             "devices": counts.get(row.id, Counter()).total(),
             **{state: counts.get(row.id, Counter())[state] for state in STATES},
             "reason": row.reason,
@@ -150,6 +151,15 @@ def _name(row: Rollout, bundle: Bundle) -> str:
     if row.plan.get("personal"):
         return f"{bundle.name}, each device its own"
     return f"{bundle.name}@{bundle.version}"
+
+
+def _plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan for programs: its times as all others."""
+    order, started = plan.get("order", {}), plan.get("started", {})
+    return plan | {
+        "order": order | {"published": when(order.get("published"))},
+        "started": {group: when(at) for group, at in started.items()},
+    }
 
 
 def _waits(db: Session, rollout: Rollout) -> list[tuple[str, int, str]]:

@@ -11,6 +11,11 @@ from server.transport.tables import TaskRow
 RUN: Final = "rollout/"
 
 
+def of_rollout(task: TaskRow) -> bool:
+    """Whether a roll-out asked it; who trains has its tasks on the same ledger."""
+    return task.run.startswith(RUN)
+
+
 def order_of(plan: Plan, bundle: Bundle) -> BundleOrder:
     """What a device is told of its bundle."""
     return plan.order.model_copy(update={"bundle": bundle.id, "published": bundle.published})

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from client import bundle, cli
+from tests.certificates import certificates
 from tests.client import small_models
 
 
@@ -33,6 +34,16 @@ def test_check_says_what_is_wrong(config, capsys):
     config.write_text('device = "pi-1"\n[windows]\nfolder = "gone"\n')
     assert run("--config", config, "--check") == 2
     assert "windows.folder: no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("days", "code"), [(1, 0), (-1, 2)])
+def test_check_says_where_the_certificate_has_expired(config, capsys, days, code):
+    lines = (f'{name} = "{path}"\n' for name, path in certificates(config.parent, days).items())
+    config.write_text(f"{config.read_text()}[broker.tls]\n{''.join(lines)}")
+    assert run("--config", config, "--check") == code
+    said = capsys.readouterr().err
+    assert ("broker.tls.certificate: " in said) == bool(code)
+    assert ("ca.pem: the certificate has expired, 20" in said) == bool(code)
 
 
 def test_check_opens_the_bundle_that_it_predicts_with(config, capsys):

@@ -16,6 +16,7 @@ from server.fleet.create import create
 from server.fleet.enrolment import Registrar
 from server.fleet.keeper import Keeper
 from server.fleet.registry import Registry
+from server.fleet.rollouts import service
 from tests.server.fleet.process import Process
 
 
@@ -72,14 +73,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def keeper(made: Path, registry: Registry, clock: Clock, tmp_path: Path) -> Keeper:
+def keeper(made: Path, registry: Registry, clock: Clock, tmp_path: Path) -> Iterator[Keeper]:
     """A fleet on either database, whose clock a test moves."""
     folder = FleetFolder(tmp_path / "fleet")
     shutil.copytree(made, folder.root)
     config = folder.config()
     clock.now = float(int(time.time()))
     authority = Authority(folder, config.lifetimes, secret.load(folder, config), clock)
-    return Keeper(folder, config, registry, authority)
+    yield Keeper(folder, config, registry, authority)
+    service.stop(folder)  # a tick begins it
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from sqlalchemy import event, func, select
+from sqlalchemy.orm import Session
 
 from server.fleet import claims, devices, listing
 from server.fleet.errors import Refusal
@@ -204,6 +205,10 @@ def test_an_interrupted_import_keeps_the_claims_that_it_made(
     assert standing(fleet, "expected") == 20
     monkeypatch.undo()
     monkeypatch.setenv("FLWR_FLEET", str(fleet))
+    code, _, err = run("device", "import", listed, "--claims", str(out))
+    assert (code, "its claims cannot be shown again; name another" in err) == (1, True)
+    assert len(out.read_text().splitlines()) == 21
+    out = tmp_path / "others.csv"
     assert run("device", "import", listed, "--claims", str(out))[0] == 0
     assert len(out.read_text().splitlines()) == 26
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -243,6 +248,17 @@ def test_claims_that_the_disk_has_no_room_for_are_not_made(
     assert (code, err) == (1, "flwr-fleet: No space left on device\n")
     assert columns_of(fleet) == count
     assert not (tmp_path / "claims.csv").exists()
+
+
+def test_claims_that_were_not_committed_leave_no_file(fleet, run, listed, tmp_path):
+    def full(_session):
+        raise OSError(28, "No space left on device")
+
+    event.listen(Session, "before_commit", full)
+    code, _, err = run("device", "import", listed, "--claims", str(tmp_path / "claims.csv"))
+    event.remove(Session, "before_commit", full)
+    assert (code, err) == (1, "flwr-fleet: No space left on device\n")
+    assert [path.name for path in tmp_path.iterdir() if "claims" in path.name] == []
 
 
 def columns_of(fleet):

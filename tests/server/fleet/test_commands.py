@@ -183,6 +183,22 @@ def test_claims_are_listed_without_their_secrets(run, tmp_path):
     assert json.loads(run("claim", "list", "--format", "json")[1])[0]["state"] == "revoked"
 
 
+def test_claims_are_listed_by_state_and_by_device(run):
+    def found(*options):
+        code, out, _ = run("claim", "list", *options, "--format", "json")
+        assert code == 0
+        return [(row["device"], row["state"]) for row in json.loads(out)]
+
+    assert run("claim", "create", "--device", "a", "--device", "b")[0] == 0
+    first = json.loads(run("claim", "list", "--device", "a", "--format", "json")[1])[0]["claim"]
+    assert run("claim", "revoke", first, "--yes")[0] == 0
+    assert found("--state", "revoked") == [("a", "revoked")]
+    assert found("--device", "b") == [("b", "open")]
+    assert found("--device", "b", "--state", "used") == []
+    code, _, err = run("claim", "list", "--state", "new")
+    assert (code, "there are open, used, revoked, expired" in err) == (2, True)
+
+
 def test_devices_come_from_a_csv_and_go_into_one(run, enrolled, tmp_path):
     file, out = tmp_path / "in.csv", tmp_path / "claims.csv"
     file.write_text("device,tags\na,pilot left\nb,\n")
@@ -219,10 +235,21 @@ def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
     enrolled("a", "--device", "a")
     online = ("device", "list", "--state", "accepted")
     assert run(*online)[1].splitlines()[1].split()[:4] == ["a", "accepted", "-", "-"]
+    assert json.loads(run(*online, "--format", "json")[1])[0]["online"] is None
     ledger = Ledger(fleet / "registry.sqlite")
     ledger.set_state("a", {"online": False}, 1000.0)
     ledger.close()
     assert run(*online)[1].splitlines()[1].split()[2] == "no"
+    assert json.loads(run(*online, "--format", "json")[1])[0]["online"] is False
+
+
+def test_a_certificate_that_has_expired_is_marked(fleet, run, enrolled):
+    enrolled("a", "--device", "a")
+    assert "expired" not in run("device", "list")[1]
+    with Registry(fleet / "registry.sqlite") as registry, registry.engine.begin() as db:
+        db.exec_driver_sql("UPDATE certificates SET not_after = 1800000")
+    assert "1970-01-21T20:00:00+00:00 (expired)" in run("device", "list")[1]
+    assert json.loads(run("device", "show", "a", "--format", "json")[1])["certificate_expired"]
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject", "remove", "release"])
@@ -249,10 +276,16 @@ def test_devices_of_a_tag_are_tagged_and_who_did_what_is_found(run, enrolled):
     assert run("device", "tag", "--tag", "pilot", "--add", "autumn")[2] == "changed 2\n"
     assert set(listed(run, "--tag", "autumn")) == {"a", "b"}
     assert run("device", "tag", "--add", "x")[0] == 3
+    assert run("device", "revoke", "c", "--yes")[0] == run("device", "remove", "c", "--yes")[0] == 0
+    code, _, err = run("device", "tag", "a", "c", "--add", "x")
+    assert (code, "c is removed; only who is in the lists can be tagged" in err) == (1, True)
+    assert listed(run, "--tag", "x") == {}
     me = json.loads(run("audit", "show", "--action", "device.tag", "--format", "json")[1])[0]
     rows = json.loads(run("audit", "show", "--actor", me["actor"], "--format", "json")[1])
     assert {row["actor"] for row in rows} == {me["actor"]}
     assert [row["subject"] for row in rows if row["action"] == "device.tag"] == ["a", "b"]
+    assert me["detail"] == {"add": ["autumn"], "drop": []}
+    assert '{"add": ["autumn"], "drop": []}' in run("audit", "show", "--action", "device.tag")[1]
     assert run("audit", "show", "--actor", "operator:nobody")[1] == "none\n"
 
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from schemas.base import ConfigError
-from schemas.fleet import FleetFolder
+from schemas.fleet import FleetConfig, FleetFolder
 from schemas.signing import public_hex
 from server.fleet import secret
 from server.fleet.authority import Authority
@@ -27,12 +27,14 @@ def folder(made, migrated, tmp_path):
 def asked(monkeypatch):
     """Questions at the terminal, each answered by one passphrase."""
     prompts = []
+    secret._typed.cache_clear()
     monkeypatch.delenv(secret.VARIABLE, raising=False)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(
         secret.getpass, "getpass", lambda text: prompts.append(text) or "a passphrase"
     )
-    return prompts
+    yield prompts
+    secret._typed.cache_clear()
 
 
 def again(folder):
@@ -114,6 +116,8 @@ def test_a_passphrase_is_asked_for_twice_only_where_it_is_new(folder, asked):
     assert len(asked) == 1
     asked.clear()
     opens_all(folder)
+    opens_all(folder)  # serve reads keys at its start and again for its roll-outs
+    assert not asked
 
 
 def audited(url):
@@ -122,8 +126,6 @@ def audited(url):
 
 
 def test_a_second_fleet_on_a_database_is_refused_and_makes_nothing(database, tmp_path):
-    from schemas.fleet import FleetConfig
-
     config = FleetConfig(database=str(database))
     create(FleetFolder(tmp_path / "one"), config, lambda _: None)
     before = audited(database)
@@ -149,8 +151,27 @@ def test_no_ca_is_made_beside_a_registry_whose_ca_is_lost(folder):
     assert not folder.ca.exists()
 
 
+def test_what_ended_before_there_was_a_fleet_is_begun_again(tmp_path, monkeypatch):
+    folder = FleetFolder(tmp_path / "new")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(secret, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            create(folder, FleetConfig(), lambda _: None)
+    assert sorted(path.name for path in folder.root.iterdir()) == ["broker", "bundles", "objects"]
+    (folder.bundles / "x").touch()
+    with pytest.raises(ConfigError, match="holds bundles, and no fleet; name an empty folder"):
+        create(folder, FleetConfig(), lambda _: None)
+    (folder.bundles / "x").unlink()
+    create(folder, FleetConfig(), lambda _: None)
+    assert folder.config() == FleetConfig()
+
+
 def test_what_init_writes_reads_back(tmp_path):
-    from schemas.fleet import BrokerPlace, FleetConfig
+    from schemas.fleet import BrokerPlace
 
     config = FleetConfig(
         database='🛰 "a"\x7f.sqlite', broker=BrokerPlace(reload=("do", "it \\ 🛰"), names=("a", "b"))

@@ -183,6 +183,18 @@ def test_revoked_stays_revoked(registrar, keeper, clock):
     assert registrar.enrol(request(again), "10.0.0.1").state == "accepted"
 
 
+def test_claims_that_are_bound_to_a_name_go_with_it(registrar, keeper, clock):
+    shared, bound = claim(keeper, uses=9, approval="operator"), claim(keeper, "watch-1")
+    registrar.enrol(request(shared), "10.0.0.1")
+    clock.now += 1
+    do(keeper, devices.reject, ["watch-1"], "not ours")
+    with pytest.raises(Denied, match=r"this claim was made before it was rejected; ask for a new"):
+        registrar.enrol(request(bound), "10.0.0.1")
+    do(keeper, devices.remove, ["watch-1"])
+    denied(registrar, "claim-revoked", registrar.enrol, request(bound))
+    assert registrar.enrol(request(shared, "watch-2"), "10.0.0.1").state == "pending"
+
+
 def test_an_accepted_name_is_not_taken_over(registrar, keeper):
     registrar.enrol(request(claim(keeper, "watch-1")), "10.0.0.1")
     denied(registrar, "name-taken", registrar.enrol, request(claim(keeper, uses=9)))

@@ -15,7 +15,7 @@ from server.fleet import anchor, hooks, serve
 from server.fleet.alone import Alone
 from server.fleet.registry import Registry, audit
 from server.fleet.serve import Server
-from server.fleet.trouble import Trouble
+from server.fleet.trouble import Once, Trouble
 from server.migrations import HEAD
 from tests.server.fleet.requests import claim, request
 from tests.server.fleet.site import Site
@@ -133,6 +133,17 @@ def test_a_database_that_is_away_is_said_once_and_when_it_is_back(keeper, lines,
     first, second = lines.lines
     assert first == "the database: connection refused; tried again until it is back"
     assert second == "the database is back"
+
+
+def test_a_broker_that_is_away_is_said_once(lines):
+    log, once = logging.getLogger("flwr_edge.fleet"), Once()
+    log.addFilter(once)
+    for text in ("refused", "refused", "connected", "refused"):
+        log.warning("the broker: %s", text)
+    log.error("the broker: refused", exc_info=ValueError("x"))  # that may be another
+    log.removeFilter(once)
+    said = [line.removeprefix("the broker: ").partition("\n")[0] for line in lines.lines]
+    assert said == ["refused", "connected", "refused", "refused"]
 
 
 def test_what_is_no_absent_database_is_said_whole(lines):

@@ -124,7 +124,10 @@ class Place:
         return not peer.greeted and bool(peer.ended)
 
     def log(self):
-        return (self.root / "broker.log").read_text(errors="replace")
+        """What it said: before it had read its configuration, and in its file."""
+        file = self.folder.broker / "mosquitto.log"
+        files = (self.root / "broker.log", file.with_suffix(".log.1"), file)
+        return "".join(each.read_text(errors="replace") for each in files if each.exists())
 
     def enrol(self, name, **terms):
         """Enrol a device; its CA, certificate and key, as files."""

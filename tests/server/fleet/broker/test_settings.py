@@ -28,6 +28,13 @@ def test_it_listens_where_it_is_told_and_nowhere_else(place):
     }
 
 
+def test_it_logs_to_its_file_alone(place):
+    """Nobody bounds standard error, and what is refused is said as often as it is asked for."""
+    place.connect(place.enrol("watch-1"), "watch-1")
+    assert "as watch-1 (" in (place.folder.broker / "mosquitto.log").read_text()
+    assert "watch-1" not in (place.root / "broker.log").read_text()
+
+
 def test_qos_2_and_topic_aliases_are_not_offered(place):
     peer = place.connect(place.enrol("watch-1"), "watch-1")
     ((_, _, said),) = peer.greeted

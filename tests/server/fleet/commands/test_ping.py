@@ -1,5 +1,7 @@
 """Who is asked by ``flwr-fleet device ping``, and when."""
 
+import contextlib
+import json
 import time
 from types import SimpleNamespace
 
@@ -7,6 +9,7 @@ import pytest
 
 from server.fleet.commands import ping
 from server.fleet.errors import NotFoundError
+from tests.server.fleet import folders
 
 
 class Grid:
@@ -71,6 +74,23 @@ def test_it_ends_as_soon_as_all_have_answered():
 
 def test_without_names_all_that_are_online_are_asked():
     assert asked(Grid(a=0.0, b=0.0, late=60.0), timeout=30) == {"a": "good", "b": "good"}
+
+
+@pytest.fixture
+def fleet(tmp_path, migrated):
+    return folders.made(tmp_path / "fleet", migrated, "abc").root
+
+
+def test_devices_of_a_tag_are_asked_beside_those_that_are_named(fleet, run, monkeypatch):
+    @contextlib.contextmanager
+    def opened(*_, **__):
+        yield Grid(a=0.0, b=0.0, c=0.0)
+
+    monkeypatch.setattr("server.fleet.grid.open_grid", opened)
+    for words, asked_ in ((("--tag", "beta"), "a"), (("c", "--tag", "beta"), "ac"), ((), "abc")):
+        code, out, _ = run("device", "ping", *words, "--fleet", str(fleet), "--format", "json")
+        assert (code, "".join(row["device"] for row in json.loads(out))) == (0, asked_)
+    assert run("device", "ping", "--tag", "none", "--fleet", str(fleet))[0] == 3
 
 
 def test_nobody_there_is_an_error_that_says_why():

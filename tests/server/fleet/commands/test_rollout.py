@@ -1,5 +1,6 @@
 """``flwr-fleet bundle`` and ``rollout`` as an operator types them."""
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -158,6 +159,11 @@ def test_create_asks_shows_and_does(fleet, run, walk):
     assert [group["waiting"] for group in shown["groups"]] == [1, 3, 6]
     assert shown["plan"]["order"]["latency_us"] == 2000
     assert shown["plan"]["deadline"] == 7 * 86_400
+    (listed,) = json.loads(run("rollout", "list", "--format", "json")[1])
+    (bundle,) = json.loads(run("bundle", "list", "--format", "json")[1])
+    times = [shown["created"], shown["changed"], listed["created"], bundle["published"]]
+    for at in (*times, shown["plan"]["order"]["published"]):
+        assert dt.datetime.fromisoformat(at).utcoffset() == dt.timedelta(0)
     text = run("rollout", "show", number)[1]
     assert f"roll-out {number} of walk@1: running" in text
     assert "3 devices, 3 waiting" in text

@@ -18,6 +18,7 @@ from sqlalchemy import update
 
 from schemas.base import ConfigError
 from schemas.fleet import BrokerPlace, FleetConfig, FleetFolder, Lifetimes, Server
+from schemas.objects import ObjectStore
 from schemas.signing import new_key
 from server.cli import main
 from server.database import open_engine
@@ -30,7 +31,7 @@ from server.fleet.broker.settings import configuration
 from server.fleet.create import create
 from server.fleet.doctor import examine
 from server.fleet.keeper import Keeper
-from server.fleet.registry import Audit, Bundle, Registry, TaskRow
+from server.fleet.registry import Audit, Bundle, Certificate, Device, Key, Registry, TaskRow
 from tests.mosquitto import free_port
 from tests.server.fleet.site import Site
 
@@ -210,11 +211,15 @@ def bundle_cut_off(folder):
         tx.db.add(Bundle(id="a" * 64, name="b", version="1", bytes=9, published=tx.now))
 
 
-def object_gone(folder):
-    row = {"run": "r", "device": "d", "node": 1, "action": "a", "session": "s", "id": "1"}
+def open_task(folder, run, payload="b" * 64):
+    row = {"run": run, "device": "d", "node": 1, "action": "a", "session": "s", "id": run}
     with registry(folder) as opened, opened.write("x") as tx:
         times = {"created": tx.now, "expires": tx.now + 9}
-        tx.db.add(TaskRow(payload_sha="b" * 64, payload_bytes=3, **times, **row))
+        tx.db.add(TaskRow(payload_sha=payload, payload_bytes=3, **times, **row))
+
+
+def object_gone(folder):
+    open_task(folder, "r")
 
 
 def clock_was_ahead(folder):
@@ -231,6 +236,17 @@ def certificate_not_yet_valid(folder):
 def configuration_by_hand(folder):
     with (folder.broker / "mosquitto.conf").open("a") as file:
         file.write("allow_anonymous true\n")
+
+
+def device_expired(folder):
+    with registry(folder) as opened, opened.write("x") as tx:
+        for name, days in (("over", -1), ("good", 1)):
+            tx.db.add(Device(id=name, state="accepted", created=0, changed=0))
+            tx.db.add(Key(id=name, device=name, state="accepted", kind="k", created=0, changed=0))
+            tx.db.flush()
+            ends = {"not_before": 0, "not_after": tx.now + days * DAY}
+            told = {"serial": name, "use": "device", "subject": name, "issuer": "", "pem": ""}
+            tx.db.add(Certificate(device=name, key=name, **told, **ends))
 
 
 def configuration_gone(folder):
@@ -282,6 +298,7 @@ WARNINGS = [
     (server_expires_soon, "server-certificate"),
     (crl_ends_soon, "crl"),
     (configuration_gone, "broker-configuration"),
+    (device_expired, "device-certificates"),
 ]
 
 
@@ -311,6 +328,23 @@ def test_a_planted_fault_is_found(folder, plant, name):
 def test_what_will_be_a_fault_is_a_warning(folder, plant, name):
     plant(folder)
     assert of(folder, "warning")[name].advice
+
+
+@pytest.mark.parametrize(("run", "others"), [("walk-1", "rollout/1"), ("rollout/1", "walk-1")])
+def test_objects_are_looked_for_where_their_tasks_keep_them(folder, run, others):
+    place = folder.objects if run.startswith("rollout/") else folder.objects / "federation"
+    payload = ObjectStore(place, 1 << 20).put(b"abc").sha256
+    open_task(folder, run, payload)
+    assert of(folder, "ok")["objects"].seen == "1, all there"
+    open_task(folder, others, payload)
+    assert "1 of 2 missing" in of(folder, "fault")["objects"].seen
+
+
+def test_devices_whose_certificate_has_expired_are_named(folder):
+    device_expired(folder)
+    found = of(folder, "warning")["device-certificates"]
+    assert found.seen == "expired, of 1 accepted devices: over"
+    assert "device rotate" in found.advice
 
 
 def test_keys_whose_passphrase_nobody_gives_are_not_called_faulty(folder, monkeypatch):
@@ -358,6 +392,10 @@ def test_who_serves_on_the_database_is_said(folder, system, request):
     engine = open_engine(folder.database(folder.config()))
     held = Alone(folder.root, engine)
     assert re.match(rf"pid {os.getpid()} on \S+, since .* serves$", of(folder, "ok")["serve"].seen)
+    os.utime(folder.file, times=(time.time() + 60, time.time() + 60))
+    found = of(folder, "warning")["serve"]
+    assert found.seen.endswith("serves, by an older fleet.toml than the one that is there")
+    assert "start flwr-fleet serve again" in found.advice
     held.release()
     engine.dispose()
 

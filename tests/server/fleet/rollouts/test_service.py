@@ -1,16 +1,20 @@
 """What ``serve`` calls every few seconds."""
 
+import logging
+
 import pytest
 
 from schemas.memory_link import MemoryBroker, MemoryLink
+from server.fleet.listing import device_rows
 from server.fleet.registry import Registry
-from server.fleet.rollouts import GroupSpec, Terms, create, service
+from server.fleet.rollouts import service
 from tests.client import orders
 from tests.server.fleet import folders
+from tests.server.transport.fake_device import FakeDevice, will_of
 
 
-def test_it_starts_with_the_first_roll_out_and_not_twice(tmp_path, migrated, monkeypatch):
-    folder = folders.made(tmp_path / "fleet", migrated, "a")
+def test_it_hears_who_is_online_before_there_is_a_roll_out(tmp_path, migrated, monkeypatch):
+    folder = folders.made(tmp_path / "fleet", migrated, "ab")
     broker = MemoryBroker()
     made = []
 
@@ -21,13 +25,13 @@ def test_it_starts_with_the_first_roll_out_and_not_twice(tmp_path, migrated, mon
     monkeypatch.setattr(service, "server_link", link)
     monkeypatch.setattr(service, "signing_key", lambda *_: orders.KEY)
     service.tick(folder, folder.config())
-    assert not made
-    folders.published(folder, orders.made(tmp_path / "walk.flwb"), "walk")
-    with Registry(folder.root / "registry.sqlite") as registry:
-        create(registry, "test", "walk", [GroupSpec.parse("rest")], Terms())
-    service.tick(folder, folder.config())
     service.tick(folder, folder.config())
     assert len(made) == 1
+    device = FakeDevice(MemoryLink(broker, "a", will=will_of("a")), "a", tmp_path / "devices")
+    broker.pump()
+    with Registry(folder.root / "registry.sqlite") as registry, registry.read() as db:
+        assert [row["online"] for row in device_rows(db)] == [True, None]
+    device.link.close()
     service.stop(folder)
     service.stop(folder)
 
@@ -39,3 +43,15 @@ def test_a_signing_key_that_is_not_there_is_named(tmp_path, migrated):
     folder = folders.made(tmp_path / "fleet", migrated)
     with pytest.raises(ConfigError, match="key file cannot be read"):
         signing_key(folder, folder.config())
+
+
+def test_a_broker_that_is_away_is_said_once_while_it_runs(tmp_path, migrated, caplog):
+    folder, log = folders.made(tmp_path / "fleet", migrated), logging.getLogger("flwr_edge.link")
+    link = MemoryLink(MemoryBroker(), "server")
+    running = service.Service(folder, folder.config(), orders.KEY, link)
+    for act in (running.start, running.stop):
+        act()
+        caplog.clear()
+        for _ in range(2):
+            log.warning("refused")
+        assert len(caplog.records) == (1 if act == running.start else 2)
