@@ -218,7 +218,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         _other_model(lambda m: _dims(m.graph.output[0], "batch", 5)), "manifest says 4 logits"),
     "a second input": (
         _other_model(lambda m: m.graph.input.append(helper.make_tensor_value_info(
-            "path", TensorProto.FLOAT, [1]))), "input path"),
+            "path", TensorProto.FLOAT, [1]))), "path: float32[1]; a bundle's one input is"),
     "another name of the output": (
         _other_model(lambda m: setattr(m.graph.output[0], "name", "y")), "the model makes y"),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Functional memory as a strategy: who is asked what, what is learned, what is refused."""
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,13 +59,10 @@ def test_a_memory_is_not_found_again_for_other_sources(federation, tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_of_a_memory(federation, tmp_path, monkeypatch):
-    write = Path.write_bytes
-
-    def full(path, content):
-        write(path, content[:10])
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         make(lambda **_: replace(federation(), graphs=NoGraphs(tmp_path)))
     assert not list(tmp_path.iterdir())
