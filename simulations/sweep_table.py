@@ -54,6 +54,11 @@ def _unseen(cell: Cell) -> str:
     return "" if score is None else f"{score:.4f}"
 
 
+def _evaluation_seconds(cell: Cell) -> str:
+    seconds = cell.summary.evaluation_seconds
+    return "" if seconds is None else f"{seconds:.3f}"
+
+
 _COLUMNS: Final[dict[str, Callable[[Cell], object]]] = {
     "method": lambda cell: cell.method,
     "strategy": lambda cell: cell.summary.strategy,
@@ -70,6 +75,7 @@ _COLUMNS: Final[dict[str, Callable[[Cell], object]]] = {
     "left_out": lambda cell: sum(len(reasons) for reasons in cell.summary.failures.values()),
     "asked": lambda cell: _counted(part.asked for part in cell.summary.days),
     "brought_back": lambda cell: _counted(part.back for part in cell.summary.days),
+    "evaluation_seconds": _evaluation_seconds,
     "bytes_graphs": lambda cell: _counted([cell.summary.bytes_graphs]),
 }
 

@@ -15,6 +15,7 @@ from simulations.report.days import between
 from simulations.report.failed import reason
 from simulations.report.files import RunError
 from simulations.report.folder import RunFolder
+from simulations.report.lock import who_has
 from simulations.report.people import heading as unseen_heading
 from simulations.report.units import human_bytes
 
@@ -226,6 +227,8 @@ def _listed(run: RunFolder) -> Row:
             summary = run.summary()
             row |= {"dataset": summary.dataset, "macro_f1": summary.macro_f1.mean}
             row |= {"state": "finished", "failed": summary.failed}
+        elif who_has(run.path):
+            row["state"] = "running"
     except RunError as error:
         row |= {"state": "broken", "problem": str(error)}
     return row

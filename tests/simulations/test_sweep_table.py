@@ -34,7 +34,7 @@ def test_markdown_has_mean_and_deviation_over_seeds_and_a_dash_where_nothing_ran
 def test_csv_has_a_line_a_run():
     lines = csv_of([cell("a, b", 0.05, 2, 0.5)]).splitlines()
     assert lines[0].startswith("method,strategy,label_fraction,seed,macro_f1")
-    assert lines[1] == '"a, b",s,0.05,2,0.5000,0.4000,,2000,500,3,6,0.500,1,,,'
+    assert lines[1] == '"a, b",s,0.05,2,0.5000,0.4000,,2000,500,3,6,0.500,1,,,,'
 
 
 def test_graphs_have_a_column_where_a_run_says_them():
@@ -50,7 +50,7 @@ def test_csv_counts_what_devices_that_live_through_days_asked_for():
     one = cell("a", 0.0, 0, 0.5)
     days = [Days(first=n, last=n, accuracy=1, macro_f1=1, asked=n, back=2 * n) for n in (1, 2)]
     lived = one.summary.model_copy(update={"days": days})
-    assert csv_of([replace(one, summary=lived)]).splitlines()[1].endswith(",1,3,6,")
+    assert csv_of([replace(one, summary=lived)]).splitlines()[1].endswith(",1,3,6,,")
 
 
 def test_a_label_with_a_bar_or_a_line_break_stays_in_its_cell() -> None:

@@ -20,6 +20,7 @@ from simulations.report import (
     show_comparison,
     show_list,
 )
+from simulations.report.lock import held
 
 
 @pytest.fixture
@@ -50,6 +51,12 @@ def test_rows_hold_every_method_of_every_run(runs: Path, small: Any) -> None:
 def test_only_finished_runs_can_be_compared(runs: Path) -> None:
     with pytest.raises(RunError, match=r"half/summary\.json: not there: the run did not end"):
         load_runs([runs / "done", runs / "half"])
+
+
+def test_a_run_that_a_process_is_at_is_running(runs: Path) -> None:
+    with held(runs / "half"):
+        assert {row["run"]: row["state"] for row in list_rows(runs)}["half"] == "running"
+    assert {row["run"]: row["state"] for row in list_rows(runs)}["half"] == "interrupted"
 
 
 def test_the_list_tells_finished_interrupted_and_broken_runs_apart(runs: Path) -> None:
