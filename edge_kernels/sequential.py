@@ -16,6 +16,7 @@ from edge_kernels.narrow import narrowed
 from edge_kernels.quantize.constants import fold
 from edge_kernels.quantize.files import load
 from edge_kernels.quantize.graph import Graph, know_domain, reads
+from edge_kernels.sequential_nodes import add_node
 from edge_kernels.sequential_program import Program, Unfused
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _grow(
         if not any(name in chain.program.values for name in node.input):
             continue
         try:
-            chain.program.add(node)
+            add_node(chain.program, node)
         except Unfused as why:
             left[node.output[0]] = str(why)
         else:

@@ -27,6 +27,7 @@ from edge_kernels.integer.net import (
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
+from edge_kernels.sequential_nodes import add_node
 from edge_kernels.sequential_program import Program, Unfused, Unmade
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class _Walked(Program):
         if self._placed(node):
             return
         before = len(self.instructions)
-        super().add(node)
+        add_node(self, node)
         if len(self.instructions) > before and self.instructions[-1][0] == codes.AFFINE:
             self._into_product(node)
         for code, *operands in self.instructions[before:]:
