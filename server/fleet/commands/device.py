@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Devices: who waits, who is in, who is out.")
 Names = Annotated[list[str] | None, typer.Argument(help="Names of devices.")]
-TagOption = Annotated[str | None, typer.Option("--tag", help="All devices with this tag.")]
+TagOption = Annotated[
+    str | None, typer.Option("--tag", help="All devices with this tag, beside those named.")
+]
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 _HEAD: Final = ("device", "state", "online", "seen", "certificate_until", "tags", "quarantine")
 T = TypeVar("T")
@@ -101,7 +103,7 @@ def show(
         ("request", f"{one['at']} {one['address']}\n           {fingerprint(one['csr_sha256'])}")
         for one in card["requests"]
     ]
-    answer(card, format_, lambda: "\n".join(f"{key:<18} {_plain(value)}" for key, value in lines))
+    answer(card, format_, lambda: "\n".join(f"{key:<20} {_plain(value)}" for key, value in lines))
 
 
 @app.command()
@@ -360,6 +362,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "-" if value is None else str(value)
 
 

@@ -36,7 +36,12 @@ class Progress:
             raise KeyboardInterrupt
 
     def heard(self, text: str) -> None:
-        """Say what the grid says, but what shows, and what all devices say after a resume."""
+        """Say what the grid says, but what shows, and what all devices say after a resume.
+
+        Nor what devices say of tasks that the interrupted run withdrew a moment ago.
+        """
+        if self._ends and ": dropped (" in text:
+            return
         if not text.startswith("connected to the broker") and ENDED_BEFORE not in text:
             self.note(text)
 

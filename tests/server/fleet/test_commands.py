@@ -82,7 +82,9 @@ def test_from_a_claim_to_removal(run, enrolled):
         "lost",
         "revoked",
     )
-    assert run("device", "show", "a")[1].startswith("device ")
+    shown = run("device", "show", "a")[1]
+    assert shown.startswith("device ")
+    assert "\nquarantined          no\n" in shown
     assert run("device", "remove", "a", "--yes")[0] == 0
     assert set(listed(run)) == {"b"}
     assert listed(run, "--state", "removed") == {"a": "removed"}

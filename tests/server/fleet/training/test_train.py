@@ -193,6 +193,7 @@ def test_a_training_that_is_killed_or_interrupted_goes_on(pilot, here):
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert "go on with --resume" in said
+    assert ": dropped (" not in said.partition("interrupted after")[2]
     assert pilot.lines()[: len(seen)] == seen
     assert "another configuration" in here("--resume", "--set", "seed=7")[2]
 
