@@ -176,6 +176,14 @@ def sizes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     }
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """Return a name that nothing has yet, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Return a node's attributes by name."""
     from onnx import helper

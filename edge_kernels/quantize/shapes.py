@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_kernels.quantize.graph import Graph, needed
+from edge_kernels.quantize.graph import Graph, free_name, needed
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -86,7 +86,7 @@ def _settle(model: ModelProto, found: GraphProto) -> bool:
         wanted = _wanted(sizes.get(node.input[0], []), sizes.get(node.output[0], []))
         if wanted is None:
             continue
-        name = _free(f"{node.output[0]}.shape", before)
+        name = free_name(f"{node.output[0]}.shape", before)
         model.graph.initializer.append(numpy_helper.from_array(np.array(wanted, np.int64), name))
         node.input[1] = name
         changed = True
@@ -129,10 +129,3 @@ def drop(model: ModelProto, before: set[str]) -> None:
     kept = copy.deepcopy(kept)
     del model.graph.node[:]
     model.graph.node.extend(kept)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

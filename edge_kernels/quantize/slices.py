@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.graph import Graph, attributes, made_by_layers, needed, sizes
+from edge_kernels.quantize.graph import (
+    Graph,
+    attributes,
+    free_name,
+    made_by_layers,
+    needed,
+    sizes,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -187,7 +194,7 @@ def _serve(model: ModelProto, graph: Graph, part: _Part, layers: list[tuple[int,
             place = next(i for i, each in enumerate(nodes) if part.name in each.output)
             nodes.insert(place, turn)
             made.add(here.source)
-        name = _free(f"{node.name or node.output[0]}{_SUFFIX}", taken)
+        name = free_name(f"{node.name or node.output[0]}{_SUFFIX}", taken)
         padded = numpy_helper.from_array(_padded(weight, axis, here), name)
         model.graph.initializer.append(padded)
         node.input[0], node.input[1] = here.source, name
@@ -202,10 +209,3 @@ def _padded(weight: NDArray[np.float32], axis: int, part: _Part) -> NDArray[np.f
     around = [(0, 0)] * weight.ndim
     around[axis] = (part.start, part.total - part.stop)
     return np.pad(weight, around)
-
-
-def _free(name: str, names: set[str]) -> str:
-    while name in names:
-        name += "_"
-    names.add(name)
-    return name

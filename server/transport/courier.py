@@ -47,6 +47,7 @@ SAY_AGAIN: Final = (
 SAY_AGAIN_AT_MOST: Final = 300.0
 AT_ONCE: Final = 16  # chunks served for one request
 AGAIN: Final = (4, 64)  # chunks served for a task: so many times what it has, and so many more
+DROPPED: Final = "dropped"  # in what is told of a message that was refused
 DETAIL: Final = 500  # characters of what is kept of a reason; a device may have put in any
 _WANT_TTL: Final = 60.0
 _RECEIVED_TTL: Final = 86_400.0
@@ -174,7 +175,9 @@ class Courier:
         self._guard.refused(device, reason, detail, task)
         if (device, reason) not in self._dropped:
             self._dropped.add((device, reason))
-            self._tell(f"{device}: dropped ({reason}): {detail}; more of the kind are counted only")
+            self._tell(
+                f"{device}: {DROPPED} ({reason}): {detail}; more of the kind are counted only"
+            )
 
     # What comes from the link.
 

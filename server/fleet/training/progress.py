@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from server.fleet.training.folder import line_of
 from server.outcome import RoundRecord
+from server.transport.courier import DROPPED
 from server.transport.mqtt_grid import ENDED_BEFORE
 
 
@@ -40,7 +41,7 @@ class Progress:
 
         Nor what devices say of tasks that the interrupted run withdrew a moment ago.
         """
-        if self._ends and ": dropped (" in text:
+        if self._ends and f": {DROPPED} (" in text:
             return
         if not text.startswith("connected to the broker") and ENDED_BEFORE not in text:
             self.note(text)
