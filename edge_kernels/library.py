@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import onnxruntime
 
 from edge_kernels.given import model_of, whole
+from edge_kernels.quick import QuickSession
 
 if TYPE_CHECKING:
     from edge_kernels.given import Model
@@ -84,8 +85,10 @@ def session(
     *,
     threads: int = 1,
     options: onnxruntime.SessionOptions | None = None,
-) -> onnxruntime.InferenceSession:
+) -> QuickSession:
     """Make an ONNX Runtime session on the CPU that has the operators of ``flwr.edge``.
+
+    Its `run` is ONNX Runtime's with less ado (`QuickSession`).
 
     Parameters
     ----------
@@ -117,7 +120,7 @@ def session(
                 f"the model has {len(source)} bytes; ONNX Runtime takes {_MOST_BYTES} from memory: "
                 "give the path of a file whose weights lie in another (external data)"
             )
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return QuickSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _equip(options: onnxruntime.SessionOptions) -> None:

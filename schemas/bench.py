@@ -39,6 +39,10 @@ class Timed(Strict):
     isa: str
     microseconds: Positive = Field(description="Median over the rounds.")
     spread: Quartiles
+    plain_run_microseconds: Positive = Field(
+        description="Ours too by onnxruntime.InferenceSession.run, as the rivals; else the run of "
+        "edge_kernels.session."
+    )
     rivals: dict[str, Positive] = Field(description="Medians of what ONNX Runtime offers, by name.")
     rivals_spread: dict[str, Quartiles]
 
@@ -54,6 +58,9 @@ class KernelRow(Timed):
     fast: bool = Field(description="7-bit lookup tables: lossy, never the default.")
     best_rival: str | None = Field(description="Fastest of the same or the next higher bit width.")
     speedup_over_best_rival: Positive | None = Field(description="Its median over this one's.")
+    plain_run_speedup: Positive | None = Field(
+        description="The same over ours by onnxruntime.InferenceSession.run."
+    )
     floor_microseconds: Positive = Field(
         description="A streaming read of the packed weights and scales, as many threads."
     )
@@ -82,6 +89,9 @@ class EncoderRow(Timed):
     batch: int = Field(ge=1)
     bits: Bits
     speedup_over: dict[str, Positive] = Field(description="Each rival's median over this one's.")
+    plain_run_speedup_over: dict[str, Positive] = Field(
+        description="The same over ours by onnxruntime.InferenceSession.run."
+    )
     relative_rms_error: float = Field(
         description="Against the float network: rounding of weights and activations.", ge=0
     )

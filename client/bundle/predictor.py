@@ -11,6 +11,7 @@ import edge_kernels
 from client.bundle.checks import not_runnable
 from client.bundle.reader import Bundle
 from client.graph_check import onnx_alone
+from edge_kernels.quick import QuickSession
 from schemas.base import ConfigError
 from schemas.bundle import BundleError, Card, Input, Manifest
 
@@ -45,7 +46,7 @@ def session(form: str, model: bytes) -> onnxruntime.InferenceSession:
             return edge_kernels.session(model, threads=1, options=options)
         options.intra_op_num_threads = 1
         edge_kernels.exact_int8(options)
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return QuickSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base
         raise NotRunnableError(f"the model does not load: {_line(error)}") from error
 

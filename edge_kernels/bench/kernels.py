@@ -11,7 +11,7 @@ from edge_kernels.bench.machine import machine, versions
 from edge_kernels.bench.rivals import RIVALS, Rival, absent, best_of
 from edge_kernels.bench.sessions import our_session, rival_session
 from edge_kernels.bench.stream import stream
-from edge_kernels.bench.timing import Effort, Timing, Turn, take_turns, turn_of
+from edge_kernels.bench.timing import Effort, Timing, Turn, calls_of, take_turns, turn_of
 from edge_kernels.bench.weights import Floats, Weights, relative_rms
 from edge_kernels.layout import Shape
 from schemas.bench import Bits, KernelReport, KernelRow, Machine
@@ -63,8 +63,10 @@ def measure(sizes: Sizes, effort: Effort, say: Say = lambda _: None) -> KernelRe
     """Time every product of the sizes, in one process.
 
     Measured is the whole ``session.run(None, {"x": x})`` from Python, as a user pays it: the call,
-    the copy of the output, quantizing the activations, the lookup tables, the product. All
-    contenders of a shape, a number of rows and a number of threads are timed in the same rounds,
+    the copy of the output, quantizing the activations, the lookup tables, the product. Rivals are
+    called by ``onnxruntime.InferenceSession.run``, ours by the `run` of `edge_kernels.session`,
+    which costs less, and once more as the rivals are (``plain_run_microseconds``). All contenders
+    of a shape, a number of rows and a number of threads are timed in the same rounds,
     one after the other (`take_turns`), on the same activations; each has a session of its own of
     as many threads. ONNX Runtime's weights are constant, so that it packs them beforehand, and
     ``accuracy_level`` is 4. The floor reads a buffer of as many bytes as the weights and their
@@ -174,7 +176,7 @@ class _Cell:
         present = [i for i, each in enumerate(self.ours) if len(x) <= LOOKUP_ROWS or not each.fast]
         contenders: dict[Any, Turn] = {}
         for i in present:
-            contenders["ours", i] = _call(self.sessions[i], feed)
+            contenders["ours", i], contenders["plain", i] = calls_of(self.sessions[i], feed)
             size = self.ours[i].streamed
             contenders["floor", size] = stream(size, self.threads)
         for key, session in self.theirs.items():
@@ -186,7 +188,7 @@ class _Cell:
     def _row(self, i: int, x: Floats, timings: Mapping[Any, Timing]) -> KernelRow:
         ours = self.ours[i]
         shape = ours.shape
-        mine = timings["ours", i]
+        mine, plain = timings["ours", i], timings["plain", i]
         floor = timings["floor", ours.streamed]
         rivals = {
             name: timings["theirs", (name, group)]
@@ -213,10 +215,12 @@ class _Cell:
             fast=ours.fast,
             microseconds=mine.median,
             spread=mine.quartiles,
+            plain_run_microseconds=plain.median,
             rivals=medians,
             rivals_spread={name: timing.quartiles for name, timing in rivals.items()},
             best_rival=best,
             speedup_over_best_rival=medians[best] / mine.median if best else None,
+            plain_run_speedup=medians[best] / plain.median if best else None,
             floor_microseconds=floor.median,
             floor_spread=floor.quartiles,
             ratio_to_floor=mine.median / floor.median,

@@ -6,6 +6,7 @@ import onnxruntime
 
 import edge_kernels
 from edge_kernels.bench.rivals import Rival
+from edge_kernels.quick import QuickSession
 
 # Threads of an idle session spin for a while, by default long enough to disturb whoever's turn is
 # next. A millisecond keeps them awake between the calls of a turn. Older releases do not know the
@@ -22,7 +23,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def our_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+def our_session(model: bytes, threads: int) -> QuickSession:
     """Make a session with the operators of ``flwr.edge``."""
     return edge_kernels.session(model, threads=threads, options=_options(threads))
 

@@ -5,7 +5,12 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from onnxruntime import InferenceSession
+
+from edge_kernels.quick import QuickSession
 
 Name = TypeVar("Name", bound=Hashable)
 _WARM: Final = 6  # calls; a victim cache takes so many until a few megabytes stay in it
@@ -69,6 +74,13 @@ def turn_of(call: Callable[[], object]) -> Turn:
         return statistics.median(took) / 1e3
 
     return turn
+
+
+def calls_of(session: QuickSession, feed: dict[str, Any]) -> tuple[Turn, Turn]:
+    """Time our session's own run, and the same call by ONNX Runtime's."""
+    run = session.run
+    plain = partial(InferenceSession.run, session)
+    return turn_of(lambda: run(None, feed)), turn_of(lambda: plain(None, feed))
 
 
 def take_turns(

@@ -27,6 +27,8 @@ def kernel_row(**changes):
         "rivals_spread": {"MatMul fp32": (89.0, 91.0), "MatMulNBits 2": (23.0, 25.0)},
         "best_rival": "MatMulNBits 2",
         "speedup_over_best_rival": 2.0,
+        "plain_run_microseconds": 15.0,
+        "plain_run_speedup": 1.6,
         "floor_microseconds": 10.0,
         "floor_spread": (9.5, 10.5),
         "ratio_to_floor": 1.2,
@@ -43,7 +45,7 @@ def kernel_report():
         rows=[
             kernel_row(),
             kernel_row(bits="ternary", group=0, fast=True),
-            kernel_row(m=16, **lonely, speedup_over_best_rival=None),
+            kernel_row(m=16, **lonely, speedup_over_best_rival=None, plain_run_speedup=None),
         ],
         left_out={"MatMulNBits 8": "not there"},
     )
@@ -58,7 +60,9 @@ def encoder_report():
         microseconds=5.0,
         rivals={"fp32": 35.0, "QDQ u8": 20.0},
         rivals_spread={"fp32": (34.0, 36.0), "QDQ u8": (19.0, 21.0)},
+        plain_run_microseconds=8.0,
         speedup_over={"fp32": 7.0, "QDQ u8": 4.0},
+        plain_run_speedup_over={"fp32": 4.4, "QDQ u8": 2.5},
         relative_rms_error=0.1,
     )
     return EncoderReport(**HERE, rows=[row])

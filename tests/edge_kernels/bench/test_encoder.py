@@ -69,3 +69,5 @@ def test_a_row_for_each_bit_width_and_number_of_threads():
     for row in report.rows:
         assert set(row.rivals) == set(row.speedup_over) == set(row.rivals_spread)
         assert row.speedup_over["fp32"] == pytest.approx(row.rivals["fp32"] / row.microseconds)
+        plain = row.rivals["fp32"] / row.plain_run_microseconds
+        assert row.plain_run_speedup_over["fp32"] == pytest.approx(plain)

@@ -31,6 +31,8 @@ def test_ratios_are_those_of_the_medians(report):
         if row.best_rival:
             best = row.rivals[row.best_rival] / row.microseconds
             assert row.speedup_over_best_rival == best
+            plain = row.rivals[row.best_rival] / row.plain_run_microseconds
+            assert row.plain_run_speedup == plain
         assert set(row.rivals) == set(row.rivals_spread)
         assert {"MatMul fp32", "DynamicQuantizeMatMul"} <= set(row.rivals)
 
