@@ -56,19 +56,25 @@ def list_devices(
     ] = False,
     format_: Formats = Format.table,
 ) -> None:
-    """List devices.
+    """List devices. ONLINE is what `flwr-fleet serve` hears; where it hears nothing, that is said.
 
     Example: flwr-fleet device list --state pending
     """
+    from server.fleet.heard import unheard
     from server.fleet.listing import device_rows
     from server.fleet.registry.identity import STATES
 
     if state is not None and state not in STATES:
         raise ConfigError("--state", [f"{state!r}: no such state; there are {', '.join(STATES)}"])
-    with Fleet(fleet).registry() as registry, registry.read() as db:
-        rows = device_rows(db, state=state, tag=tag)
-    rows = [row for row in rows if row["quarantined"] or not quarantined]
+    it = Fleet(fleet)
+    with it.registry() as registry:
+        with registry.read() as db:
+            rows = device_rows(db, state=state, tag=tag)
+        rows = [row for row in rows if row["quarantined"] or not quarantined]
+        why = unheard(registry.engine, it.config) if any(row["online"] for row in rows) else ""
     answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no devices"))
+    if why:
+        say(f"{why}: who is online is as old as SEEN")
 
 
 @app.command()

@@ -7,12 +7,14 @@ import os
 import re
 import shlex
 import shutil
+import socket
 
 import pytest
 
 from schemas.enrolment import parse_url
 from schemas.fleet import FleetFolder
 from server.cli import main
+from server.fleet.alone import Alone
 from server.fleet.hooks import Changes
 from server.fleet.registry import Registry
 from server.transport import Ledger
@@ -243,6 +245,29 @@ def test_who_was_never_heard_is_not_said_to_be_off(fleet, run, enrolled):
     ledger.close()
     assert run(*online)[1].splitlines()[1].split()[2] == "no"
     assert json.loads(run(*online, "--format", "json")[1])[0]["online"] is False
+
+
+def test_a_list_says_where_nobody_hears_who_is_online(fleet, run, enrolled, monkeypatch):
+    enrolled("a", "--device", "a")
+    ledger = Ledger(fleet / "registry.sqlite")
+    ledger.set_state("a", {"online": True}, 1000.0)
+    ledger.close()
+    assert run("device", "list")[2] == (
+        "flwr-fleet serve does not run: who is online is as old as SEEN\n"
+    )
+    with Registry(fleet / "registry.sqlite") as registry, socket.socket() as broker:
+        broker.bind(("127.0.0.1", 0))
+        config = FleetFolder(fleet).config()
+        place = {"host": "127.0.0.1", "port": broker.getsockname()[1]}
+        moved = config.model_copy(update={"broker": config.broker.model_copy(update=place)})
+        monkeypatch.setattr(FleetFolder, "config", lambda _: moved)
+        served = Alone(fleet, registry.engine)
+        code, out, err = run("device", "list", "--format", "json")
+        assert (code, json.loads(out)[0]["online"]) == (0, True)
+        assert re.search(r"^the broker .*:\d+ does not answer \(Connection refused\): who", err)
+        broker.listen()
+        assert run("device", "list")[2] == ""
+        served.release()
 
 
 def test_a_certificate_that_has_expired_is_marked(fleet, run, enrolled):
