@@ -80,6 +80,11 @@ def create(
     return made
 
 
+def exists(db: Session, id_: str) -> bool:
+    """Whether there is such a claim."""
+    return db.get(Claim, id_) is not None
+
+
 def find(db: Session, id_: str) -> Claim:
     """A claim by its id."""
     claim = db.get(Claim, id_)

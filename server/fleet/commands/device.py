@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -30,7 +30,7 @@ from server.fleet.errors import Refusal
 
 if TYPE_CHECKING:
     from schemas.enrolment import ClaimText
-    from schemas.fleet import FleetConfig
+    from server.fleet.keeper import Keeper
     from server.fleet.registry import Write
 
 app = typer.Typer(help="Devices: who waits, who is in, who is out.")
@@ -339,7 +339,7 @@ def import_(
             devices.check_expected(db, them)  # before anything is changed, since it is in parts
         if not confirm("expect", [one.name for one in them], yes=True, dry_run=dry_run):
             return
-        with _claims_file(claims_out, keeper.config, done) as keep:
+        with _claims_file(claims_out, keeper, done) as keep:
 
             def known(write: "Write", part: list[devices.Expected]) -> list[devices.Expected]:
                 devices.expect_all(write, part)
@@ -389,26 +389,32 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 @contextmanager
 def _claims_file(
-    out: Path | None, config: "FleetConfig", done: Sequence[object]
+    out: Path | None, keeper: "Keeper", done: Sequence[object]
 ) -> "Iterator[Callable[[list[str], list[ClaimText]], None]]":
     """Write claims to a file; what it gives is called within the transaction that makes them.
 
     The file is opened before anything is changed, and written before each commit: where it cannot
-    be, no claim is made that nobody knows. It stays where something is ``done``: was committed.
+    be, no claim is made that nobody knows. It stays where something is ``done``: was committed;
+    claims that were not are taken out of it, but from a pipe.
     """
     if out is None:
         yield lambda _names, _made: None
         return
     from schemas.address import host_port
     from schemas.enrolment import enrol_url
+    from server.fleet import claims
 
     if out.is_dir():
         raise ConfigError(str(out), ["is a folder; name a file"])
+    config = keeper.config
     server = host_port(config.server.host, config.server.port)
     written = NewFile(out, private=True)
     written.file.write(b"device,claim,url\n")
+    before, last = 0, ""  # where the last part begins, and a claim of it
 
     def keep(names: list[str], made: "list[ClaimText]") -> None:
+        nonlocal before, last
+        before, last = written.file.tell() if written.file.seekable() else 0, made[-1].id
         for name, claim in zip(names, made, strict=True):
             written.file.write(f"{name},{claim},{enrol_url(server, claim)}\n".encode())
         written.sync()
@@ -417,6 +423,11 @@ def _claims_file(
         yield keep
     finally:
         if done:
+            with suppress(Exception):  # no database: what was written stays
+                with keeper.registry.read() as db:
+                    committed = claims.exists(db, last)
+                if before and not committed:
+                    written.file.truncate(before)
             written.keep()
             say(f"wrote {out}: whoever reads it can enroll these names")
             say_local(config)

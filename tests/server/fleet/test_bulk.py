@@ -261,6 +261,26 @@ def test_claims_that_were_not_committed_leave_no_file(fleet, run, listed, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if "claims" in path.name] == []
 
 
+def test_claims_of_a_part_that_was_not_committed_are_not_in_the_file(fleet, run, listed, tmp_path):
+    commits = []
+
+    def full(_session):
+        commits.append(1)
+        if len(commits) == 3:
+            raise OSError(28, "No space left on device")
+
+    event.listen(Session, "before_commit", full)
+    out = tmp_path / "claims.csv"
+    code, _, err = run("device", "import", listed, "--claims", str(out))
+    event.remove(Session, "before_commit", full)
+    assert (code, "ended early, expecting 20 of 25" in err) == (1, True)
+    with Registry(fleet / "registry.sqlite") as registry, registry.read() as db:
+        known = set(db.scalars(select(Claim.id)))
+    named = [line.split(",")[1].partition(".")[0] for line in out.read_text().splitlines()[1:]]
+    assert len(named) == 20
+    assert all(any(id_ in claim for id_ in known) for claim in named)
+
+
 def columns_of(fleet):
     with Registry(fleet / "registry.sqlite") as registry, registry.read() as db:
         return [db.scalar(select(func.count()).select_from(t)) for t in (Device, Claim, Audit)]
