@@ -34,12 +34,20 @@ def made(root: Path, migrated: Path, names: str = "", **config: Any) -> FleetFol
     return folder
 
 
-def published(folder: FleetFolder, data: bytes, name: str, version: str = "1") -> str:
+def published(
+    folder: FleetFolder,
+    data: bytes,
+    name: str,
+    version: str = "1",
+    *,
+    database: Path | None = None,
+) -> str:
     """Keep a bundle as ``bundle publish`` does, without the process that verifies it; its hash."""
+    where = database or folder.root / "registry.sqlite"
     sha = BundleFiles(folder.bundles).keep(data)
     length = HEADER.unpack_from(data)[2]
     manifest = parse(data[HEADER.size : HEADER.size + length]).model_dump(mode="json")
-    with Registry(folder.root / "registry.sqlite") as registry, registry.write("test") as tx:
+    with Registry(where) as registry, registry.write("test") as tx:
         fields = {"bytes": len(data), "base": manifest["base"], "manifest": manifest}
         tx.db.add(Bundle(id=sha, name=name, version=version, published=tx.now, **fields))
     return sha

@@ -41,7 +41,7 @@ class Pilot:
         self.file, self.out = root / "spring.toml", root / "out"
         self.file.write_text(FILE)
 
-    def device(self, name, *, starts=True):
+    def device(self, name, *, starts=True, own=None, more=""):
         ca, certificate, key = self.place.enrol(name)
         with self.place.keeper.registry.write("operator:tests") as write:
             from server.fleet import devices
@@ -49,10 +49,10 @@ class Pilot:
 
             devices.set_tags(find(write.db, [name])[0], ["pilot"], ())
         folder = self.root / name
-        windows(sum(name.encode())).save(folder / "windows")
+        (own or windows(sum(name.encode()))).save(folder / "windows")
         config = self.place.config.broker
         (folder / "pi.toml").write_text(
-            f'device = "{name}"\nstate = "state"\n[broker]\nhost = "localhost"\n'
+            f'device = "{name}"\nstate = "state"\n{more}[broker]\nhost = "localhost"\n'
             f'port = {config.port}\n[broker.tls]\nca = "{ca}"\ncertificate = "{certificate}"\n'
             f'key = "{key}"\n[windows]\nfolder = "windows"\n'
         )
