@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge_kernels.integer.check import reads
-from edge_kernels.integer.net import Add, Norm, Product, Reduce, Rescale, Step
+from edge_kernels.integer.net import Add, Multiply, Norm, Product, Reduce, Rescale, Step
 from edge_kernels.quantize.floats import FloatNet, reading
 
 
@@ -29,12 +29,13 @@ def _streams(net: FloatNet) -> set[int]:
             found.update(reads(step))
         if isinstance(step, Reduce) and step.mean and step.x in norms | found:
             found |= {step.x} | ({at + 1} & {net.output})
-    makes = (Product, Add, Norm, Reduce)
+    makes = (Product, Add, Norm, Reduce, Multiply)
     return {v for v in found if v == 0 or isinstance(net.steps[v - 1], makes)}
 
 
 def _takes(step: Step) -> bool:
-    return isinstance(step, Add | Norm | Rescale) or (isinstance(step, Reduce) and step.mean)
+    takes = isinstance(step, Add | Norm | Rescale | Multiply)
+    return takes or (isinstance(step, Reduce) and step.mean)
 
 
 def widened(net: FloatNet) -> FloatNet:

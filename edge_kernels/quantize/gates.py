@@ -1,0 +1,209 @@
+"""Products of two tensors, parts of one, and what is the same for all samples, as steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_kernels.integer.net import FREE, Constant, Multiply, Shape, Slice, Step
+from edge_kernels.quantize.floats import shape_of
+from edge_kernels.quantize.graph import Unserved, attributes
+from edge_kernels.quantize.slices import sliced, split
+from edge_kernels.sequential_program import RESHAPE, Unfused
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from edge_kernels.quantize.walk import Walked
+
+STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
+_COPIES: Final = ("Expand", "Tile")
+_TAKES_CONSTANTS: Final = ("Concat", "Add", "Sub", "Mul")
+_VIEWS: Final = (*_COPIES, "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose")
+
+
+def append(program: Walked, output: str, step: Step) -> int:
+    """Append a step that is ready; return its value's number.
+
+    Raises
+    ------
+    Unserved
+        Where the step cannot read such shapes.
+    """
+    shapes: list[Shape] = [()] * (len(program.instructions) + 1)
+    for value in program.values.values():
+        shapes[value.number] = value.shape
+    try:
+        shape = shape_of(step, shapes)
+    except ValueError as error:
+        raise Unserved(str(error)) from error
+    program.ready.append(step)
+    program.emit(output, shape, STEP, len(program.ready) - 1)
+    return len(program.instructions)
+
+
+def gated(program: Walked, node: NodeProto) -> bool:
+    """Multiply two tensors; or one and a constant that varies along other axes than channels."""
+    if node.op_type != "Mul":
+        return False
+    first, second = node.input
+    for name, other in ((first, second), (second, first)):
+        if name not in program.values and other in program.values:
+            _many_factors(program, name, program.values[other].shape)
+    if first not in program.values or second not in program.values:
+        return False
+    x, y = (program.values[name].number for name in (first, second))
+    append(program, node.output[0], Multiply(x, y))
+    return True
+
+
+def _many_factors(program: Walked, name: str, shape: Shape) -> None:
+    """Append a constant that is to be multiplied, where no factor of each channel says it."""
+    known = program.constant(name)
+    if known is None or known.dtype != np.float32 or len(shape) != 2 or known.ndim > 3:
+        return
+    full = known.reshape((1,) * (3 - known.ndim) + known.shape)
+    if full.shape[0] == 1 and full.shape[2] > 1 and FREE not in shape:
+        append(program, name, Constant(full[0].astype(np.float64)))
+
+
+def spread(program: Walked, node: NodeProto) -> bool:
+    """Widen a tensor that is copied along an axis, which products do themselves."""
+    if node.op_type not in _COPIES or node.input[0] not in program.values:
+        return False
+    x, output = program.values[node.input[0]], node.output[0]
+    shape = _observed(program, output)
+    if len(shape) != len(x.shape):
+        raise Unfused(f"it copies a value of shape {x.shape} to {shape}")
+    if x.shape == shape or _only_multiplied(program, output):
+        program.values[output] = x
+        return True
+    if FREE in shape:
+        raise Unfused("it copies along a free axis: export with fixed sizes")
+    ones = append(program, f"{output}.ones", Constant(np.ones(shape)))
+    append(program, output, Multiply(x.number, ones))
+    return True
+
+
+def _observed(program: Walked, name: str) -> Shape:
+    seen = program.forms.observed
+    shape = None if seen is None else seen.logical(name)
+    if shape is None:
+        raise Unfused(f"the shape of {name!r} is not known")
+    return shape
+
+
+def _only_multiplied(program: Walked, name: str) -> bool:
+    """Whether products with values of a tensor's own shape alone read it."""
+    graph, shape = program.graph, _observed(program, name)
+    readers = [graph.nodes[at] for at in graph.readers.get(name, [])]
+    others = [each for node in readers for each in node.input if each != name]
+    return (
+        graph.uses[name] == len(readers) == len(others)
+        and all(node.op_type == "Mul" for node in readers)
+        and all(_known_shape(program, each) == shape for each in others)
+    )
+
+
+def _known_shape(program: Walked, name: str) -> Shape | None:
+    seen = program.forms.observed
+    return None if seen is None or name not in seen.shapes[0] else seen.logical(name)
+
+
+def picked(program: Walked, node: NodeProto) -> bool:
+    """Take parts of a tensor: by Split, Slice, or Gather of positions in a row."""
+    x = program.values.get(node.input[0]) if node.input else None
+    if x is None or node.op_type not in ("Split", "Slice", "Gather"):
+        return False
+    full, keep = (0, *x.shape), True
+    if node.op_type == "Gather":
+        found, keep = _gathered(program, node, full)
+    else:
+        take = split if node.op_type == "Split" else sliced
+        found = take(program.graph, node, full)
+    if found is None:
+        raise Unfused("its parts are not known, or not in a row")
+    axis, bounds = found
+    if axis == 0:
+        raise Unfused("it takes parts of the batch")
+    for name, (start, stop) in zip(node.output, bounds, strict=True):
+        if program.graph.uses[name]:
+            part = Slice(x.number, axis - 1, start, stop - start)
+            append(program, name if keep else f"{name}.kept", part)
+    if not keep:
+        _without(program, node.output[0], axis - 1)
+    return True
+
+
+def _gathered(
+    program: Walked, node: NodeProto, full: Shape
+) -> tuple[tuple[int, list[tuple[int, int]]] | None, bool]:
+    """Axis and bounds of what a Gather takes, and whether it keeps the axis."""
+    index = program.constant(node.input[1])
+    axis = int(attributes(node).get("axis", 0)) % len(full)
+    if index is None or index.ndim > 1 or index.size == 0:
+        return None, True
+    places = [int(each) for each in index.reshape(-1)]
+    places = [at + full[axis] if at < 0 and full[axis] != FREE else at for at in places]
+    whole = places == list(range(places[0], places[0] + len(places)))
+    found = (axis, [(places[0], places[-1] + 1)]) if whole else None
+    return found, index.ndim == 1
+
+
+def _without(program: Walked, output: str, axis: int) -> None:
+    """Take out an axis of 1."""
+    x = program.values[f"{output}.kept"]
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    if not shape:
+        raise Unfused("it leaves nothing but the batch")
+    if FREE in shape:
+        raise Unfused("it leaves a free axis alone")
+    program.emit(output, shape, RESHAPE, x.number, *(*shape, 0)[:2])
+
+
+def told(program: Walked, node: NodeProto) -> None:
+    """Append constants that a node joins to values, or adds, as the token of a class is."""
+    if node.op_type not in _TAKES_CONSTANTS:
+        return
+    joins = node.op_type == "Concat"
+    values = [program.values[name] for name in node.input if name in program.values]
+    axis = attributes(node).get("axis", 0) % (len(values[0].shape) + 1) if values else 0
+    for name in node.input:
+        if name in program.values or (not joins and program.constant(name) is not None):
+            continue
+        held = same_for_all(program, name)
+        if held is not None and axis == 1 and any(each.shape[0] == FREE for each in values):
+            raise Unfused(
+                f"it joins the constant {name!r} to a free axis: export with a fixed length"
+            )
+        if held is not None and held.ndim in (1, 2):
+            append(program, name, Constant(held.astype(np.float64)))
+
+
+def same_for_all(program: Walked, name: str) -> NDArray[Any] | None:
+    """Return what a tensor that depends on no input holds for each sample; None: it is no such."""
+    whole = _whole(program, name)
+    if whole is None or whole.ndim < 2 or not (whole == whole[:1]).all():
+        return None
+    row: NDArray[Any] = whole[0]
+    return row
+
+
+def _whole(program: Walked, name: str) -> NDArray[Any] | None:
+    known, node, seen = program.constant(name), program.graph.maker(name), program.forms.observed
+    if known is not None or node is None or node.op_type not in _VIEWS or seen is None:
+        return known
+    source = _whole(program, node.input[0])
+    if source is None or name not in seen.shapes[0]:
+        return None
+    shape = seen.concrete(name)
+    if node.op_type == "Transpose":
+        return np.transpose(source, attributes(node).get("perm"))
+    if node.op_type == "Expand":
+        return np.broadcast_to(source, shape)
+    if node.op_type == "Tile":
+        deep = source.reshape((1,) * (len(shape) - source.ndim) + source.shape)
+        return np.tile(deep, [a // b for a, b in zip(shape, deep.shape, strict=True)])
+    return source.reshape(shape)
