@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Array = NDArray[Any]
+_FEW: Final = 8
 _SIZES: Final = ((2, 5), (3, 7))  # batch, and any other free axis
 
 
@@ -47,9 +48,12 @@ class Observed:
     ----------
     shapes : list of dict of str → tuple
         Of each run.
+    small : dict of str → array
+        What tensors of few numbers held that were the same in both.
     """
 
     shapes: list[dict[str, Shape]] = field(default_factory=lambda: [{}, {}])
+    small: dict[str, Array] = field(default_factory=dict)
 
     def logical(self, name: str) -> Shape | None:
         """Return a tensor's shape without the batch, `FREE` where it differs; None: it has none."""
@@ -73,6 +77,14 @@ class Observed:
         if name not in self.shapes[0]:
             raise Unserved(f"the shape of {name!r} is not known")
         return self.shapes[0][name]
+
+
+def _alike(before: dict[str, Array], results: dict[str, Array], run: int) -> dict[str, Array]:
+    """Few numbers of a run; of the second those which are as in the first."""
+    found = {name: value for name, value in results.items() if np.size(value) <= _FEW}
+    if run == 0:
+        return found
+    return {n: v for n, v in found.items() if n in before and np.array_equal(before[n], v)}
 
 
 def observe(model: ModelProto) -> Observed:
@@ -111,6 +123,7 @@ def observe(model: ModelProto) -> Observed:
             seen = made.shapes[run]
             seen.update({n: np.shape(r) for n, r in zip(outputs, results, strict=True)})
             seen[given.name] = seen[""] = tuple(shape)
+            made.small = _alike(made.small, dict(zip(outputs, results, strict=True)), run)
     except Exception as error:  # ONNX Runtime's own have no common class
         raise ValueError(
             f"ONNX Runtime cannot run the model, so that its shapes stay unknown: {error}"

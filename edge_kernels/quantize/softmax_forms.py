@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge_kernels.quantize.walk import Walked
 
 _VIEWS: Final = ("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout")
+_BETWEEN: Final = ("Add", "Sub", "Mul", "Div", "Where")
 _MOST_SHARED: Final = 256  # numbers of a softmax, for which a matrix of as many squared is held
 
 
@@ -54,7 +55,8 @@ def pooling(graph: Graph, observed: Observed, at: int) -> Form | None:
     softmax = graph.nodes[at]
     shape = observed.concrete(softmax.input[0])
     axis = int(attributes(softmax).get("axis", -1)) % len(shape)
-    if len(shape) not in (2, 3) or axis == 0:
+    fits = len(shape) in (2, 3) and shape[0] == observed.batch(0) and axis > 0
+    if not fits or _of_queries(graph, softmax.input[0]):
         return None
     order = (0, axis, 3 - axis) if len(shape) == 3 else (0, 1)
     places = np.arange(np.prod(shape)).reshape(shape)
@@ -73,6 +75,16 @@ def pooling(graph: Graph, observed: Observed, at: int) -> Form | None:
             made = made.transpose(attributes(node).get("perm"))
         made = made.reshape(observed.concrete(tensor))
     return None
+
+
+def _of_queries(graph: Graph, name: str) -> bool:
+    """Whether scores come from a product of two computed tensors: attention, with a mask, say."""
+    node = graph.maker(name)
+    if node is None or node.op_type not in ("MatMul", *_VIEWS, *_BETWEEN):
+        return False
+    if node.op_type == "MatMul":
+        return all(graph.constant(each) is None for each in node.input)
+    return any(_of_queries(graph, each) for each in node.input)
 
 
 @dataclass(frozen=True)

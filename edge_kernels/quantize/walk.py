@@ -70,7 +70,7 @@ def walk(
         return graph.only_reader(name) is not None
 
     program = Walked(*source, graph.constant, sole, batch=batch, forms=forms, graph=graph)
-    wanted = needed(graph.nodes, output)
+    wanted = needed(graph.nodes, output, numbers=True)
     for at, node in enumerate(graph.nodes):
         done = any(name in program.values for name in node.output)
         reached = any(name in program.values for name in reads(node))
