@@ -23,18 +23,18 @@ from edge_kernels.quantize.graph import (
     needed,
 )
 from edge_kernels.quantize.observed import Array, Observed, observe
+from edge_kernels.quantize.plain_attention import End, Linear, Operand, written
 from edge_kernels.quantize.shapes import drop
 from edge_kernels.quantize.slices import sliced, split
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto
 
 Floats = NDArray[np.float32]
 _SHAPED: Final = ("Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Flatten")
 _VIEWS: Final = (*_SHAPED, "Transpose")
 _PARTS: Final = ("Gather", "Slice", "Split")
 _SCALES: Final = ("Mul", "Div")
-_TURNED: Final = [1, 0, 2]
 
 
 def unpacked(model: ModelProto) -> ModelProto:
@@ -51,9 +51,11 @@ def unpacked(model: ModelProto) -> ModelProto:
     -------
     The model, with the shapes of what is new.
     """
-    if not any(_softmax(node) for node in model.graph.node) or len(model.graph.input) != 1:
-        return model
-    while (changed := _one(model)) is not None:
+    count = sum(map(_softmax, model.graph.node)) if len(model.graph.input) == 1 else 0
+    for _ in range(count):
+        changed = _one(model)
+        if changed is None:
+            break
         model = changed
     return model
 
@@ -77,28 +79,6 @@ def _softmax(node: NodeProto) -> bool:
     return node.op_type == "Softmax" and node.domain in ("", "ai.onnx")
 
 
-@dataclass
-class _Linear:
-    """A layer of each position: weights (inputs, outputs), and what it reads and makes."""
-
-    source: str
-    output: str
-    weight: Floats
-    bias: Floats
-
-
-@dataclass
-class _Operand:
-    """Queries, keys or values: the tensor (3 axes) that they are made of, and how."""
-
-    source: str
-    turned: bool
-    weight: Floats
-    bias: Floats
-    heads: int
-    factor: float
-
-
 def _serve(model: ModelProto, graph: Graph, observed: Observed, at: int) -> ModelProto:
     parts = scored(graph, observed, at)
     operands = [
@@ -111,14 +91,14 @@ def _serve(model: ModelProto, graph: Graph, observed: Observed, at: int) -> Mode
         raise Unserved("queries, keys and values have other heads, or a scale that is not > 0")
     end = _end(graph, observed, parts.mixed, heads)
     before = needed(graph.nodes, *(value.name for value in model.graph.output))
-    nodes, tensors = _written(operands, scale, end)
+    nodes, tensors = written(operands, scale, end)
     place = max(n for n, node in enumerate(graph.nodes) if end.output in node.output)
     made = exchanged(model, {place: nodes}, tensors)
     drop(made, before)
     return made
 
 
-def _operand(graph: Graph, observed: Observed, name: str, *, swap: bool) -> _Operand:
+def _operand(graph: Graph, observed: Observed, name: str, *, swap: bool) -> Operand:
     """Follow a product's operand (…, time, width of a head) back to a layer, and its source."""
     chain = _back(graph, name, (*_VIEWS, *_PARTS, *_SCALES))
     layer = _layer(graph, chain.source)
@@ -140,7 +120,7 @@ def _operand(graph: Graph, observed: Observed, name: str, *, swap: bool) -> _Ope
         raise Unserved(f"{name!r} does not hold the positions of {source!r} in their order")
     picked = own.reshape(-1)
     weight, bias = layer.weight[:, picked], layer.bias[picked]
-    return _Operand(source, turned, weight, bias, heads, chain.factor)
+    return Operand(source, turned, weight, bias, heads, chain.factor)
 
 
 @dataclass
@@ -217,7 +197,7 @@ def _rows(graph: Graph, observed: Observed, views: _Chain) -> Array | None:
     return flat[:, 0] // width if whole else None
 
 
-def _layer(graph: Graph, name: str) -> _Linear:
+def _layer(graph: Graph, name: str) -> Linear:
     """The layer of constant weights that makes a tensor."""
     node, bias = graph.maker(name), None
     if node is not None and node.op_type == "Add":
@@ -231,7 +211,7 @@ def _layer(graph: Graph, name: str) -> _Linear:
     return _of(graph, node, name, bias)
 
 
-def _of(graph: Graph, node: NodeProto, output: str, bias: NDArray[Any] | None) -> _Linear:
+def _of(graph: Graph, node: NodeProto, output: str, bias: NDArray[Any] | None) -> Linear:
     weight, given = graph.constant(node.input[1]), attributes(node)
     if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or given.get("transA", 0):
         raise Unserved(f"the weights of {output!r} are not known")
@@ -245,19 +225,10 @@ def _of(graph: Graph, node: NodeProto, output: str, bias: NDArray[Any] | None) -
                 raise Unserved(f"the bias of {output!r} is not known")
             bias = known * np.float32(given.get("beta", 1.0))
     held = np.zeros(weight.shape[1]) if bias is None else np.broadcast_to(bias, weight.shape[1:])
-    return _Linear(node.input[0], output, weight, held.astype(np.float32))
+    return Linear(node.input[0], output, weight, held.astype(np.float32))
 
 
-@dataclass
-class _End:
-    """What attention's result becomes: a layer of it, maybe none, and the tensor's order."""
-
-    output: str
-    turned: bool
-    layer: _Linear | None
-
-
-def _end(graph: Graph, observed: Observed, mixed: str, heads: int) -> _End:
+def _end(graph: Graph, observed: Observed, mixed: str, heads: int) -> End:
     """Follow the product's result up to the tensor (batch, time, width), or that turned."""
     shape, batch = observed.concrete(mixed), observed.batch(0)
     x: Array = _numbered(observed, mixed)
@@ -265,7 +236,7 @@ def _end(graph: Graph, observed: Observed, mixed: str, heads: int) -> _End:
     sides = sides.reshape(-1, heads * shape[-1])  # a row for each sample and position
     found, name, layer = None, mixed, None
     if heads == 1 and x.ndim == 3:
-        found = _End(name, turned=False, layer=None)
+        found = End(name, turned=False, layer=None)
     while (node := _reader(graph, name)) is not None:
         if node.op_type in _VIEWS and node.domain in ("", "ai.onnx"):
             name = node.output[0]
@@ -285,7 +256,7 @@ def _end(graph: Graph, observed: Observed, mixed: str, heads: int) -> _End:
         rows = _side_by_side(x, sides)
         turned = None if rows is None else _order(x.shape, rows, batch)
         if turned is not None:
-            found = _End(name, turned, layer)
+            found = End(name, turned, layer)
             if not turned:
                 break
     if found is None:
@@ -324,7 +295,7 @@ def _reader(graph: Graph, name: str) -> NodeProto | None:
     return found[0] if len(found) == 1 else None
 
 
-def _after(graph: Graph, node: NodeProto, name: str) -> _Linear | None:
+def _after(graph: Graph, node: NodeProto, name: str) -> Linear | None:
     """The layer that reads a tensor, with the bias that is added to it; None: it is none."""
     if node.op_type not in ("MatMul", "Gemm") or node.input[0] != name:
         return None
@@ -335,49 +306,3 @@ def _after(graph: Graph, node: NodeProto, name: str) -> _Linear | None:
         return _layer(graph, after.output[0]) if after is not None and biased else layer
     except Unserved:
         return None
-
-
-def _written(
-    operands: list[_Operand], scale: float, end: _End
-) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Nodes of plain attention, in the form that `attention_forms` reads, and their constants."""
-    from onnx import helper, numpy_helper
-
-    nodes: list[NodeProto] = []
-    tensors: list[TensorProto] = []
-    name = f"{end.output}.unpacked"
-
-    def constant(value: Any) -> str:
-        tensors.append(
-            numpy_helper.from_array(np.ascontiguousarray(value), f"{name}.c{len(tensors)}")
-        )
-        return f"{name}.c{len(tensors) - 1}"
-
-    def add(op: str, *read: str, output: str = "", **given: Any) -> str:
-        output = output or f"{name}.{len(nodes)}"
-        nodes.append(helper.make_node(op, read, [output], name=f"{name}.{op}{len(nodes)}", **given))
-        return output
-
-    def layer(x: str, weight: Floats, bias: Floats, output: str = "") -> str:
-        return add("Add", add("MatMul", x, constant(weight)), constant(bias), output=output)
-
-    heads = []
-    for each, order in zip(operands, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
-        x = add("Transpose", each.source, perm=_TURNED) if each.turned else each.source
-        shape = np.array([0, 0, each.heads, len(each.bias) // each.heads], np.int64)
-        parts = add("Reshape", layer(x, each.weight, each.bias), constant(shape))
-        heads.append(add("Transpose", parts, perm=order))
-    q, k, v = heads
-    scores = add("Mul", add("MatMul", q, k), constant(np.float32(scale)))
-    mixed = add("MatMul", add("Softmax", scores, axis=-1), v)
-    width = np.array([0, 0, len(operands[2].bias)], np.int64)
-    output = "" if end.turned or end.layer is not None else end.output
-    merged = add(
-        "Reshape", add("Transpose", mixed, perm=[0, 2, 1, 3]), constant(width), output=output
-    )
-    if end.layer is not None:
-        output = "" if end.turned else end.output
-        merged = layer(merged, end.layer.weight, end.layer.bias, output)
-    if end.turned:
-        add("Transpose", merged, perm=_TURNED, output=end.output)
-    return nodes, tensors

@@ -134,7 +134,19 @@ def copied(b, x):
     return b.add("Add", x, b.add("Expand", mean, np.array([1, LENGTH, 1])))
 
 
+def token(b, x):
+    """A constant that is repeated for each sample, of which there are as many as x has."""
+    batch = b.add("Slice", b.add("Shape", x), np.array([0]), np.array([1]))
+    shape = b.add("Concat", batch, np.array([LENGTH, 1]), axis=0)
+    return b.add("Expand", weights(1, 1, WIDTH, seed=5), shape)
+
+
 MORE = {
+    "a token added": (lambda b, x: b.add("Add", x, token(b, x)), {Constant: 1}),
+    "a token joined": (
+        lambda b, x: b.add("Tanh", b.add("Concat", token(b, x), x, axis=1)),
+        {Constant: 1},
+    ),
     "of itself": (lambda b, x: b.add("Mul", x, x), {Multiply: 1}),
     "with ReLU": (lambda b, x: b.add("Relu", b.add("Mul", x, b.add("Tanh", x))), {}),
     "both broadcast": (wide_gate, {Multiply: 1, Reduce: 2}),
