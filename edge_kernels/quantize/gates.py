@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
 _COPIES: Final = ("Expand", "Tile")
 _TAKES_CONSTANTS: Final = ("Concat", "Add", "Sub", "Mul")
-_VIEWS: Final = (*_COPIES, "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose")
 
 
 def append(program: Walked, output: str, step: Step) -> int:
@@ -183,27 +182,19 @@ def told(program: Walked, node: NodeProto) -> None:
 
 
 def same_for_all(program: Walked, name: str) -> NDArray[Any] | None:
-    """Return what a tensor that depends on no input holds for each sample; None: it is no such."""
-    whole = _whole(program, name)
-    if whole is None or whole.ndim < 2 or not (whole == whole[:1]).all():
+    """Return what a tensor that depends on no sample holds for each; None: it is no such."""
+    known, seen = program.constant(name), program.forms.observed
+    if known is None:
+        return None if seen is None else seen.alike.get(name)
+    if known.ndim < 2 or not (known == known[:1]).all():
         return None
-    row: NDArray[Any] = whole[0]
+    row: NDArray[Any] = known[0]
     return row
 
 
-def _whole(program: Walked, name: str) -> NDArray[Any] | None:
-    known, node, seen = program.constant(name), program.graph.maker(name), program.forms.observed
-    if known is not None or node is None or node.op_type not in _VIEWS or seen is None:
-        return known
-    source = _whole(program, node.input[0])
-    if source is None or name not in seen.shapes[0]:
-        return None
-    shape = seen.concrete(name)
-    if node.op_type == "Transpose":
-        return np.transpose(source, attributes(node).get("perm"))
-    if node.op_type == "Expand":
-        return np.broadcast_to(source, shape)
-    if node.op_type == "Tile":
-        deep = source.reshape((1,) * (len(shape) - source.ndim) + source.shape)
-        return np.tile(deep, [a // b for a, b in zip(shape, deep.shape, strict=True)])
-    return source.reshape(shape)
+def needs(program: Walked, names: tuple[str, ...]) -> None:
+    """Append constants of those tensors that no step makes and that depend on no sample."""
+    for name in names:
+        held = None if name in program.values else same_for_all(program, name)
+        if held is not None and held.ndim in (1, 2):
+            append(program, name, Constant(held.astype(np.float64)))

@@ -15,6 +15,8 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
+    Norm,
     Pool,
     Product,
     Reduce,
@@ -26,7 +28,7 @@ from edge_kernels.integer.net import (
 )
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
-from edge_kernels.quantize.gates import append, gated, picked, spread, told
+from edge_kernels.quantize.gates import append, gated, needs, picked, spread, told
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
 from edge_kernels.quantize.softmax_forms import Pooling, pooled, shared
 from edge_kernels.sequential_nodes import add_node
@@ -187,6 +189,7 @@ class Walked(Program):
         """Append what several nodes do together."""
         if isinstance(form.step, Pooling):
             return pooled(self, form)
+        needs(self, form.sources)
         numbers = [self.value(name).number for name in form.sources]
         step = form.step
         if isinstance(step, Attention):
@@ -247,7 +250,10 @@ class Walked(Program):
                 raise Unfused(f"it changes the shape of {name!r}, which has a free axis")
 
     def _placed(self, node: NodeProto) -> bool:
-        """Add a constant of a number for each position and channel, as of learned positions."""
+        """Add a constant of a number for each position and channel, as of learned positions.
+
+        Where norms follow, the sum is a step of its own, which may have 16 bits.
+        """
         names = [name for name in node.input if name in self.values]
         if node.op_type != "Add" or len(names) != 1:
             return False
@@ -257,6 +263,10 @@ class Walked(Program):
             return False
         if 1 in x.shape:
             return False  # a channel's term
+        if any(isinstance(form.step, Norm) for form in self.forms.ending.values()):
+            term = append(self, f"{node.output[0]}.term", Constant(constant.reshape(x.shape)))
+            append(self, node.output[0], Add(x.number, term))
+            return True
         count, output = int(np.prod(x.shape)), node.output[0]
         number = self.keep(constant.astype(np.float32).reshape(-1))
         self.emit(f"{output}.flat", (count,), codes.RESHAPE, x.number, count, 0)

@@ -120,7 +120,46 @@ class Packed(nn.Module):
         return self.head((h + self.out(mixed)).mean(1))
 
 
+class Queried(nn.Module):
+    """Learned queries look at the sequence: a decoder's layer, or attention alone."""
+
+    def __init__(self, decoder=False, count=3):
+        super().__init__()
+        self.patches = nn.Conv1d(SHAPE[0], WIDTH, 4, stride=4)
+        self.queries = nn.Parameter(torch.randn(1, count, WIDTH))
+        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+        self.decoder = None
+        if decoder:
+            self.decoder = nn.TransformerDecoderLayer(WIDTH, 2, 24, batch_first=True)
+        self.head = nn.Linear(WIDTH * count, 5)
+
+    def forward(self, x):
+        h = self.patches(x).transpose(1, 2)
+        queries = self.queries.expand(h.shape[0], -1, -1)
+        if self.decoder is not None:
+            return self.head(self.decoder(queries, h).flatten(1))
+        return self.head(self.attention(queries, h, h, need_weights=False)[0].flatten(1))
+
+
+class Crossed(nn.Module):
+    """Positions of one resolution look at those of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine = nn.Conv1d(SHAPE[0], WIDTH, 4, stride=4)
+        self.coarse = nn.Conv1d(SHAPE[0], WIDTH, 8, stride=8)
+        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, x):
+        h, g = (conv(x).transpose(1, 2) for conv in (self.fine, self.coarse))
+        return self.head((h + self.attention(h, g, g, need_weights=False)[0]).mean(1))
+
+
 SEQUENCES = {
+    "queried": Queried,
+    "crossed": Crossed,
+    "decoder": lambda: Queried(decoder=True),
     "vision": Vision,
     "vision, norm first": lambda: Vision(norm_first=True, activation="gelu"),
     "vision, time first": lambda: Vision(time_first=True),

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from edge_kernels.integer import oracle
-from edge_kernels.integer.net import Attention, Constant, Product
+from edge_kernels.integer.net import Add, Attention, Concat, Constant, Norm, Product
 from edge_kernels.quantize import evaluate
-from edge_kernels.quantize.quantizer import inputs, quantize
+from edge_kernels.quantize.quantizer import inputs, quantize, to_edge, to_qdq
 from edge_kernels.quantize.reader import read
 from tests.edge_kernels.integer.test_edge import SCRIPT, SETS, model_of
 from tests.edge_kernels.quantize.gated import exported, seeded
@@ -37,10 +37,11 @@ def test_it_reads_as_the_float_model(name, dynamo):
     split = read(model(name, dynamo))
     net, right = split.net, run(model(name, dynamo), x)
     np.testing.assert_allclose(evaluate.run(net, inputs(split, x)), right, rtol=1e-4, atol=2e-5)
-    assert sum(isinstance(step, Attention) for step in net.steps) == 1 + (name == "inertial")
-    assert any(isinstance(step, Constant) for step in net.steps) == (
-        name in ("vision", "vision, norm first", "vision, time first", "inertial")
-    )
+    two = name == "inertial"  # what a decoder's queries see of each other is a constant
+    assert sum(isinstance(step, Attention) for step in net.steps) == 1 + two
+    norms = any(isinstance(step, Norm) for step in net.steps)
+    told = norms or name in ("queried", "decoder")  # positions, tokens and queries
+    assert any(isinstance(step, Constant) for step in net.steps) == told
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
@@ -61,6 +62,25 @@ def test_queries_keys_and_values_are_layers_with_levels_of_their_own():
     layers = [net.steps[value - 1] for value in (attention.x, attention.k, attention.v)]
     assert [layer.weight.shape for layer in layers] == [(WIDTH, 1, WIDTH)] * 3
     assert len({attention.x, attention.k, attention.v}) == 3
+
+
+@pytest.mark.parametrize("name", ["vision", "queried"])
+def test_what_bundles_refuse_is_in_no_export(name):
+    made = quantize(model(name), windows(64, 1), quantizer="rtn")
+    for export in (to_qdq, to_edge):
+        kinds = {node.op_type for node in export(made).graph.node}
+        assert not kinds & {"Expand", "Tile", "ConstantOfShape"}
+
+
+def test_a_token_and_positions_are_summed_up_in_16_bits():
+    net = quantize(model("vision, norm first"), windows(64, 1), quantizer="rtn").net
+    (joined,) = (at for at, step in enumerate(net.steps, 1) if isinstance(step, Concat))
+    summed = next(at for at, step in enumerate(net.steps, 1) if isinstance(step, Add))
+    assert net.steps[summed - 1].x == joined
+    assert [net.levels[value].bits for value in (joined, joined - 1, summed)] == [16] * 3
+    token, patches = net.steps[joined - 1].xs
+    assert isinstance(net.steps[token - 1], Constant)
+    assert net.levels[token] == net.levels[patches] == net.levels[joined]
 
 
 @pytest.mark.parametrize("isa", SETS)
