@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.integer.net import FREE, Constant, Multiply, Shape, Slice, Step
+from edge_kernels.integer.net import FREE, Add, Constant, Multiply, Shape, Slice, Step
 from edge_kernels.quantize.floats import shape_of
 from edge_kernels.quantize.graph import Unserved, attributes
 from edge_kernels.quantize.slices import sliced, split
@@ -79,10 +79,35 @@ def spread(program: Walked, node: NodeProto) -> bool:
     if x.shape == shape or _only_multiplied(program, output):
         program.values[output] = x
         return True
+    _widened(program, output, x.number, shape)
+    return True
+
+
+def _widened(program: Walked, output: str, x: int, shape: Shape, sign: int = 1) -> int:
+    """Append a value, or it negated, copied along its axes of 1; return its number."""
     if FREE in shape:
         raise Unfused("it copies along a free axis: export with fixed sizes")
-    ones = append(program, f"{output}.ones", Constant(np.ones(shape)))
-    append(program, output, Multiply(x.number, ones))
+    ones = append(program, f"{output}.ones", Constant(np.full(shape, float(sign))))
+    return append(program, output, Multiply(x, ones))
+
+
+def summed(program: Walked, node: NodeProto) -> bool:
+    """Add tensors, or subtract, of which one is copied along an axis of 1."""
+    known = [program.values.get(name) for name in node.input]
+    if node.op_type not in ("Add", "Sub") or len(known) != 2:
+        return False
+    x, y = known
+    if x is None or y is None or x.shape == y.shape or len(x.shape) != 2 or len(y.shape) != 2:
+        return False
+    if not all(a == b or 1 in (a, b) for a, b in zip(x.shape, y.shape, strict=True)):
+        return False
+    shape = tuple(b if a == 1 else a for a, b in zip(x.shape, y.shape, strict=True))
+    output, sign = node.output[0], -1 if node.op_type == "Sub" else 1
+    first = x.number if x.shape == shape else _widened(program, f"{output}.x", x.number, shape)
+    second = y.number
+    if sign < 0 or y.shape != shape:
+        second = _widened(program, f"{output}.y", y.number, shape, sign)
+    append(program, output, Add(first, second))
     return True
 
 

@@ -38,12 +38,9 @@ def first_read(model: ModelProto, graph: Graph, forms: Forms, result: str) -> tu
     shapes = {name: shape[1:] for name, shape in sizes(model).items()}
     why = "it has no Conv, Gemm or MatMul with constant weights"
     left: dict[int, str] = {}
-    numbers = depending(graph, model.graph.input[0].name)
     for at, node in enumerate(graph.nodes):
         if not candidate(node) or not wanted.intersection(node.output):
             continue
-        if not numbers.intersection(node.output):
-            continue  # it is the same for all samples
         try:
             source = read_layer(graph, at).source
         except Unserved as error:

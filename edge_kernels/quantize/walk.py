@@ -28,7 +28,7 @@ from edge_kernels.integer.net import (
 )
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
-from edge_kernels.quantize.gates import append, gated, needs, picked, spread, told
+from edge_kernels.quantize.gates import append, gated, needs, picked, spread, summed, told
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
 from edge_kernels.quantize.softmax_forms import Pooling, pooled, shared
 from edge_kernels.sequential_nodes import add_node
@@ -49,7 +49,7 @@ _PARTS: Final = ("MatMul", "Mul", "Div", "Transpose", *_VIEWS)  # of attention, 
 _ANY_AXES: Final = (*_VIEWS, "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Dropout")
 
 
-_READ: Final = (gated, picked, spread, shared)
+_READ: Final = (gated, summed, picked, spread, shared)
 
 
 def called(node: NodeProto) -> str:

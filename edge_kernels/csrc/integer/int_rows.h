@@ -84,8 +84,8 @@ void multiply_rows(const Source& x, const Source& y, const Scale& scale, int64_t
   by_type(x.wide, [&](auto* x_type) {
     by_type(y.wide, [&](auto* y_type) {
       by_type(to.wide, [&](auto* to_type) {
-        using Wide =
-            Centred<std::remove_pointer_t<decltype(x_type)>, std::remove_pointer_t<decltype(y_type)>>;
+        using X = std::remove_pointer_t<decltype(x_type)>;
+        using Wide = Centred<X, std::remove_pointer_t<decltype(y_type)>>;
         const auto* u = numbers(x, x_type);
         const auto* v = numbers(y, y_type);
         auto* z = numbers(to, to_type);

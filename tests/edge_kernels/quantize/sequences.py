@@ -141,6 +141,23 @@ class Queried(nn.Module):
         return self.head(self.attention(queries, h, h, need_weights=False)[0].flatten(1))
 
 
+class Asked(nn.Module):
+    """A layer of what depends on no sample, before all others."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, 3, WIDTH))
+        self.parts = nn.ModuleList([nn.Linear(WIDTH, WIDTH), *(
+            nn.Linear(SHAPE[0], WIDTH) for _ in range(2)
+        )])  # fmt: skip
+        self.head = nn.Linear(3 * WIDTH, 5)
+
+    def forward(self, x):
+        q = self.parts[0](self.queries.expand(x.shape[0], -1, -1))
+        k, v = (part(x.transpose(1, 2)) for part in self.parts[1:])
+        return self.head((torch.softmax(q @ k.transpose(1, 2) / 4, -1) @ v).flatten(1))
+
+
 class Crossed(nn.Module):
     """Positions of one resolution look at those of another."""
 
@@ -158,6 +175,7 @@ class Crossed(nn.Module):
 
 SEQUENCES = {
     "queried": Queried,
+    "asked": Asked,
     "crossed": Crossed,
     "decoder": lambda: Queried(decoder=True),
     "vision": Vision,

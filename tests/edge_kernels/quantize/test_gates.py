@@ -7,11 +7,14 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
 import edge_kernels
 from edge_kernels.integer import oracle
 from edge_kernels.integer.net import Attention, Constant, Multiply, Product, Reduce, Slice
 from edge_kernels.quantize import calibrate, evaluate
+from edge_kernels.quantize.integer_rounding import integers
+from edge_kernels.quantize.learner import Learner
 from edge_kernels.quantize.quantizer import quantize, to_edge, to_lookup, to_qdq
 from edge_kernels.quantize.range_graph import range_graph
 from edge_kernels.quantize.reader import read
@@ -19,6 +22,7 @@ from edge_kernels.quantize.scaling import classes, scaled
 from tests.edge_kernels.integer.test_edge import SCRIPT, SETS, model_of
 from tests.edge_kernels.quantize.blocks import LENGTH, WIDTH, Builder, weights
 from tests.edge_kernels.quantize.gated import BLOCKS, SHAPE, exported, seeded
+from tests.edge_kernels.quantize.small import integer_output
 from tests.edge_kernels.quantize.test_transformers import by_oracle, difference, run
 
 FEW = {"steps": 6, "batch": 8, "windows": 32}
@@ -77,15 +81,28 @@ def test_learning_wins_some_back_through_a_gate():
     assert learned < nearest
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [*BLOCKS, "bilinear", "token", "constant"])
 def test_scaling_changes_nothing(name):
-    net = read(model(name)).net
-    x, scaling = windows(5), classes(net)
+    net, x = network(name)
+    scaling = classes(net)
     factors = np.exp(np.random.default_rng(1).standard_normal(scaling.count))
     factors[0] = 1.0
     other = scaled(net, scaling, factors)
     np.testing.assert_allclose(evaluate.run(other, x), evaluate.run(net, x), rtol=1e-6, atol=1e-7)
     assert scaling.count > 1
+
+
+@pytest.mark.parametrize("name", ["squeeze-excite", "glu", "pooled, flat", "bilinear", "token"])
+def test_the_learner_computes_what_the_integers_do(name):
+    net, x = network(name, 64)
+    learner = Learner(net, calibrate.ranges(net, x), 8)
+    with torch.no_grad():
+        random = torch.Generator().manual_seed(0)
+        learner.scales.copy_(torch.rand(len(learner.scales), generator=random) + 0.5)
+        learner.widths.copy_(4 * torch.rand(len(learner.widths), generator=random) + 4)  # coarse
+        found = learner(torch.from_numpy(x))[net.output].numpy()
+    right = integer_output(integers(learner.choice()), x)
+    assert difference(found, right) < 0.01
 
 
 def test_halves_of_a_layer_are_layers_with_levels_of_their_own():
@@ -158,6 +175,18 @@ MORE = {
         lambda b, x: b.add("Mul", b.add("Tanh", x), weights(WIDTH, seed=7)),
         {Multiply: 1, Constant: 1},
     ),
+    "a mean taken off": (
+        lambda b, x: b.add("Sub", x, b.add("ReduceMean", x, np.array([1]))),
+        {Multiply: 1, Constant: 1},
+    ),
+    "taken off a mean": (
+        lambda b, x: b.add("Sub", b.add("ReduceMean", x, np.array([2])), x),
+        {Multiply: 2},
+    ),
+    "added along both": (
+        lambda b, x: b.add("Add", *(b.add("ReduceMean", x, np.array([at])) for at in (1, 2))),
+        {Multiply: 2},
+    ),
     "copied": (copied, {Multiply: 1, Constant: 1}),
     "some positions": (
         lambda b, x: b.add("Slice", x, np.array([1]), np.array([5]), np.array([1])),
@@ -167,6 +196,18 @@ MORE = {
     "shares of channels": (lambda b, x: b.add("Softmax", x, axis=-1), {Attention: 1}),
     "shares of positions": (lambda b, x: b.add("Softmax", x, axis=1), {Attention: 1}),
 }
+
+
+def network(name, count=5):
+    """A network of ``BLOCKS``, or of layers whose product has no function in it; and windows."""
+    if name in BLOCKS:
+        return read(model(name)).net, windows(count)
+    writes = {
+        "bilinear": lambda b, x: b.add("Mul", x, b.linear(x, WIDTH, WIDTH, seed=9)),
+        "token": MORE["a token added"][0],
+        "constant": MORE["by a constant of each number"][0],
+    }
+    return read(built(writes[name])).net, windows(count, 0, (LENGTH, WIDTH))
 
 
 @pytest.mark.parametrize("name", MORE)

@@ -274,8 +274,8 @@ MESSAGES = {
         r"\(Div\).*: both of its operands depend on the input; it needs a constant one",
     ),
     "a sum of shapes": (
-        [CONV, ("ReduceMean", ["c", "last"], ["m"], {}), ("Add", ["c", "m"], ["y"], {})],
-        r"\(Add\).*: it adds shapes \(5, 10\) and \(5, 1\); equal ones are served",
+        [CONV, ("MaxPool", ["c"], ["m"], {"kernel_shape": [2]}), ("Add", ["c", "m"], ["y"], {})],
+        r"\(Add\).*: it adds shapes \(5, 10\) and \(5, 9\); equal ones are served",
     ),
     "a token": (
         [CONV, ("Shape", ["x"], ["sizes"], {"end": 1}),

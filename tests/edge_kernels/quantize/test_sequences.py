@@ -40,7 +40,7 @@ def test_it_reads_as_the_float_model(name, dynamo):
     two = name == "inertial"  # what a decoder's queries see of each other is a constant
     assert sum(isinstance(step, Attention) for step in net.steps) == 1 + two
     norms = any(isinstance(step, Norm) for step in net.steps)
-    told = norms or name in ("queried", "decoder")  # positions, tokens and queries
+    told = norms or name in ("queried", "decoder", "asked")  # positions, tokens and queries
     assert any(isinstance(step, Constant) for step in net.steps) == told
 
 
@@ -120,6 +120,21 @@ def test_a_mask_is_refused_by_name():
         ValueError, match=r"\(Softmax\).*attention with a mask is not served: export without it"
     ):
         read(exported(seeded(Masked)))
+
+
+def test_a_mask_of_one_head_is_refused_by_name():
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(SHAPE[0], WIDTH) for _ in range(3))
+
+        def forward(self, x):
+            q, k, v = (part(x.transpose(1, 2)) for part in self.parts)
+            mask = torch.full((SHAPE[1], SHAPE[1]), -9.0).triu(1)
+            return torch.softmax(q @ k.transpose(1, 2) / 4 + mask, -1) @ v
+
+    with pytest.raises(ValueError, match=r"\(Softmax\).*attention with a mask is not served"):
+        read(exported(seeded(Single)))
 
 
 class Averaged(Masked):
