@@ -11,7 +11,7 @@ from edge_kernels.integer.net import FREE, Add, Constant, Multiply, Shape, Slice
 from edge_kernels.quantize.floats import shape_of
 from edge_kernels.quantize.graph import Unserved, attributes
 from edge_kernels.quantize.slices import sliced, split
-from edge_kernels.sequential_program import RESHAPE, Unfused
+from edge_kernels.sequential_program import LINEAR, RESHAPE, Unfused
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
 _COPIES: Final = ("Expand", "Tile")
+_LONGER: Final = 7
 _TAKES_CONSTANTS: Final = ("Concat", "Add", "Sub", "Mul")
 
 
@@ -50,7 +51,7 @@ def gated(program: Walked, node: NodeProto) -> bool:
     first, second = node.input
     for name, other in ((first, second), (second, first)):
         if name not in program.values and other in program.values:
-            _many_factors(program, name, program.values[other].shape)
+            _many_factors(program, name, other)
     if first not in program.values or second not in program.values:
         return False
     x, y = (program.values[name].number for name in (first, second))
@@ -58,12 +59,20 @@ def gated(program: Walked, node: NodeProto) -> bool:
     return True
 
 
-def _many_factors(program: Walked, name: str, shape: Shape) -> None:
+def _linear(program: Walked, name: str) -> bool:
+    """Whether a linear layer makes a tensor, which takes factors of its rows itself."""
+    number = program.values[name].number
+    return number > 0 and program.instructions[number - 1][0] == LINEAR
+
+
+def _many_factors(program: Walked, name: str, other: str) -> None:
     """Append a constant that is to be multiplied, where no factor of each channel says it."""
-    known = program.constant(name)
+    known, shape = program.constant(name), program.values[other].shape
     if known is None or known.dtype != np.float32 or len(shape) != 2 or known.ndim > 3:
         return
     full = known.reshape((1,) * (3 - known.ndim) + known.shape)
+    if full.shape[1] == 1 and _linear(program, other):
+        return
     if full.shape[0] == 1 and full.shape[2] > 1 and FREE not in shape:
         append(program, name, Constant(full[0].astype(np.float64)))
 
@@ -146,7 +155,12 @@ def picked(program: Walked, node: NodeProto) -> bool:
         found, keep = _gathered(program, node, full)
     else:
         take = split if node.op_type == "Split" else sliced
-        found = take(program.graph, node, full)
+        # A free axis: as at its shortest, and at a greater length.
+        found, longer = (
+            take(program.graph, node, tuple(n if each == FREE else each for each in full))
+            for n in (1, _LONGER)
+        )
+        found = found if found == longer else None
     if found is None:
         raise Unfused("its parts are not known, or not in a row")
     axis, bounds = found

@@ -63,7 +63,10 @@ def unpacked(model: ModelProto) -> ModelProto:
 def _one(model: ModelProto) -> ModelProto | None:
     """Serve the first attention that can be."""
     graph = Graph(model.graph)
-    observed = observe(model)
+    try:
+        observed = observe(model)
+    except ValueError:  # whoever needs it says so
+        return None
     for at in (n for n, node in enumerate(graph.nodes) if _softmax(node)):
         try:
             attention(graph, observed, at)
@@ -105,6 +108,8 @@ def _operand(graph: Graph, observed: Observed, name: str, *, swap: bool) -> Oper
     source, turned, rows = _positions(graph, observed, layer.source)
     batch = observed.batch(0)
     places = _replayed(graph, observed, chain, _numbered(observed, chain.source))
+    if places.ndim < 2:
+        raise Unserved(f"{name!r} has one axis")
     places = places.swapaxes(-1, -2) if swap else places
     places = places.reshape(-1, *places.shape[-2:])
     width, heads = layer.weight.shape[1], len(places) // batch
@@ -232,6 +237,8 @@ def _end(graph: Graph, observed: Observed, mixed: str, heads: int) -> End:
     """Follow the product's result up to the tensor (batch, time, width), or that turned."""
     shape, batch = observed.concrete(mixed), observed.batch(0)
     x: Array = _numbered(observed, mixed)
+    if x.ndim < 2 or x.size != batch * heads * shape[-2] * shape[-1]:
+        raise Unserved(f"{mixed!r} of shape {shape} holds other heads")
     sides: Array = x.reshape(batch, heads, shape[-2], shape[-1]).transpose(0, 2, 1, 3)
     sides = sides.reshape(-1, heads * shape[-1])  # a row for each sample and position
     found, name, layer = None, mixed, None

@@ -246,6 +246,27 @@ def test_what_is_still_refused_names_node_and_operator(write, wrong):
         read(built(write))
 
 
+@pytest.mark.parametrize(
+    ("stop", "wrong"),
+    [(1, None), (2, "its parts are not known"), (2**31, "its parts are not known")],
+)
+def test_of_a_free_axis_the_first_position_alone_is_taken(stop, wrong):
+    b = Builder()
+    x = b.add("Tanh", b.linear("x", WIDTH, WIDTH, seed=1))
+    part = b.add("Slice", x, np.array([0]), np.array([stop]), np.array([1]))
+    b.linear(part, WIDTH, WIDTH, seed=3)
+    whole = b.model(3, ("length", WIDTH))
+    if wrong is None:
+        made = quantize(whole, windows(64, 1, (LENGTH, WIDTH)), quantizer="rtn")
+        edge = edge_kernels.session(to_edge(made).SerializeToString())
+        for length in (1, 4):
+            x = windows(5, 2, (length, WIDTH))
+            assert difference(edge.run(None, {"x": x})[0], run(whole, x)) < 0.05
+        return
+    with pytest.raises(ValueError, match=rf"\(Slice\).*{wrong}"):
+        read(whole)
+
+
 def test_a_softmax_of_many_numbers_is_refused():
     b = Builder()
     x = b.linear("x", 300, WIDTH, seed=1)
