@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -128,8 +129,8 @@ def attention(graph: Graph, observed: Observed, at: int) -> Form:
         Where queries, keys, values or the way between them are not as one attention has them.
     """
     parts = scored(graph, observed, at)
-    q, k, v = (_back(graph, name) for name in (parts.q, parts.k, parts.v))
-    heads = [_heads(graph, observed, each, order) for each, order in ((q, 0), (k, 1), (v, 0))]
+    names = ((parts.q, 0), (parts.k, 1), (parts.v, 0))
+    (q, k, v), heads = zip(*(_split(graph, observed, *each) for each in names), strict=True)
     if len(set(heads)) != 1:
         raise Unserved(f"queries, keys and values have {heads} heads")
     scale = parts.factor * q.factor * k.factor
@@ -175,6 +176,26 @@ def _views_after(graph: Graph, tensor: str) -> tuple[str, set[int]]:
         nodes.add(after)
         tensor = node.output[0]
     return tensor, nodes
+
+
+def _split(graph: Graph, observed: Observed, name: str, order: int) -> tuple[_Chain, int]:
+    """The way to a product's operand from a tensor by positions, the first there is; and heads."""
+    chain, why = _back(graph, name), None
+    for first in range(len(chain.nodes) + 1):
+        later = chain.nodes[first:]
+        source = graph.nodes[chain.nodes[first - 1]].output[0] if first else chain.source
+        factors = (factor(graph, graph.nodes[at]) for at in later if _scales(graph.nodes[at]))
+        part = _Chain(source, later, prod(found[1] for found in factors if found is not None))
+        try:
+            return part, _heads(graph, observed, part, order)
+        except Unserved as error:
+            why = why or error
+    assert why is not None
+    raise why
+
+
+def _scales(node: NodeProto) -> bool:
+    return node.op_type in _SCALES
 
 
 def _heads(graph: Graph, observed: Observed, chain: _Chain, order: int) -> int:

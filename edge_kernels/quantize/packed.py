@@ -52,7 +52,7 @@ def unpacked(model: ModelProto) -> ModelProto:
     The model, with the shapes of what is new.
     """
     count = sum(map(_softmax, model.graph.node)) if len(model.graph.input) == 1 else 0
-    for _ in range(count):
+    for _ in range(2 * count):
         changed = _one(model)
         if changed is None:
             break
@@ -72,10 +72,29 @@ def _one(model: ModelProto) -> ModelProto | None:
             attention(graph, observed, at)
         except Unserved:
             try:
-                return _serve(model, graph, observed, at)
+                turned = _turned_keys(model, graph, observed, at)
+                return turned or _serve(model, graph, observed, at)
             except Unserved:
                 continue
     return None
+
+
+def _turned_keys(model: ModelProto, graph: Graph, observed: Observed, at: int) -> ModelProto | None:
+    """Have keys (batch, width, time) that a layer makes turned twice: by positions in between."""
+    from onnx import helper
+
+    k = scored(graph, observed, at).k
+    node, reader = graph.maker(k), graph.only_reader(k)
+    if node is None or reader is None or node.op_type in _VIEWS or len(observed.concrete(k)) != 3:
+        return None
+    names = f"{k}.positions", f"{k}.columns"
+    turns = [
+        helper.make_node("Transpose", [x], [y], name=f"{y}.Transpose", perm=[0, 2, 1])
+        for x, y in ((k, names[0]), names)
+    ]
+    score = graph.nodes[reader]
+    score.input[1] = names[1]
+    return exchanged(model, {reader: [*turns, score]})
 
 
 def _softmax(node: NodeProto) -> bool:

@@ -158,6 +158,22 @@ class Asked(nn.Module):
         return self.head((torch.softmax(q @ k.transpose(1, 2) / 4, -1) @ v).flatten(1))
 
 
+class NonLocal(nn.Module):
+    """Queries, keys and values by convolutions, as they lie: (batch, width, time)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = nn.Conv1d(SHAPE[0], WIDTH, 4, stride=4), nn.Conv1d(8, WIDTH, 1)
+        self.parts = nn.ModuleList(nn.Conv1d(WIDTH, 8, 1) for _ in range(3))
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        q, k, v = (part(x) for part in self.parts)
+        shares = torch.softmax(0.5 * q.transpose(1, 2) @ k, -1)
+        return self.head((x + self.out((shares @ v.transpose(1, 2)).transpose(1, 2))).mean(-1))
+
+
 class Crossed(nn.Module):
     """Positions of one resolution look at those of another."""
 
@@ -177,6 +193,7 @@ SEQUENCES = {
     "queried": Queried,
     "asked": Asked,
     "crossed": Crossed,
+    "non-local": NonLocal,
     "decoder": lambda: Queried(decoder=True),
     "vision": Vision,
     "vision, norm first": lambda: Vision(norm_first=True, activation="gelu"),
