@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.integer.net import FREE, Add, Constant, Multiply, Shape, Slice, Step
+from edge_kernels.integer.net import FREE, Add, Constant, Multiply, Norm, Shape, Slice, Step
 from edge_kernels.quantize.floats import shape_of
 from edge_kernels.quantize.graph import Unserved, attributes
 from edge_kernels.quantize.slices import sliced, split
-from edge_kernels.sequential_program import LINEAR, RESHAPE, Unfused
+from edge_kernels.sequential_program import AFFINE, LINEAR, RESHAPE, Unfused
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -75,6 +75,34 @@ def _many_factors(program: Walked, name: str, other: str) -> None:
         return
     if full.shape[0] == 1 and full.shape[2] > 1 and FREE not in shape:
         append(program, name, Constant(full[0].astype(np.float64)))
+
+
+def placed(program: Walked, node: NodeProto) -> bool:
+    """Add a constant of a number for each position and channel, as of learned positions.
+
+    Where norms follow, the sum is a step of its own, which may have 16 bits.
+    """
+    names = [name for name in node.input if name in program.values]
+    if node.op_type != "Add" or len(names) != 1:
+        return False
+    x = program.values[names[0]]
+    constant = program.constant(node.input[1 - list(node.input).index(names[0])])
+    if constant is None or len(x.shape) != 2 or constant.shape not in (x.shape, (1, *x.shape)):
+        return False
+    if 1 in x.shape:
+        return False  # a channel's term
+    if any(isinstance(form.step, Norm) for form in program.forms.ending.values()):
+        held = Constant(constant.reshape(x.shape).astype(np.float64))
+        term = append(program, f"{node.output[0]}.term", held)
+        append(program, node.output[0], Add(x.number, term))
+        return True
+    count, output = int(np.prod(x.shape)), node.output[0]
+    number = program.keep(constant.astype(np.float32).reshape(-1))
+    program.emit(f"{output}.flat", (count,), RESHAPE, x.number, count, 0)
+    flat = len(program.instructions)
+    program.emit(f"{output}.sum", (count,), AFFINE, flat, -1, number, 0, 0)
+    program.emit(output, x.shape, RESHAPE, flat + 1, *x.shape)
+    return True
 
 
 def spread(program: Walked, node: NodeProto) -> bool:

@@ -15,8 +15,6 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
-    Constant,
-    Norm,
     Pool,
     Product,
     Reduce,
@@ -28,7 +26,7 @@ from edge_kernels.integer.net import (
 )
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
-from edge_kernels.quantize.gates import append, gated, needs, picked, spread, summed, told
+from edge_kernels.quantize.gates import append, gated, needs, picked, placed, spread, summed, told
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
 from edge_kernels.quantize.softmax_forms import Pooling, pooled, shared
 from edge_kernels.sequential_nodes import add_node
@@ -49,7 +47,7 @@ _PARTS: Final = ("MatMul", "Mul", "Div", "Transpose", *_VIEWS)  # of attention, 
 _ANY_AXES: Final = (*_VIEWS, "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Dropout")
 
 
-_READ: Final = (gated, summed, picked, spread, shared)
+_READ: Final = (placed, gated, summed, picked, spread, shared)
 
 
 def called(node: NodeProto) -> str:
@@ -211,7 +209,7 @@ class Walked(Program):
             return
         self._refuse_flat(node)
         told(self, node)
-        if self._placed(node) or any(read(self, node) for read in _READ):
+        if any(read(self, node) for read in _READ):
             return
         before = len(self.instructions)
         add_node(self, node)
@@ -248,32 +246,6 @@ class Walked(Program):
                 raise Unfused(f"{name!r} has samples and positions on one axis")
             if x is not None and FREE in x.shape and node.op_type in _VIEWS:
                 raise Unfused(f"it changes the shape of {name!r}, which has a free axis")
-
-    def _placed(self, node: NodeProto) -> bool:
-        """Add a constant of a number for each position and channel, as of learned positions.
-
-        Where norms follow, the sum is a step of its own, which may have 16 bits.
-        """
-        names = [name for name in node.input if name in self.values]
-        if node.op_type != "Add" or len(names) != 1:
-            return False
-        x = self.values[names[0]]
-        constant = self.constant(node.input[1 - list(node.input).index(names[0])])
-        if constant is None or len(x.shape) != 2 or constant.shape not in (x.shape, (1, *x.shape)):
-            return False
-        if 1 in x.shape:
-            return False  # a channel's term
-        if any(isinstance(form.step, Norm) for form in self.forms.ending.values()):
-            term = append(self, f"{node.output[0]}.term", Constant(constant.reshape(x.shape)))
-            append(self, node.output[0], Add(x.number, term))
-            return True
-        count, output = int(np.prod(x.shape)), node.output[0]
-        number = self.keep(constant.astype(np.float32).reshape(-1))
-        self.emit(f"{output}.flat", (count,), codes.RESHAPE, x.number, count, 0)
-        flat = len(self.instructions)
-        self.emit(f"{output}.sum", (count,), codes.AFFINE, flat, -1, number, 0, 0)
-        self.emit(output, x.shape, codes.RESHAPE, flat + 1, *x.shape)
-        return True
 
     def _into_product(self, node: NodeProto) -> None:
         """Fold a factor or a term of each row into the linear layer before it."""
