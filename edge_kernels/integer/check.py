@@ -14,8 +14,10 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
     IntNet,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -24,6 +26,7 @@ from edge_kernels.integer.net import (
     Rescale,
     Reshape,
     Shape,
+    Slice,
     Step,
     Table,
     Transpose,
@@ -31,6 +34,7 @@ from edge_kernels.integer.net import (
     affine_scales,
     attention_scales,
     mean_scale,
+    multiply_scales,
     norm_scales,
     pool_counts,
     positions,
@@ -75,7 +79,9 @@ def reads(step: Step) -> tuple[int, ...]:
         return step.xs
     if isinstance(step, Attention):
         return (step.x, step.k, step.v)
-    return (step.x, step.y) if isinstance(step, Add) else (step.x,)
+    if isinstance(step, Constant):
+        return ()
+    return (step.x, step.y) if isinstance(step, Add | Multiply) else (step.x,)
 
 
 def shape_of(step: Step, shapes: list[Shape]) -> Shape:
@@ -203,6 +209,15 @@ def _affine(net: IntNet, at: int, step: Affine) -> None:
     _need(most <= _MOST_TERM, f"a term of {most} units, beyond 2^61: factors are too small beside")
 
 
+def _multiply(net: IntNet, at: int, step: Multiply) -> None:
+    multiply_scales(net, at, step)
+
+
+def _constant(net: IntNet, at: int, step: Constant) -> None:
+    del net, at
+    _need(np.isfinite(step.values).all(), "a value is not finite")
+
+
 def _rescale(net: IntNet, at: int, step: Rescale) -> None:
     rescale_scales(net, at, step)
 
@@ -255,6 +270,9 @@ _CHECKS: Final[dict[type, Callable[[IntNet, int, Any], None]]] = {
     Table: _table,
     Norm: _norm,
     Attention: _attention,
+    Multiply: _multiply,
+    Slice: _same_levels,
+    Constant: _constant,
 }
 
 
@@ -302,6 +320,30 @@ def _add_shape(step: Add, xs: list[Shape]) -> Shape:
     del step
     _need(xs[0] == xs[1], f"it adds shapes {xs[0]} and {xs[1]}")
     return xs[0]
+
+
+def _multiply_shape(step: Multiply, xs: list[Shape]) -> Shape:
+    del step
+    fits = len(xs[0]) == len(xs[1]) and all(a == b or 1 in (a, b) for a, b in zip(*xs, strict=True))
+    _need(fits, f"it multiplies shapes {xs[0]} and {xs[1]}; equal axes, or such of 1, are served")
+    return tuple(b if a == 1 else a for a, b in zip(*xs, strict=True))
+
+
+def _slice_shape(step: Slice, xs: list[Shape]) -> Shape:
+    (x,) = xs
+    _need(0 <= step.axis < len(x), f"axis {step.axis} of a value of shape {x}")
+    size, end = x[step.axis], step.start + step.count
+    size = 1 if size == FREE else size  # at its shortest
+    inside = step.start >= 0 and step.count >= 1 and end <= size
+    _need(inside, f"it takes {step.start} to {end} of an axis of {x[step.axis]}, a free one of 1")
+    return (*x[: step.axis], step.count, *x[step.axis + 1 :])
+
+
+def _constant_shape(step: Constant, xs: list[Shape]) -> Shape:
+    del xs
+    shape = step.values.shape
+    _need(len(shape) in (1, 2) and min(shape) > 0, f"its shape {shape} is not (C, L) or (N,)")
+    return shape
 
 
 def _pool_shape(step: Pool, xs: list[Shape]) -> Shape:
@@ -398,4 +440,7 @@ _SHAPES: Final[dict[type, Callable[[Any, list[Shape]], Shape]]] = {
     Table: _same_shape,
     Norm: _norm_shape,
     Attention: _attention_shape,
+    Multiply: _multiply_shape,
+    Slice: _slice_shape,
+    Constant: _constant_shape,
 }

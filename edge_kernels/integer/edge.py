@@ -15,9 +15,11 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
     IntNet,
     Ints,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -25,12 +27,15 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Table,
     Transpose,
     add_scales,
     affine_scales,
     attention_scales,
+    constant_codes,
     mean_scale,
+    multiply_scales,
     norm_scales,
     pool_counts,
     product_scales,
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
 DOMAIN: Final = "flwr.edge"
 VERSION: Final = 1
 _LINEAR, _CONV, _RELU, _POOL, _REDUCE, _CONCAT, _ADD, _AFFINE, _RESHAPE, _TRANSPOSE = range(1, 11)
-_RESCALE, _TABLE, _NORM, _ATTENTION = range(11, 15)
+_RESCALE, _TABLE, _NORM, _ATTENTION, _MULTIPLY, _SLICE, _CONSTANT = range(11, 18)
 _NONE: Final = -1  # in place of a constant's number
 _WIDE: Final = 1 << 16  # added to a zero of 16-bit levels
 _OUTPUTS: Final = ("accumulators", 8, 16)
@@ -231,6 +236,23 @@ def _attention(net: IntNet, at: int, step: Attention, made: Program) -> list[int
     return [_ATTENTION, step.x, step.k, step.v, step.heads, *scales, _zero(net, at)]
 
 
+def _multiply(net: IntNet, at: int, step: Multiply, made: Program) -> list[int]:
+    del made
+    scale = multiply_scales(net, at, step)
+    return [_MULTIPLY, step.x, step.y, *scale, _zero(net, at), int(step.relu)]
+
+
+def _slice(net: IntNet, at: int, step: Slice, made: Program) -> list[int]:
+    del net, at, made
+    return [_SLICE, step.x, step.axis, step.start, step.count]
+
+
+def _constant(net: IntNet, at: int, step: Constant, made: Program) -> list[int]:
+    codes = constant_codes(step, net.known(at + 1))
+    c, length = (*codes.shape, 0)[:2]
+    return [_CONSTANT, made.constant(codes), c, length, _zero(net, at)]
+
+
 _WRITERS: Final[dict[type, Callable[[IntNet, int, Any, Program], list[int]]]] = {
     Product: _product,
     Add: _add,
@@ -245,4 +267,7 @@ _WRITERS: Final[dict[type, Callable[[IntNet, int, Any, Program], list[int]]]] = 
     Table: _table,
     Norm: _norm,
     Attention: _attention,
+    Multiply: _multiply,
+    Slice: _slice,
+    Constant: _constant,
 }

@@ -255,6 +255,41 @@ class Attention:
     scale: float
 
 
+@dataclass(frozen=True)
+class Multiply:
+    """x · y: ((q_x − zero_x) · (q_y − zero_y) · m + half) >> s, + zero.
+
+    Shapes are equal, or have 1 in place of an axis of the other; the result has the longer axes.
+    The three may have 8 or 16 bits each. m, s of ``fixed_point(scale_x · scale_y / scale, 30)``.
+    """
+
+    x: int
+    y: int
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class Slice:
+    """``count`` elements along an axis from ``start``; levels stay. Of a free axis the first."""
+
+    x: int
+    axis: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same for all samples: q of `constant_codes`.
+
+    Attributes
+    ----------
+    values : (C, L) or (N,) float64
+    """
+
+    values: Reals
+
+
 Step = (
     Product
     | Add
@@ -269,6 +304,9 @@ Step = (
     | Table
     | Norm
     | Attention
+    | Multiply
+    | Slice
+    | Constant
 )
 
 
@@ -382,6 +420,19 @@ def attention_scales(net: IntNet, at: int, step: Attention) -> tuple[int, int, i
     x, k, v = (net.known(each).scale for each in (step.x, step.k, step.v))
     exponent = fixed_point(math.ldexp(x * k * step.scale / math.log(2), EXPONENT_BITS))
     return (*exponent, *fixed_point(v / net.known(at + 1).scale))
+
+
+def multiply_scales(net: IntNet, at: int, step: Multiply) -> tuple[int, int]:
+    """Return the multiplier and shift of a product of two values: with 16 bits, below 2^63."""
+    x, y = net.known(step.x), net.known(step.y)
+    return fixed_point(x.scale * y.scale / net.known(at + 1).scale, 30)
+
+
+def constant_codes(step: Constant, levels: Levels) -> Ints:
+    """Return a constant in levels: the nearest, within them, of its own shape."""
+    q = np.clip(np.rint(step.values / levels.scale) + levels.zero, 0, levels.top)
+    out: Ints = q.astype(np.int32)
+    return out
 
 
 def table_of(function: Callable[[Reals], Reals], x: Levels, y: Levels) -> Ints:

@@ -21,9 +21,11 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
     IntNet,
     Ints,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -31,12 +33,15 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Table,
     Transpose,
     add_scales,
     affine_scales,
     attention_scales,
+    constant_codes,
     mean_scale,
+    multiply_scales,
     norm_scales,
     pool_counts,
     positions,
@@ -251,6 +256,22 @@ def _attention(net: IntNet, at: int, step: Attention, made: list[Ints]) -> Ints:
     return out.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
 
 
+def _multiply(net: IntNet, at: int, step: Multiply, made: list[Ints]) -> Ints:
+    m, s = multiply_scales(net, at, step)
+    product = _centred(net, made, step.x) * _centred(net, made, step.y)
+    return _shifted(product * m, s, net.known(at + 1), relu=step.relu)
+
+
+def _slice(net: IntNet, at: int, step: Slice, made: list[Ints]) -> Ints:
+    del net, at
+    return np.take(made[step.x], np.arange(step.start, step.start + step.count), step.axis + 1)
+
+
+def _constant(net: IntNet, at: int, step: Constant, made: list[Ints]) -> Ints:
+    codes = constant_codes(step, net.known(at + 1)).astype(np.int64)
+    return np.broadcast_to(codes, (len(made[0]), *codes.shape))
+
+
 def _heads(x: Ints, heads: int) -> Ints:
     batch, length, width = x.shape
     return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
@@ -285,4 +306,7 @@ _RUNS: Final[dict[type, Callable[[IntNet, int, Any, list[Ints]], Ints]]] = {
     Table: _table,
     Norm: _norm,
     Attention: _attention,
+    Multiply: _multiply,
+    Slice: _slice,
+    Constant: _constant,
 }

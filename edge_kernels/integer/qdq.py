@@ -19,9 +19,11 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
     IntNet,
     Ints,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -29,6 +31,7 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Step,
     Table,
     Transpose,
@@ -87,7 +90,8 @@ def write(writer: Writer, source: str, output: str) -> Parts:
     net = writer.net
     writer.quantized(0, source)
     for at, step in enumerate(net.steps):
-        made = _WRITERS[type(step)](writer, at, step)
+        kind = Table if isinstance(step, Table) else type(step)  # a function of one number, too
+        made = _WRITERS[kind](writer, at, step)
         if net.levels[at + 1] is None:
             writer.identity(made, output)
         else:
@@ -298,11 +302,15 @@ def _pool(writer: Writer, at: int, step: Pool) -> str:
 
 def _reduce(writer: Writer, at: int, step: Reduce) -> str:
     op, x = "ReduceMean" if step.mean else "ReduceMax", writer.read(step.x)
-    keep = int(step.keep or len(writer.net.shapes[step.x]) == 1)
+    keep = step.keep or len(writer.net.shapes[step.x]) == 1
+    return _reduced(writer, at, op, x, [step.axis + 1], keep=keep)
+
+
+def _reduced(writer: Writer, at: int, op: str, x: str, axes: list[int], *, keep: bool) -> str:
     if writer.opset < _AXES_AS_INPUT:
-        return writer.make(op, [x], axes=[step.axis + 1], keepdims=keep)
-    axes = writer.constant(f"step{at}.axes", np.array([step.axis + 1], np.int64))
-    return writer.make(op, [x, axes], keepdims=keep)
+        return writer.make(op, [x], axes=axes, keepdims=int(keep))
+    held = writer.constant(f"step{at}.axes", np.array(axes, np.int64))
+    return writer.make(op, [x, held], keepdims=int(keep))
 
 
 def _affine(writer: Writer, at: int, step: Affine) -> str:
@@ -356,6 +364,33 @@ def _reshape(writer: Writer, at: int, step: Reshape) -> str:
     return writer.make("Reshape", [writer.read(step.x), shape])
 
 
+def _multiply(writer: Writer, at: int, step: Multiply) -> str:
+    del at
+    product = writer.make("Mul", [writer.read(step.x), writer.read(step.y)])
+    return writer.relu(product, wanted=step.relu)
+
+
+def _slice(writer: Writer, at: int, step: Slice) -> str:
+    bounds = {"start": step.start, "end": step.start + step.count, "axis": step.axis + 1}
+    held = [
+        writer.constant(f"step{at}.{name}", np.array([number], np.int64))
+        for name, number in bounds.items()
+    ]
+    return writer.make("Slice", [writer.read(step.x), *held])
+
+
+def _constant(writer: Writer, at: int, step: Constant) -> str:
+    """A constant for each sample. Expand would do, but no bundle may hold one: 0 · the input is."""
+    rank = len(writer.net.shapes[0])
+    largest = _reduced(writer, at, "ReduceMax", writer.read(0), list(range(1, rank + 1)), keep=True)
+    nothing = writer.make("Mul", [largest, writer.constant(f"step{at}.nothing", np.float32(0))])
+    if step.values.ndim != rank:
+        shape = np.array([0] + [1] * step.values.ndim, np.int64)
+        nothing = writer.make("Reshape", [nothing, writer.constant(f"step{at}.shape", shape)])
+    held = writer.constant(f"step{at}.values", step.values.astype(np.float32)[None])
+    return writer.make("Add", [nothing, held])
+
+
 def _concat(writer: Writer, at: int, step: Concat) -> str:
     del at
     return writer.make("Concat", [writer.read(x) for x in step.xs], axis=step.axis + 1)
@@ -374,6 +409,9 @@ _WRITERS: Final[dict[type[Step], Callable[[Writer, int, Any], str]]] = {
     Table: lambda writer, at, step: writer.table(at, step),
     Norm: _norm,
     Attention: _attention,
+    Multiply: _multiply,
+    Slice: _slice,
+    Constant: _constant,
     Transpose: lambda writer, _, step: writer.make(
         "Transpose", [writer.read(step.x)], perm=[0, 2, 1]
     ),

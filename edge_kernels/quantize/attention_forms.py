@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -42,11 +43,11 @@ def _back(graph: Graph, name: str) -> _Chain:
     while (node := graph.maker(chain.source)) is not None:
         x = node.input[0] if node.input else ""
         if node.op_type in _SCALES:
-            factor = _factor(graph, node)
-            if factor is None:
+            found = factor(graph, node)
+            if found is None:
                 break
-            chain.factor *= factor[1]
-            x = factor[0]
+            chain.factor *= found[1]
+            x = found[0]
         elif node.op_type not in _VIEWS or node.domain not in ("", "ai.onnx"):
             break
         chain.nodes.insert(0, graph.at(node))
@@ -54,8 +55,8 @@ def _back(graph: Graph, name: str) -> _Chain:
     return chain
 
 
-def _factor(graph: Graph, node: NodeProto) -> tuple[str, float] | None:
-    """What a node multiplies by one number, and that number."""
+def factor(graph: Graph, node: NodeProto) -> tuple[str, float] | None:
+    """Return what a node multiplies by one number, and that number; None: it does no such."""
     known = graph.constant(node.input[1])
     if known is not None and known.size == 1:
         value = float(known.reshape(()))
@@ -66,13 +67,36 @@ def _factor(graph: Graph, node: NodeProto) -> tuple[str, float] | None:
     return None
 
 
-def attention(graph: Graph, observed: Observed, at: int) -> Form:
-    """Return the form around a softmax.
+@dataclass(frozen=True)
+class Scored:
+    """The two products around a softmax.
+
+    Attributes
+    ----------
+    q, k, v : str
+        Their operands: the keys are columns.
+    mixed : str
+        What the second makes.
+    factor : float
+        Of the scores, after the first.
+    nodes : set of int
+    """
+
+    q: str
+    k: str
+    v: str
+    mixed: str
+    factor: float
+    nodes: set[int]
+
+
+def scored(graph: Graph, observed: Observed, at: int) -> Scored:
+    """Return the products around a softmax.
 
     Raises
     ------
     Unserved
-        Where queries, keys, values or the way between them are not as one attention has them.
+        Where it has others.
     """
     softmax = graph.nodes[at]
     rank = len(observed.concrete(softmax.input[0]))
@@ -91,15 +115,29 @@ def attention(graph: Graph, observed: Observed, at: int) -> Form:
     mix = graph.nodes[second]
     if mix.input[0] != tensor:
         raise Unserved("its probabilities are the right operand of their product")
-    q, k, v = (_back(graph, name) for name in (*first.input, mix.input[1]))
-    heads = [_heads(graph, observed, each, order) for each, order in ((q, 0), (k, 1), (v, 0))]
+    own = {at, second, graph.at(first), *nodes, *scores.nodes}
+    q, k = first.input
+    return Scored(q, k, mix.input[1], mix.output[0], scores.factor, own)
+
+
+def attention(graph: Graph, observed: Observed, at: int) -> Form:
+    """Return the form around a softmax.
+
+    Raises
+    ------
+    Unserved
+        Where queries, keys, values or the way between them are not as one attention has them.
+    """
+    parts = scored(graph, observed, at)
+    names = ((parts.q, 0), (parts.k, 1), (parts.v, 0))
+    (q, k, v), heads = zip(*(_split(graph, observed, *each) for each in names), strict=True)
     if len(set(heads)) != 1:
         raise Unserved(f"queries, keys and values have {heads} heads")
-    scale = scores.factor * q.factor * k.factor
+    scale = parts.factor * q.factor * k.factor
     if not scale > 0 or v.factor != 1:
         raise Unserved(f"its scores are multiplied by {scale}, its values by {v.factor}")
-    own = {at, second, graph.at(first), *nodes, *scores.nodes, *q.nodes, *k.nodes, *v.nodes}
-    output, after = _merged(graph, observed, mix.output[0], heads[0])
+    own = parts.nodes.union(q.nodes, k.nodes, v.nodes)
+    output, after = _merged(graph, observed, parts.mixed, heads[0])
     sources = (q.source, k.source, v.source)
     return Form(output, sources, frozenset(own | after), Attention(0, 0, 0, heads[0], scale))
 
@@ -138,6 +176,26 @@ def _views_after(graph: Graph, tensor: str) -> tuple[str, set[int]]:
         nodes.add(after)
         tensor = node.output[0]
     return tensor, nodes
+
+
+def _split(graph: Graph, observed: Observed, name: str, order: int) -> tuple[_Chain, int]:
+    """The way to a product's operand from a tensor by positions, the first there is; and heads."""
+    chain, why = _back(graph, name), None
+    for first in range(len(chain.nodes) + 1):
+        later = chain.nodes[first:]
+        source = graph.nodes[chain.nodes[first - 1]].output[0] if first else chain.source
+        factors = (factor(graph, graph.nodes[at]) for at in later if _scales(graph.nodes[at]))
+        part = _Chain(source, later, prod(found[1] for found in factors if found is not None))
+        try:
+            return part, _heads(graph, observed, part, order)
+        except Unserved as error:
+            why = why or error
+    assert why is not None
+    raise why
+
+
+def _scales(node: NodeProto) -> bool:
+    return node.op_type in _SCALES
 
 
 def _heads(graph: Graph, observed: Observed, chain: _Chain, order: int) -> int:
@@ -179,6 +237,8 @@ def _merged(graph: Graph, observed: Observed, tensor: str, heads: int) -> tuple[
     batch = observed.batch(0)
     places = np.arange(np.prod(shape)).reshape(shape)
     wanted = places.reshape(batch, heads, shape[-2], shape[-1]).transpose(0, 2, 1, 3).reshape(-1)
+    if heads == 1 and len(shape) == 3 and shape[0] == batch:
+        return tensor, set()
     nodes: list[int] = []
     width = heads * shape[-1]
     while (after := graph.only_reader(tensor)) is not None:

@@ -19,6 +19,7 @@ from edge_kernels.integer.net import (
     Reduce,
     Relu,
     Reshape,
+    Slice,
     Transpose,
 )
 from edge_kernels.quantize.evaluate import constants, values
@@ -27,7 +28,7 @@ from edge_kernels.quantize.histogram import Histogram, Method, Range, count, mer
 
 BINS: Final = 2048  # of a server's own histograms; devices send far fewer
 _NARROWEST: Final = 1e-6
-_LEAVES_LEVELS = (Relu, Reshape, Transpose, Concat)
+_LEAVES_LEVELS = (Relu, Reshape, Transpose, Concat, Slice)
 
 
 def tied(net: FloatNet) -> list[int]:

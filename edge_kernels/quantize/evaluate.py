@@ -16,6 +16,8 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -23,6 +25,7 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Step,
     Transpose,
 )
@@ -30,7 +33,8 @@ from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.functions import Function, Remainder
 
 Constants = tuple[Tensor, ...]
-"""Of a Product: weight as `functional` wants it, bias; of an Affine or Norm: factor and term."""
+"""Of a Product: weight as `functional` wants it, bias; of an Affine or Norm: factor and term; of a
+Constant its values."""
 
 
 def constants(net: FloatNet, dtype: torch.dtype = torch.float32) -> list[Constants]:
@@ -44,6 +48,8 @@ def constants(net: FloatNet, dtype: torch.dtype = torch.float32) -> list[Constan
 def _given(step: Step) -> Sequence[NDArray[Any]]:
     if isinstance(step, Product):
         return step.weight.transpose(0, 2, 1), step.bias
+    if isinstance(step, Constant):
+        return (step.values,)
     return (step.factor, step.term) if isinstance(step, Affine | Norm) else ()
 
 
@@ -95,6 +101,15 @@ def _product(step: Product, made: list[Tensor], own: Constants) -> Tensor:
 def _add(step: Add, made: list[Tensor], _: Constants) -> Tensor:
     total = made[step.x] + made[step.y]
     return total.relu() if step.relu else total
+
+
+def _multiply(step: Multiply, made: list[Tensor], _: Constants) -> Tensor:
+    product = made[step.x] * made[step.y]
+    return product.relu() if step.relu else product
+
+
+def _constant(_: Constant, made: list[Tensor], own: Constants) -> Tensor:
+    return own[0].expand(len(made[0]), *own[0].shape)
 
 
 def _pool(step: Pool, made: list[Tensor], _: Constants) -> Tensor:
@@ -157,4 +172,7 @@ _RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
     Remainder: lambda step, made, _: step.of(made[step.x]) - made[step.whole],
     Norm: _norm,
     Attention: _attention,
+    Multiply: _multiply,
+    Slice: lambda step, made, _: made[step.x].narrow(step.axis + 1, step.start, step.count),
+    Constant: _constant,
 }

@@ -17,17 +17,20 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
+    Multiply,
     Product,
     Reduce,
     Relu,
     Shape,
+    Slice,
     Step,
     Transpose,
 )
 from edge_kernels.quantize.functions import Function, Remainder
 
 Floats = NDArray[np.float64]
-_TAKES_RELU = (Product, Add, Affine)
+_TAKES_RELU = (Product, Add, Affine, Multiply)
 
 
 @dataclass
@@ -97,9 +100,10 @@ def simplified(net: FloatNet) -> FloatNet:
 
     An `Affine` is folded into the `Product` before it where nothing else reads that product; then
     a `Relu` into the step before. A transposition of which only reductions are read becomes
-    reductions over the other axis.
+    reductions over the other axis. A part of what a `Product` makes becomes a product of those
+    rows, with levels of its own.
     """
-    for fold in (_affine, _relu, _transposed):
+    for fold in (_affine, _relu, _sliced, _transposed):
         at = 0
         while at < len(net.steps):
             at = at if fold(net, at) else at + 1
@@ -125,6 +129,21 @@ def _relu(net: FloatNet, at: int) -> bool:
     return _merge(net, at, replace(before, relu=True))
 
 
+def _sliced(net: FloatNet, at: int) -> bool:
+    step = net.steps[at]
+    before = net.steps[step.x - 1] if isinstance(step, Slice) and step.x else None
+    if not isinstance(step, Slice) or not isinstance(before, Product):
+        return False
+    readers = [each for each in net.steps if step.x in reads(each)]
+    of_rows = step.axis == (len(net.shapes[step.x]) - 1 if before.linear else 0)
+    if not of_rows or net.output == step.x or not all(isinstance(e, Slice) for e in readers):
+        return False
+    own = slice(step.start, step.start + step.count)
+    rows = {name: getattr(before, name)[own] for name in ("weight", "bias", "weight_scale")}
+    net.steps[at] = replace(before, **rows)
+    return False  # what was made whole is read by fewer now; `_renumbered` drops it in the end
+
+
 def _transposed(net: FloatNet, at: int) -> bool:
     step = net.steps[at]
     readers = [each for each in net.steps if at + 1 in reads(each)]
@@ -139,7 +158,7 @@ def _transposed(net: FloatNet, at: int) -> bool:
 
 def _sole_maker(net: FloatNet, at: int) -> Step | None:
     """The step that made what step ``at`` reads, where that is all who reads it."""
-    x = reads(net.steps[at])[0]
+    x = next(iter(reads(net.steps[at])), 0)
     readers = sum(reads(each).count(x) for each in net.steps)
     return net.steps[x - 1] if x > 0 and readers == 1 and net.output != x else None
 
@@ -163,7 +182,9 @@ def reading(step: Step, number: Callable[[int], int]) -> Step:
     """Return a step that reads other values."""
     if isinstance(step, Concat):
         return replace(step, xs=tuple(number(x) for x in step.xs))
-    if isinstance(step, Add):
+    if isinstance(step, Constant):
+        return step
+    if isinstance(step, Add | Multiply):
         return replace(step, x=number(step.x), y=number(step.y))
     if isinstance(step, Attention):
         return replace(step, x=number(step.x), k=number(step.k), v=number(step.v))

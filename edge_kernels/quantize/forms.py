@@ -15,11 +15,13 @@ from edge_kernels.quantize.functions import bends, operation
 from edge_kernels.quantize.graph import Graph, Unserved
 from edge_kernels.quantize.norm_forms import norm_chain, norm_node
 from edge_kernels.quantize.observed import Form, Observed, observe
+from edge_kernels.quantize.softmax_forms import pooling
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 __all__ = ["Form", "Forms", "Observed", "find", "observe"]
+_COPIES: Final = ("Expand", "Tile")
 _ANCHORS: Final = ("Softmax", "LayerNormalization", "RMSNormalization", "ReduceMean")
 
 
@@ -70,7 +72,7 @@ def find(model: ModelProto, graph: Graph, skip: frozenset[int]) -> Forms:
     """
     found = Forms()
     kinds = {node.op_type for at, node in enumerate(graph.nodes) if at not in skip}
-    if not (kinds & set(_ANCHORS[:3]) or _nonlinear(graph)):
+    if not (kinds & {*_ANCHORS[:3], *_COPIES} or _nonlinear(graph)):
         return found
     found.observed = observed = observe(model)
     for at, node in enumerate(graph.nodes):
@@ -79,6 +81,10 @@ def find(model: ModelProto, graph: Graph, skip: frozenset[int]) -> Forms:
         try:
             form = _FINDERS[node.op_type](graph, observed, at)
         except Unserved as why:
+            weighed = pooling(graph, observed, at) if node.op_type == "Softmax" else None
+            if weighed is not None:
+                found.keep(weighed)
+                continue
             found.why[at] = str(why)
             found.alone |= {at} if isinstance(why, NoAttention) else set()
             continue

@@ -21,6 +21,7 @@ _QUANTIZED = (
     *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
     *("DynamicQuantizeMatMul", "MatMulNBits", "QGemm"),
 )
+_SHAPES = ("Shape", "Size")  # what reads a tensor's shape reads none of its numbers
 _PASSED = ("Identity", "Transpose")
 
 
@@ -137,13 +138,25 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def needed(nodes: Iterable[NodeProto], *outputs: str) -> set[str]:
-    """Return the tensors on which some depend, of nodes in their order."""
+def needed(nodes: Iterable[NodeProto], *outputs: str, numbers: bool = False) -> set[str]:
+    """Return the tensors on which some depend, of nodes in their order.
+
+    With ``numbers`` not those of which the shape alone counts.
+    """
     wanted = set(outputs)
     for node in reversed(list(nodes)):
-        if wanted.intersection(node.output):
+        if wanted.intersection(node.output) and not (numbers and node.op_type in _SHAPES):
             wanted.update(reads(node))
     return wanted
+
+
+def depending(graph: Graph, given: str) -> set[str]:
+    """Return the tensors whose numbers depend on those of one, itself among them."""
+    numbers = {given}
+    for node in graph.nodes:
+        if node.op_type not in _SHAPES and numbers.intersection(reads(node)):
+            numbers.update(node.output)
+    return numbers
 
 
 def exchanged(

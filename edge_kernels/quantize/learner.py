@@ -15,7 +15,9 @@ from edge_kernels.integer.net import (
     Add,
     Affine,
     Attention,
+    Constant,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -40,7 +42,10 @@ from edge_kernels.quantize.scaling import SMALLEST, Scaling, classes, scaled
 
 _START_CLIP: Final = 4.0  # σ(4) = .98: at the start hardly anything is cut
 _TINY: Final = 1e-12
-_ROUNDS: Final = (Product, Add, Affine, Norm, Attention, Function, Rescale)
+_ROUNDS: Final = (
+    *(Product, Add, Affine, Norm, Attention, Function, Rescale),
+    *(Multiply, Constant),
+)
 
 
 class Learner(nn.Module):
@@ -154,7 +159,7 @@ class Learner(nn.Module):
     def _rounded(self, at: int, factors: Tensor) -> Constants:
         """A step's constants: scaled, and where they are a product's weights, rounded."""
         rows, columns = self.scaling.rows[at], self.scaling.columns[at]
-        if rows is not None and columns is None:  # a norm
+        if rows is not None and columns is None:  # a norm, or a constant
             down = factors[torch.from_numpy(rows)]
             return tuple(each / down for each in self._given[at])
         if rows is None or columns is None:

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels.integer.net import FREE, Shape, Step
-from edge_kernels.quantize.graph import Unserved
+from edge_kernels.quantize.graph import Graph, Unserved, depending
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 Array = NDArray[Any]
+_FEW: Final = 8
 _SIZES: Final = ((2, 5), (3, 7))  # batch, and any other free axis
 
 
@@ -47,9 +48,15 @@ class Observed:
     ----------
     shapes : list of dict of str → tuple
         Of each run.
+    small : dict of str → array
+        What tensors of few numbers held that were the same in both.
+    alike : dict of str → array
+        What tensors hold of each sample that depend on no sample: without the batch.
     """
 
     shapes: list[dict[str, Shape]] = field(default_factory=lambda: [{}, {}])
+    small: dict[str, Array] = field(default_factory=dict)
+    alike: dict[str, Array] = field(default_factory=dict)
 
     def logical(self, name: str) -> Shape | None:
         """Return a tensor's shape without the batch, `FREE` where it differs; None: it has none."""
@@ -75,6 +82,23 @@ class Observed:
         return self.shapes[0][name]
 
 
+def _few(results: dict[str, Array]) -> dict[str, Array]:
+    return {name: value for name, value in results.items() if np.size(value) <= _FEW}
+
+
+def _rows(results: dict[str, Array], batch: int) -> dict[str, Array]:
+    """What tensors hold whose samples are all alike: of one of them."""
+    whole = {n: v for n, v in results.items() if v.ndim > 1 and v.shape[0] == batch}
+    return {n: v[0] for n, v in whole.items() if v.dtype == np.float32 and (v == v[:1]).all()}
+
+
+def _same(before: dict[str, Array], found: dict[str, Array], run: int) -> dict[str, Array]:
+    """What a run held; of the second what the first did, too."""
+    if run == 0:
+        return found
+    return {n: v for n, v in found.items() if n in before and np.array_equal(before[n], v)}
+
+
 def observe(model: ModelProto) -> Observed:
     """Run a model of one input on zeros twice, and return the shapes of all tensors.
 
@@ -98,7 +122,7 @@ def observe(model: ModelProto) -> Observed:
     (given,) = whole.graph.input
     kind = helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
     dims = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
-    made = Observed()
+    made, numbers = Observed(), depending(Graph(model.graph), given.name)
     try:
         session = onnxruntime.InferenceSession(
             whole.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -111,6 +135,10 @@ def observe(model: ModelProto) -> Observed:
             seen = made.shapes[run]
             seen.update({n: np.shape(r) for n, r in zip(outputs, results, strict=True)})
             seen[given.name] = seen[""] = tuple(shape)
+            found = dict(zip(outputs, results, strict=True))
+            made.small = _same(made.small, _few(found), run)
+            rows = _rows({n: v for n, v in found.items() if n not in numbers}, shape[0])
+            made.alike = _same(made.alike, rows, run)
     except Exception as error:  # ONNX Runtime's own have no common class
         raise ValueError(
             f"ONNX Runtime cannot run the model, so that its shapes stay unknown: {error}"

@@ -6,6 +6,7 @@ A device runs it in ONNX Runtime, without torch, and returns counts in place of 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from edge_kernels.integer.net import IntNet, Levels, Product, Table
 from edge_kernels.integer.qdq import Writer, write
 from edge_kernels.quantize.calibrate import quantized_values, tied
 from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.functions import Function, Remainder
 from edge_kernels.quantize.histogram import MOST_BINS, Range
 
 if TYPE_CHECKING:
@@ -96,10 +98,24 @@ class _Floats(Writer):
         return self.floats[value]
 
     def table(self, at: int, step: Table) -> str:
-        """Refuse a function of one number: it is known as a table of integers alone."""
-        raise ValueError(
-            f"step {at}: a function of one number, which devices' ranges are not served with"
-        )
+        """Append a function of one number, by its own operators; return its output's name."""
+        assert isinstance(step, Function)
+        made = {step.source: self.read(step.x)}
+        for each in step.operations:
+            read = [made[i] if isinstance(i, str) else self._number(at, i) for i in each.inputs]
+            cast = each.name in ("Cast", "Dropout")  # all is float32 here, and nothing drops
+            given = {} if cast else dict(each.given)
+            made[each.output] = read[0] if cast else self.make(each.name, read, **given)
+        whole = made[step.operations[-1].output]
+        if isinstance(step, Remainder):
+            return self.make("Sub", [whole, self.read(step.whole)])
+        return whole
+
+    def _number(self, at: int, number: float) -> str:
+        if math.isnan(number):
+            return ""  # a bound that is left out
+        name = f"step{at}.number{len(self.tensors)}"
+        return self.constant(name, np.float32(number).reshape(()))
 
     def product(self, at: int, step: Product) -> str:
         """Append a layer; return its output's name."""

@@ -15,11 +15,14 @@ from edge_kernels.quantize.forms import find
 from edge_kernels.quantize.graph import Graph, drops, needed, reads, sizes
 from edge_kernels.quantize.group_norms import last_axis
 from edge_kernels.quantize.implied import unsaid
+from edge_kernels.quantize.known import known
+from edge_kernels.quantize.packed import unpacked
 from edge_kernels.quantize.parts import parted
 from edge_kernels.quantize.positions import unpicked
 from edge_kernels.quantize.shapes import settled
 from edge_kernels.quantize.slices import unsliced
 from edge_kernels.quantize.source import first_read
+from edge_kernels.quantize.time_first import batch_first
 from edge_kernels.quantize.upsampling import interleaved
 from edge_kernels.quantize.walk import called, walk
 from edge_kernels.quantize.widths import widened
@@ -78,8 +81,8 @@ def read(model: ModelProto) -> Split:
         Naming the node, its operator and what to do, where no layer can be served, or something
         after the first one cannot.
     """
-    model = ungrouped(unsaid(settled(padded(narrowed(fold(model))))))
-    model = last_axis(interleaved(unpicked(unsliced(model))))
+    model = ungrouped(known(unsaid(settled(padded(narrowed(fold(model)))))))
+    model = last_axis(interleaved(unpicked(unsliced(batch_first(unpacked(model))))))
     inputs, outputs = ([v.name for v in each] for each in (model.graph.input, model.graph.output))
     _check_ends(inputs, outputs)
     graph = Graph(model.graph)

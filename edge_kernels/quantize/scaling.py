@@ -3,7 +3,8 @@
 A product's row may be divided by s > 0 where all that read it multiply their columns by s. What
 lies between must keep a channel's factor: ReLU, pooling, reduction, concatenation, sums, reshapes
 and transpositions do, and attention its values' (not its queries' and keys'); functions do not.
-A norm takes a factor in its own factors and terms, and its input keeps all channels alike. So every
+A norm takes a factor in its own factors and terms, and its input keeps all channels alike. A
+product of two values takes over the factors of one, and the other, its gate, keeps 1. So every
 element of every value gets a class; elements that must share a factor are joined; the classes of
 the network's input and output are held at 1. A free axis is 1 long here: its elements share theirs.
 """
@@ -22,12 +23,15 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
+    Multiply,
     Norm,
     Pool,
     Product,
     Reduce,
     Reshape,
     Shape,
+    Slice,
     Step,
     Transpose,
 )
@@ -50,7 +54,7 @@ class Scaling:
         Of classes; class 0 is held at 1.
     rows, columns : list of (rows,) and (channels,), or None
         Of each step: the class of each channel that it makes, and that it reads. None: the step
-        has no constants; a norm has rows alone.
+        has no constants; a norm has rows alone, and a constant one for each of its numbers.
     values : list of int64, of a value's shape
     """
 
@@ -139,6 +143,9 @@ def _through(union: _Union, step: Step, made: list[Classes], shape: tuple[int, .
         union.join(made[step.x], 0)
         write = union.new(shape[-1])
         return None, write, np.broadcast_to(write, shape)
+    if isinstance(step, Constant):
+        write = union.new(step.values.size).reshape(shape)
+        return None, write, write
     return None, None, _kept(union, step, made, shape)
 
 
@@ -146,6 +153,8 @@ def _kept(union: _Union, step: Step, made: list[Classes], shape: tuple[int, ...]
     if isinstance(step, Add):
         union.join(made[step.x], made[step.y])
         return made[step.x]
+    if isinstance(step, Multiply):
+        return np.broadcast_to(_gated(union, made[step.x], made[step.y]), shape)
     if isinstance(step, Attention):
         union.join(made[step.x], 0)
         union.join(made[step.k], 0)
@@ -153,6 +162,20 @@ def _kept(union: _Union, step: Step, made: list[Classes], shape: tuple[int, ...]
     if isinstance(step, Function):
         union.join(made[step.x], 0)
         return np.zeros(shape, np.int64)
+    return _moved(union, step, made, shape)
+
+
+def _gated(union: _Union, x: Classes, y: Classes) -> Classes:
+    """Hold one of two values that are multiplied, one that is held already; return the other."""
+    held = all(union.root(each) == 0 for each in np.unique(x).tolist())
+    kept, gate = (y, x) if held else (x, y)
+    union.join(gate, 0)
+    return kept
+
+
+def _moved(union: _Union, step: Step, made: list[Classes], shape: tuple[int, ...]) -> Classes:
+    if isinstance(step, Slice):
+        return np.take(made[step.x], np.arange(step.start, step.start + step.count), step.axis)
     if isinstance(step, Pool):
         return np.broadcast_to(union.along(made[step.x], 1)[:, None], shape)
     if isinstance(step, Reduce):
@@ -161,6 +184,7 @@ def _kept(union: _Union, step: Step, made: list[Classes], shape: tuple[int, ...]
         return np.concatenate([made[x] for x in step.xs], step.axis)
     if isinstance(step, Reshape):
         return made[step.x].reshape(shape)
+    assert not isinstance(step, Constant)
     return made[step.x].T if isinstance(step, Transpose) else made[step.x]
 
 
@@ -182,6 +206,9 @@ def scaled(net: FloatNet, scaling: Scaling, factors: NDArray[Any]) -> FloatNet:
         if isinstance(step, Norm) and rows is not None:
             down = factors[rows]
             steps.append(replace(step, factor=step.factor / down, term=step.term / down))
+            continue
+        if isinstance(step, Constant) and rows is not None:
+            steps.append(replace(step, values=step.values / factors[rows]))
             continue
         if rows is None or columns is None:
             steps.append(step)

@@ -94,9 +94,9 @@ def _parts(graph: Graph, node: NodeProto, shape: Shape) -> list[_Part]:
     """What a Slice or a Split takes of a tensor's channels, where that is known."""
     if node.domain not in ("", "ai.onnx") or len(shape) not in (2, 3):
         return []
-    found = _sliced(graph, node, shape) if node.op_type == "Slice" else None
+    found = sliced(graph, node, shape) if node.op_type == "Slice" else None
     if node.op_type == "Split":
-        found = _split(graph, node, shape)
+        found = split(graph, node, shape)
     if found is None or not 0 < found[0] < len(shape):
         return []
     axis, bounds = found
@@ -108,9 +108,8 @@ def _parts(graph: Graph, node: NodeProto, shape: Shape) -> list[_Part]:
     ]
 
 
-def _sliced(
-    graph: Graph, node: NodeProto, shape: Shape
-) -> tuple[int, list[tuple[int, int]]] | None:
+def sliced(graph: Graph, node: NodeProto, shape: Shape) -> tuple[int, list[tuple[int, int]]] | None:
+    """Return the axis of a Slice and its bounds on it; None: they are not known, or it skips."""
     given = [graph.constant(name) for name in node.input[1:] if name]
     if not 2 < len(node.input) < 6 or len(given) != len(node.input) - 1:
         return None
@@ -125,7 +124,8 @@ def _sliced(
     return axis, [(first, last)]
 
 
-def _split(graph: Graph, node: NodeProto, shape: Shape) -> tuple[int, list[tuple[int, int]]] | None:
+def split(graph: Graph, node: NodeProto, shape: Shape) -> tuple[int, list[tuple[int, int]]] | None:
+    """Return the axis of a Split and the bounds of each part; None: they are not known."""
     axis, count = int(attributes(node).get("axis", 0)) % len(shape), len(node.output)
     if len(node.input) > 1 and node.input[1]:
         widths = graph.constant(node.input[1])

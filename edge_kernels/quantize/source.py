@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edge_kernels.integer.net import FREE, Norm, Shape
 from edge_kernels.quantize.forms import Forms
@@ -11,6 +11,7 @@ from edge_kernels.quantize.graph import (
     Graph,
     Unserved,
     candidate,
+    depending,
     needed,
     read_layer,
     reads,
@@ -21,8 +22,6 @@ from edge_kernels.quantize.walk import called
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-_SHAPES: Final = ("Shape", "Size")  # what reads a tensor's shape reads none of its numbers
 
 
 def first_read(model: ModelProto, graph: Graph, forms: Forms, result: str) -> tuple[str, Shape]:
@@ -98,10 +97,7 @@ def _origin(graph: Graph, forms: Forms, source: str) -> tuple[str, Shape]:
 
 def _common(graph: Graph, source: str, result: str, given: str) -> str:
     """The latest tensor before which no node behind it reads, from one on backwards."""
-    before, numbers = needed(graph.nodes, source), {given}
-    for node in graph.nodes:
-        if node.op_type not in _SHAPES and numbers.intersection(reads(node)):
-            numbers.update(node.output)
+    before, numbers = needed(graph.nodes, source), depending(graph, given)
     wanted = needed(graph.nodes, result)
     behind = [n for n in graph.nodes if wanted.intersection(n.output) - before]
     read = {name for node in behind for name in reads(node)} & before & numbers - {source}

@@ -26,7 +26,9 @@ from edge_kernels.integer.net import (
 )
 from edge_kernels.quantize.floats import FloatNet, reading, shape_of
 from edge_kernels.quantize.forms import Form, Forms
+from edge_kernels.quantize.gates import append, gated, needs, picked, placed, spread, summed, told
 from edge_kernels.quantize.graph import Graph, Unserved, candidate, needed, read_layer, reads
+from edge_kernels.quantize.softmax_forms import Pooling, pooled, shared
 from edge_kernels.sequential_nodes import add_node
 from edge_kernels.sequential_program import Program, Unfused, Unmade
 
@@ -34,16 +36,18 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 ADVICE: Final = (
-    "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, Sub, "
-    "pooling, ReduceMean, ReduceSum, ReduceMax, Concat, channels that layers alone read by Slice "
-    "or Split, Reshape, Transpose, factors or terms of a channel, norms of a position, a channel "
-    "or a group of channels, attention without a mask, and functions of one number: replace it, or "
-    "quantize the part before it as a model of its own"
+    "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, Sub, Mul, "
+    "pooling, ReduceMean, ReduceSum, ReduceMax, Concat, parts in a row by Slice, Split or Gather, "
+    "Reshape, Transpose, factors or terms of a channel, norms of a position, a channel or a group "
+    "of channels, attention without a mask, sums over time that a softmax weighs, and functions of "
+    "one number: replace it, or quantize the part before it as a model of its own"
 )
-_STEP: Final = 64  # a step that is ready; other codes are those of `sequential_program`
 _VIEWS: Final = ("Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _PARTS: Final = ("MatMul", "Mul", "Div", "Transpose", *_VIEWS)  # of attention, and of norms
 _ANY_AXES: Final = (*_VIEWS, "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Dropout")
+
+
+_READ: Final = (placed, gated, summed, picked, spread, shared)
 
 
 def called(node: NodeProto) -> str:
@@ -65,8 +69,8 @@ def walk(
     def sole(name: str) -> bool:
         return graph.only_reader(name) is not None
 
-    program = _Walked(*source, graph.constant, sole, batch=batch, forms=forms)
-    wanted = needed(graph.nodes, output)
+    program = Walked(*source, graph.constant, sole, batch=batch, forms=forms, graph=graph)
+    wanted = needed(graph.nodes, output, numbers=True)
     for at, node in enumerate(graph.nodes):
         done = any(name in program.values for name in node.output)
         reached = any(name in program.values for name in reads(node))
@@ -97,7 +101,7 @@ def walk(
     return _decode(program, output)
 
 
-def _check_result(program: _Walked, output: str) -> None:
+def _check_result(program: Walked, output: str) -> None:
     if output not in program.values:
         raise ValueError(
             f"the output {output!r} does not depend on {program.source!r}, which the first layer "
@@ -130,12 +134,13 @@ def _beyond(graph: Graph, forms: Forms, at: int) -> str:
 
 
 @dataclass
-class _Walked(Program):
-    """A program whose layers are in float.
+class Walked(Program):
+    """A program whose layers are in float, and that has steps which are ready.
 
     Where shapes were observed, (samples · positions, D) is known to be (positions, D) a sample.
     """
 
+    graph: Graph = field(kw_only=True)
     forms: Forms = field(default_factory=Forms)
     products: list[Product] = field(default_factory=list)
     ready: list[Step] = field(default_factory=list)
@@ -180,17 +185,17 @@ class _Walked(Program):
 
     def form(self, form: Form) -> None:
         """Append what several nodes do together."""
+        if isinstance(form.step, Pooling):
+            return pooled(self, form)
+        needs(self, form.sources)
         numbers = [self.value(name).number for name in form.sources]
         step = form.step
         if isinstance(step, Attention):
             step = replace(step, x=numbers[0], k=numbers[1], v=numbers[2])
         else:
             step = reading(step, lambda _: numbers[0])
-        shapes: list[Shape] = [()] * (len(self.instructions) + 1)
-        for name in form.sources:
-            shapes[self.value(name).number] = self.value(name).shape
-        self.ready.append(step)
-        self.emit(form.output, _shape(step, shapes), _STEP, len(self.ready) - 1)
+        append(self, form.output, step)
+        return None
 
     def made_since(self, count: int, node: NodeProto) -> None:
         """Note which node made the instructions after so many."""
@@ -203,7 +208,8 @@ class _Walked(Program):
             self.values[node.output[0]] = self.values[node.input[0]]
             return
         self._refuse_flat(node)
-        if self._placed(node):
+        told(self, node)
+        if any(read(self, node) for read in _READ):
             return
         before = len(self.instructions)
         add_node(self, node)
@@ -241,25 +247,6 @@ class _Walked(Program):
             if x is not None and FREE in x.shape and node.op_type in _VIEWS:
                 raise Unfused(f"it changes the shape of {name!r}, which has a free axis")
 
-    def _placed(self, node: NodeProto) -> bool:
-        """Add a constant of a number for each position and channel, as of learned positions."""
-        names = [name for name in node.input if name in self.values]
-        if node.op_type != "Add" or len(names) != 1:
-            return False
-        x = self.values[names[0]]
-        constant = self.constant(node.input[1 - list(node.input).index(names[0])])
-        if constant is None or len(x.shape) != 2 or constant.shape not in (x.shape, (1, *x.shape)):
-            return False
-        if 1 in x.shape:
-            return False  # a channel's term
-        count, output = int(np.prod(x.shape)), node.output[0]
-        number = self.keep(constant.astype(np.float32).reshape(-1))
-        self.emit(f"{output}.flat", (count,), codes.RESHAPE, x.number, count, 0)
-        flat = len(self.instructions)
-        self.emit(f"{output}.sum", (count,), codes.AFFINE, flat, -1, number, 0, 0)
-        self.emit(output, x.shape, codes.RESHAPE, flat + 1, *x.shape)
-        return True
-
     def _into_product(self, node: NodeProto) -> None:
         """Fold a factor or a term of each row into the linear layer before it."""
         _, x, factor, term, axis, _ = self.instructions[-1]
@@ -289,7 +276,7 @@ def _shape(step: Step, shapes: list[Shape]) -> Shape:
         raise Unserved(str(error)) from error
 
 
-def _decode(program: _Walked, output: str) -> FloatNet:
+def _decode(program: Walked, output: str) -> FloatNet:
     net = FloatNet([program.input_shape])
     shapes = {value.number: value.shape for value in program.values.values()}
     for number, instruction in enumerate(program.instructions, 1):
@@ -305,7 +292,7 @@ def _decode(program: _Walked, output: str) -> FloatNet:
     return net
 
 
-def _step(program: _Walked, shapes: dict[int, Shape], code: int, given: list[int]) -> Step:
+def _step(program: Walked, shapes: dict[int, Shape], code: int, given: list[int]) -> Step:
     """Return an instruction of `edge_kernels.sequential_program` as a step."""
     x = given[0]
     match code:
@@ -339,7 +326,7 @@ def _pool(x: int, kind: int, kernel: int, stride: int, dilation: int, *pads: int
 
 
 def _affine(
-    program: _Walked, channels: int, x: int, factor: int, term: int, _: int, relu: int
+    program: Walked, channels: int, x: int, factor: int, term: int, _: int, relu: int
 ) -> Step:
     def vector(number: int, otherwise: float) -> NDArray[np.float64]:
         if number < 0:

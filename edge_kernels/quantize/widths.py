@@ -5,8 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge_kernels.integer.check import reads
-from edge_kernels.integer.net import Add, Norm, Product, Reduce, Rescale, Step
+from edge_kernels.integer.net import (
+    Add,
+    Concat,
+    Constant,
+    Multiply,
+    Norm,
+    Product,
+    Reduce,
+    Rescale,
+    Step,
+    Transpose,
+)
+from edge_kernels.quantize.calibrate import tied
 from edge_kernels.quantize.floats import FloatNet, reading
+
+_MOVES = (Concat, Transpose)
 
 
 def wide(net: FloatNet) -> set[int]:
@@ -14,27 +28,48 @@ def wide(net: FloatNet) -> set[int]:
 
     They are what a norm reads, the terms of sums that are such, norms' results that are summed or
     averaged, and the network's output where it is such an average; but none that a step reads
-    which takes 8 bits (see `widened`). A network without norms has none.
+    which takes 8 bits (see `widened`). Values whose levels must be equal, as those of tokens that
+    are joined, all have them or none. A network without norms has none.
     """
-    found = _streams(net)
-    return {v for v in found if all(_takes(step) for step in net.steps if v in reads(step))}
+    found, root = _streams(net), tied(net)
+    groups = {root[value] for value in found}
+    for group in sorted(groups):
+        alike = {value for value in range(len(root)) if root[value] == group}
+        readers = [
+            s for at, s in enumerate(net.steps) if alike & {*reads(s)} and at + 1 not in alike
+        ]
+        if not alike <= found or not all(map(_takes, readers)):
+            found -= alike
+    return found
 
 
 def _streams(net: FloatNet) -> set[int]:
     found = {step.x for step in net.steps if isinstance(step, Norm)}
     norms = {at + 1 for at, step in enumerate(net.steps) if isinstance(step, Norm)}
+    moved: set[int] = set()  # to a stream as they are
     for at in reversed(range(len(net.steps))):
         step = net.steps[at]
         if isinstance(step, Add) and at + 1 in found:
             found.update(reads(step))
+            moved.update(reads(step))
+        if isinstance(step, _MOVES) and at + 1 in moved:
+            found.update(reads(step))
+            moved.update(reads(step))
         if isinstance(step, Reduce) and step.mean and step.x in norms | found:
             found |= {step.x} | ({at + 1} & {net.output})
-    makes = (Product, Add, Norm, Reduce)
-    return {v for v in found if v == 0 or isinstance(net.steps[v - 1], makes)}
+    makes = (Product, Add, Norm, Reduce, Multiply, Constant)
+    return {
+        v
+        for v in found
+        if v == 0
+        or isinstance(net.steps[v - 1], makes)
+        or (v in moved and isinstance(net.steps[v - 1], _MOVES))
+    }
 
 
 def _takes(step: Step) -> bool:
-    return isinstance(step, Add | Norm | Rescale) or (isinstance(step, Reduce) and step.mean)
+    takes = isinstance(step, Add | Norm | Rescale | Multiply)
+    return takes or (isinstance(step, Reduce) and step.mean)
 
 
 def widened(net: FloatNet) -> FloatNet:

@@ -87,7 +87,8 @@ void product(const Job& job) {
 
 const Kernels* avx2() {
   static const Kernels kernels{true,         product,   scalar()->transpose, table_rows,       add_rows,
-                               rescale_rows, norm_rows,           exponential_rows, weighted_rows};
+                               rescale_rows, norm_rows,           exponential_rows, weighted_rows,
+                               multiply_rows};
   return &kernels;
 }
 

@@ -219,7 +219,8 @@ void table(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* y) {
 
 const Kernels* avx512vnni() {
   static const Kernels kernels{false,        product,   transpose, table,            add_rows,
-                               rescale_rows, norm_rows, exponential_rows, weighted_rows};
+                               rescale_rows, norm_rows, exponential_rows, weighted_rows,
+                               multiply_rows};
   return &kernels;
 }
 

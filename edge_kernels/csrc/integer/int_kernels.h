@@ -102,6 +102,9 @@ struct Kernels {
   int64_t (*exponentials)(const int32_t* scores, int64_t n, const Scale& scale, int32_t limit,
                           uint8_t* high, uint8_t* low);
   void (*weighted)(const Weighted& row, int64_t n, const Target& to);
+  // net.py's Multiply of n numbers each.
+  void (*multiply)(const Source& x, const Source& y, const Scale& scale, int64_t n,
+                   const Target& to);
 };
 
 const Kernels* scalar();

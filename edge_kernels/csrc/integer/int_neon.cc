@@ -5,7 +5,8 @@ namespace flwr_edge::integer {
 const Kernels* neon() {
   static const Kernels kernels{false, product<false, 2>, scalar()->transpose, table_rows,
                                add_rows,          rescale_rows,        norm_rows,
-                               exponential_rows,  weighted_rows};
+                               exponential_rows,  weighted_rows,
+                               multiply_rows};
   return &kernels;
 }
 

@@ -5,7 +5,8 @@ namespace flwr_edge::integer {
 const Kernels* neon_dot() {
   static const Kernels kernels{false, product<true, 4>, scalar()->transpose, table_rows,
                                add_rows,          rescale_rows,        norm_rows,
-                               exponential_rows,  weighted_rows};
+                               exponential_rows,  weighted_rows,
+                               multiply_rows};
   return &kernels;
 }
 

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "int_attention.h"
+#include "int_multiply.h"
 #include "int_steps.h"
 #include "layout.h"
 #include "spread.h"
@@ -68,7 +69,8 @@ std::string Network::prepare(size_t index, const std::vector<Constant>& constant
     case Op::kReduce: return prepare_mean(index, constants);
     case Op::kAffine:
     case Op::kNorm: return prepare_scales(index, constants);
-    case Op::kTable: return prepare_table(index, constants);
+    case Op::kTable:
+    case Op::kConstant: return prepare_entries(index, constants);
     default: return "";
   }
 }
@@ -134,13 +136,15 @@ std::string Network::prepare_scales(size_t index, const std::vector<Constant>& c
   return "";
 }
 
-std::string Network::prepare_table(size_t index, const std::vector<Constant>& constants) {
+// Of a table, or of a constant.
+std::string Network::prepare_entries(size_t index, const std::vector<Constant>& constants) {
   const Instruction& i = program_.instructions[index];
+  const Value& made = program_.values[index + 1];
+  const int64_t count = i.op == Op::kTable ? 256 : made.size(), top = made.top();
   Step& step = steps_[index];
-  step.m = int32s(i.weights, 256, constants);
-  if (!step.m) return missing("table", "int32", 256);
-  const int64_t top = program_.values[index + 1].top();
-  for (int64_t at = 0; at < 256; ++at) {
+  step.m = int32s(i.weights, count, constants);
+  if (!step.m) return missing("table", "int32", count);
+  for (int64_t at = 0; at < count; ++at) {
     if (step.m[at] < 0 || step.m[at] > top) {
       return "entry " + std::to_string(at) + " of its table is " + std::to_string(step.m[at]) +
              "; 0 to " + std::to_string(top) + " are possible";
@@ -151,6 +155,7 @@ std::string Network::prepare_table(size_t index, const std::vector<Constant>& co
 
 size_t Network::extra_of(const Program& program, size_t index) const {
   const Instruction& i = program.instructions[index];
+  if (i.inputs.empty()) return 0;
   const Value& x = program.values[size_t(i.inputs[0])];
   const auto lines = [](size_t bytes) { return (bytes + kMargin + 63) / 64 * 64; };
   switch (i.op) {
@@ -244,9 +249,11 @@ void Network::run_sample(const Run& run, void* y) const {
 void Network::run_instruction(size_t index, const Run& run) const {
   const Instruction& i = run.plan.program.instructions[index];
   const Step& step = steps_[index];
-  const Value &from = run.plan.value(i.inputs[0]), &to = run.plan.value(int64_t(index) + 1);
-  const uint8_t* x = run.at(i.inputs[0]);
+  const Value& to = run.plan.value(int64_t(index) + 1);
   uint8_t* y = run.bytes + to.offset;
+  if (i.op == Op::kConstant) return constant(step.m, to, y);
+  const Value& from = run.plan.value(i.inputs[0]);
+  const uint8_t* x = run.at(i.inputs[0]);
   switch (i.op) {
     case Op::kLinear:
     case Op::kConv: return step.product.run(from, x, i.inputs[0] != 0, to, run.room(), y);
@@ -275,6 +282,11 @@ void Network::run_instruction(size_t index, const Run& run) const {
     case Op::kTable: return table(kernels_, from, x, step.m, to, y);
     case Op::kNorm: return run_norm(index, run, y);
     case Op::kAttention: return run_attention(index, run, y);
+    case Op::kMultiply:
+      return multiply(kernels_, i, from, x, run.plan.value(i.inputs[1]), run.at(i.inputs[1]), to,
+                      y);
+    case Op::kSlice: return slice(i, from, x, to, y);
+    case Op::kConstant: return;
   }
 }
 

@@ -77,7 +77,7 @@ class Network {
   std::string prepare_product(size_t index, const std::vector<Constant>& constants);
   std::string prepare_mean(size_t index, const std::vector<Constant>& constants);
   std::string prepare_scales(size_t index, const std::vector<Constant>& constants);
-  std::string prepare_table(size_t index, const std::vector<Constant>& constants);
+  std::string prepare_entries(size_t index, const std::vector<Constant>& constants);
 
   std::shared_ptr<const Plan> plan_for(int64_t length) const;
   size_t extra_of(const Program& program, size_t index) const;

@@ -58,6 +58,9 @@ class Parser : ProgramReader {
       case Op::kTable: return table();
       case Op::kNorm: return norm();
       case Op::kAttention: return attention();
+      case Op::kMultiply: return multiply();
+      case Op::kSlice: return slice();
+      case Op::kConstant: return constant();
     }
     return "an opcode is unknown to this library";
   }
@@ -321,6 +324,56 @@ class Parser : ProgramReader {
     const bool affordable = spend(&program_.work, x.d0, k.d0, x.d1) &&
                             spend(&program_.work, x.d0, k.d0, v.d1);
     return affordable ? nullptr : kTooMuchWork;
+  }
+
+  // Axes are equal, or 1 in one of both. A free one is of another length at other times, even where
+  // it is not now.
+  static bool broadcast(int64_t a, int64_t b) { return a == b || a == 1 || b == 1; }
+
+  const char* multiply() {
+    if (!read_values(2) || !read(&now_.m_x, 0, kMostScale) || !read_sum()) return wrong_;
+    const Value &x = input(0), &y = input(1);
+    const bool free_fits = x.free == y.free || (x.free ? y.d0 : x.d0) == 1;
+    if (x.flat != y.flat || !free_fits || !broadcast(x.d0, y.d0) || !broadcast(x.d1, y.d1)) {
+      return "multiply's shapes do not fit";
+    }
+    result_.flat = x.flat;
+    result_.free = x.free || y.free;
+    result_.d0 = std::max(x.d0, y.d0);
+    result_.d1 = std::max(x.d1, y.d1);
+    // In the order of memory of the larger, of which nothing need be gathered then.
+    result_.swapped = (x.size() >= y.size() ? x : y).swapped;
+    scaled();
+    if (result_.d0 > kMaxBytes / result_.d1) return nullptr;  // refused as too large
+    return spend(&program_.work, result_.d0, result_.d1) ? nullptr : kTooMuchWork;
+  }
+
+  const char* slice() {
+    int64_t count;
+    if (!read_values(1) || !read(&now_.axis, 0, 1) || !read_size(&now_.start, 0) ||
+        !read_size(&count)) {
+      return wrong_;
+    }
+    result_ = input();
+    if (result_.flat && now_.axis != 0) return "slice's axis is not one of its value's";
+    if (result_.flat) now_.axis = 1;  // as (1, N)
+    int64_t& size = now_.axis == 0 ? result_.d0 : result_.d1;
+    if (now_.axis == 0 && result_.free && (now_.start != 0 || count != 1)) return kFreeAxis;
+    if (now_.start + count > size) return "slice reaches beyond its value";
+    size = count;
+    result_.free = result_.free && now_.axis == 1;
+    return nullptr;
+  }
+
+  const char* constant() {
+    int64_t c, l;
+    if (!read_constant(&now_.weights) || !read_size(&c) || !read_size(&l, 0) || !read_levels()) {
+      return wrong_;
+    }
+    result_.flat = l == 0;
+    result_.d0 = l == 0 ? 1 : c;
+    result_.d1 = l == 0 ? c : l;
+    return scaled();
   }
 
   static constexpr int64_t kWide = 1 << 16;

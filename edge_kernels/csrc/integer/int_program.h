@@ -29,14 +29,18 @@
 //  12 table       x t zero                                    the same shape
 //  13 norm        x m t shift epsilon rms zero                along the last axis
 //  14 attention   x k v heads m shift m_v shift_v zero        (L, D), (M, D), (M, V) -> (L, V)
+//  15 multiply    x y m shift zero relu                       equal axes, or 1 in one of both
+//  16 slice       x axis start count                          count along the axis
+//  17 constant    t c l zero                                  l = 0: (c), else (c, l)
 //
-// A free axis may not be convolved, scaled (affine), reshaped, transposed, lengthened, or the only
-// one. Products, tables and attention read 8 bits.
+// A free axis may not be convolved, scaled (affine), reshaped, transposed, lengthened, sliced but
+// for its first position, multiplied by one of another length than 1, or the only one. Products, tables and attention read 8 bits.
 // w, b, m, s, t number the node's constant inputs (0 is the first after x). w: int8 [n][kernel][C].
 // b: int32 [n]. Of products, m: int32 [n], 0 .. 2^31 - 1; s: int32 [n], 1 .. 62; both -1:
 // accumulators. Of means, m and s likewise, one for each position of the output, or a single one;
 // of the largest, -1; over a free axis m and s are those of one number. m_x, m_y: 0 .. 2^30. Of affine, m: int32 [C], |m| <= 2^30; t: int64 [C],
-// |t| <= 2^61; of norms likewise, over the last axis, of at most 2^14. Of tables, t: int32 [256].
+// |t| <= 2^61; of norms likewise, over the last axis, of at most 2^14. Of tables, t: int32 [256];
+// of constants [c * l] or [c], each within the levels. Of multiply, m: 0 .. 2^30.
 // Of rescale and attention, m: 0 .. 2^31 - 1; shift_v: 1 .. 40. Sums must fit int32 whatever the input. L' = (L + pads - dilation * (kernel - 1) -
 // 1) / stride + 1, rounded down; a pad is shorter than the dilated kernel.
 #pragma once
@@ -50,11 +54,11 @@ namespace flwr_edge::integer {
 
 enum class Op : int64_t {
   kLinear = 1, kConv, kRelu, kPool, kReduce, kConcat, kAdd, kAffine, kReshape, kTranspose,
-  kRescale, kTable, kNorm, kAttention
+  kRescale, kTable, kNorm, kAttention, kMultiply, kSlice, kConstant
 };
 
 constexpr int64_t kMostSum = (int64_t(1) << 31) - 1;
-constexpr int64_t kMostScale = int64_t(1) << 30;  // of add's and affine's multipliers
+constexpr int64_t kMostScale = int64_t(1) << 30;  // of add's, affine's and multiply's multipliers
 constexpr int64_t kMostTerm = int64_t(1) << 61;
 constexpr int64_t kMostShift = 62;
 constexpr int64_t kMostValueShift = 40;
@@ -93,7 +97,7 @@ struct Instruction {
   int64_t multipliers = -1, shifts = -1;             // constants
   int64_t m_x = 0, m_y = 0, shift = 1, shift_y = 1;  // attention: y is v
   int64_t heads = 1, epsilon = 0;
-  int64_t zero = 0, rows = 0, axis = 0;
+  int64_t zero = 0, rows = 0, axis = 0, start = 0;
   int64_t kernel = 1, stride = 1, dilation = 1, pad_begin = 0, pad_end = 0;
   bool relu = false, mean = false, rms = false;
   bool wide = false;       // the result, where it has levels of its own

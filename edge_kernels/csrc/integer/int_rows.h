@@ -73,6 +73,33 @@ void add_rows(const Source& x, int64_t m_x, const Source& y, int64_t m_y, int sh
   });
 }
 
+// What two centred numbers make: of 16 bits each it needs 33 bits.
+template <typename T, typename U>
+using Centred = std::conditional_t<sizeof(T) + sizeof(U) == 4, int64_t, int32_t>;
+
+void multiply_rows(const Source& x, const Source& y, const Scale& scale, int64_t n,
+                   const Target& to) {
+  const Rounding round = rounding(scale.shift, to);
+  const auto m = int32_t(scale.m);
+  by_type(x.wide, [&](auto* x_type) {
+    by_type(y.wide, [&](auto* y_type) {
+      by_type(to.wide, [&](auto* to_type) {
+        using X = std::remove_pointer_t<decltype(x_type)>;
+        using Wide = Centred<X, std::remove_pointer_t<decltype(y_type)>>;
+        const auto* u = numbers(x, x_type);
+        const auto* v = numbers(y, y_type);
+        auto* z = numbers(to, to_type);
+        const Rounding by = round;
+        const int32_t u_zero = x.zero, v_zero = y.zero;
+        for (int64_t i = 0; i < n; ++i) {
+          const Wide product = Wide(int32_t(u[i]) - u_zero) * Wide(int32_t(v[i]) - v_zero);
+          z[i] = by.template to<std::remove_pointer_t<decltype(to_type)>>(int64_t(product) * m);
+        }
+      });
+    });
+  });
+}
+
 void rescale_rows(const Source& x, const Scale& scale, int64_t n, const Target& to) {
   const Rounding round = rounding(scale.shift, to);
   const auto m = int32_t(scale.m);

@@ -48,7 +48,8 @@ void transpose(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y) {
 
 const Kernels* scalar() {
   static const Kernels kernels{false,        product,   transpose, table_rows,       add_rows,
-                               rescale_rows, norm_rows, exponential_rows, weighted_rows};
+                               rescale_rows, norm_rows, exponential_rows, weighted_rows,
+                               multiply_rows};
   return &kernels;
 }
 

@@ -117,6 +117,52 @@ Case sequence(int64_t result) {
   return c;
 }
 
+// Gates, parts and constants, channels last and not.
+Case gates(int64_t result) {
+  Case c;
+  c.result = result;
+  c.shape = {6, 13};
+  const auto m = [](size_t n) { return int32s(n, kUnit, 2 * kUnit - 1); };
+  c.constants = {int8s(8 * 3 * 6), int32s(8, -999, 999), m(8), int32s(8, 33, 40),  // 0 .. 3: conv
+                 int32s(8 * 14, 0, 255), int32s(8, 0, 65535),                      // 4, 5
+                 m(1), int32s(1, 33, 36)};                                         // 6, 7: mean
+  constexpr int64_t kWide = 1 << 16;
+  c.code = {1, 100,
+            2, 0, 0, 1, 2, 3, 90, 0, 8, 3, 1, 1, 1, 1,   // conv: (8, 13), channels last
+            5, 1, 1, 6, 7, 100, 1, 1,                    // mean: (8, 1)
+            15, 1, 2, kUnit / 2, 36, 100, 1,             // (C, L) by (C, 1)
+            17, 4, 8, 14, 70,                            // constant: (8, 14)
+            16, 4, 1, 1, 13,                             // (8, 13)
+            15, 1, 5, kUnit, 38, kWide + 30000, 0,       // of two orders, to 16 bits
+            5, 3, 1, 6, 7, 100, 0, 1,                    // mean: (1, 13)
+            15, 7, 2, kUnit, 38, 90, 0,                  // (1, L) by (C, 1)
+            16, 6, 0, 2, 5,                              // (5, 13), of 16 bits
+            15, 9, 9, kUnit, 40, kWide + 9, 0,           // of 16 bits both
+            17, 5, 8, 0, kWide + 7,                      // constant: (8)
+            9, 11, 8, 1,                                 // reshape: (8, 1)
+            15, 8, 12, kUnit, 45, kWide + 100, 0,
+            16, 11, 0, 3, 2};                            // (2)
+  return c;
+}
+
+// Those at a free length.
+Case free_gates(int64_t result) {
+  Case c;
+  c.result = result;
+  c.shape = {flwr_edge::integer::kFree, 10};
+  c.longest = 40;
+  c.constants = {int32s(10, 0, 255), int32s(1, kUnit, 2 * kUnit - 1), int32s(1, 20, 40)};
+  c.code = {1, 90,
+            16, 0, 0, 0, 1,                     // the first position: (1, 10)
+            15, 0, 1, kUnit, 37, 70, 0,         // (L, 10)
+            5, 2, 1, 1, 2, 50, 1, 1,            // mean: (L, 1)
+            15, 3, 1, kUnit, 37, 99, 1,         // (L, 1) by (1, 10)
+            17, 0, 1, 10, 128,
+            15, 5, 4, kUnit, 36, 128, 0,
+            16, 6, 1, 2, 7};                    // (L, 7)
+  return c;
+}
+
 void mutate(Values* v) {
   const auto change = [](auto* list) {
     if (below(4) == 0) return list->resize(size_t(below(80)));
@@ -168,6 +214,8 @@ int main(int count, char** arguments) {
     all.push_back(net(20, 2, result));
   }
   for (int64_t result : {8, 13, 14, 15, 16, 12}) all.push_back(sequence(result));
+  for (int64_t result : {3, 6, 8, 10, 13, 14}) all.push_back(gates(result));
+  for (int64_t result : {4, 6, 7}) all.push_back(free_gates(result));
   std::string why;
   for (const Case& c : all) {
     if (run(c, &why) != End::kRan) return std::printf("a sound program: %s\n", why.c_str()), 1;

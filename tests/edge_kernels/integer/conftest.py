@@ -10,8 +10,10 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
     IntNet,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -19,6 +21,7 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Table,
     Transpose,
     table_of,
@@ -78,6 +81,16 @@ class Net:
             return self.emit(Add(x, y, relu), self.spread(self.reach(x) + self.reach(y), bits))
         scale = self.net.levels[x].scale + self.net.levels[y].scale
         return self.emit(Add(x, y, relu), self._levels(scale * 0.7))
+
+    def multiply(self, x, y, relu=False, bits=None):
+        return self.emit(Multiply(x, y, relu), self.spread(self.reach(x) * self.reach(y) / 2, bits))
+
+    def slice(self, x, axis, start, count):
+        return self.emit(Slice(x, axis, start, count), self.net.levels[x])
+
+    def constant(self, *shape, bits=None):
+        levels = self.spread(1.0, bits)
+        return self.emit(Constant(self.rng.uniform(-1.2, 1.2, shape)), levels)
 
     def pool(self, x, kernel, mean, **how):
         levels = self.net.levels[x]
@@ -179,7 +192,9 @@ def _random_product(made, x, below, **how):
 
 def _random_step(made, x, below):
     shape = made.shape(x)
-    kind = below(9)
+    kind = below(12)
+    if kind >= 9:
+        return _random_gate(made, x, below)
     if kind <= 1:
         return _random_product(made, x, below)
     if kind == 2:
@@ -196,6 +211,26 @@ def _random_step(made, x, below):
     if len(shape) == 1:
         return made.relu(x)
     return made.transpose(x) if below(2) else _random_pool(made, x, below)
+
+
+def _random_gate(made, x, below, bits=None):
+    """A product of two values, a part of one, or a constant."""
+    shape = made.shape(x)
+    free = shape[0] == FREE
+    if below(4) == 0:
+        axis = 1 if free else below(len(shape))
+        start = below(shape[axis])
+        return made.slice(x, axis, start, 1 + below(shape[axis] - start))
+    if below(3) == 0:
+        wide = [1 if below(2) or size == FREE else size for size in shape]
+        return made.multiply(x, made.constant(*wide, bits=bits), bool(below(2)), bits)
+    fits = [
+        v for v, each in enumerate(made.net.shapes)
+        if len(each) == len(shape)
+        and all(a == b or 1 in (a, b) for a, b in zip(each, shape, strict=True))
+        and (v == x or np.prod(np.abs(each)) * np.prod(np.abs(shape)) < 1 << 20)
+    ]  # fmt: skip
+    return made.multiply(x, fits[below(len(fits))], bool(below(2)), bits)
 
 
 def _random_concat(made, x, below):
@@ -234,13 +269,17 @@ def _random_sequence(seed, steps=5, free=False, bits=8):
         _random_sequence_step(made, below)
     if below(3) == 0:
         x = made.net.output
+        if below(2):
+            x = made.slice(x, 0, 0, 1)
         made.reduce(x, bool(below(2)), 0)
     return made
 
 
 def _random_sequence_step(made, below):
-    bits, kind = (8, 16)[below(2)], below(6)
+    bits, kind = (8, 16)[below(2)], below(8)
     x = below(len(made.net.shapes))
+    if kind >= 6:
+        return _random_gate(made, x, below, bits)
     if kind == 0:
         return made.norm(x, bits, bool(below(2)), (0.0, 1e-12, 0.1)[below(3)])
     if kind == 1:

@@ -13,7 +13,9 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
     Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -21,6 +23,7 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Table,
     Transpose,
 )
@@ -137,14 +140,25 @@ def test_linear_layers(made, changes, message):
         (Reshape(0, (5, 5)), "(3, 8) has not as many elements as (5, 5)"),
         (Reshape(0, (1, 4, 6)), "a shape (1, 4, 6)"),
         (Transpose(1), "it reads a value of shape (5,); (C, L) is needed"),
+        (Multiply(0, 1), "it multiplies shapes (3, 8) and (5,); equal axes, or such of 1, are"),
+        (Multiply(0, 2), "it multiplies shapes (3, 8) and (3, 2)"),
+        (Slice(0, 2, 0, 1), "axis 2 of a value of shape (3, 8)"),
+        (Slice(0, 1, 3, 6), "it takes 3 to 9 of an axis of 8"),
+        (Slice(0, 1, -1, 2), "it takes -1 to 1 of"),
+        (Slice(0, 1, 3, 0), "it takes 3 to 3 of"),
+        (Constant(np.zeros((2, 3, 4))), "its shape (2, 3, 4) is not (C, L) or (N,)"),
+        (Constant(np.zeros((0, 3))), "its shape (0, 3) is not"),
     ],
 )
 def test_shapes(step, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        shape_of(step, [(3, 8), (5,)])
+        shape_of(step, [(3, 8), (5,), (3, 2)])
 
 
-@pytest.mark.parametrize("step", [Pool(0, False, 2), Reduce(0, False, 1), Relu(0), Transpose(0)])
+@pytest.mark.parametrize(
+    "step",
+    [Pool(0, False, 2), Reduce(0, False, 1), Relu(0), Transpose(0), Slice(0, 1, 2, 3)],
+)
 def test_levels_that_must_stay(new_net, step):
     made = new_net((3, 8))
     made.emit(step, LEVELS)
@@ -177,6 +191,9 @@ def test_a_step_of_no_kind(made):
         (Reduce(0, True, 1), "it makes a value with a free axis, (-1,)"),
         (Affine(0, np.ones(1), np.ones(1)), "it scales channels of a value with a free axis"),
         (Product(0, np.ones((2, 1, 8), np.int8), None, None), "it convolves a value with a free"),
+        (Slice(0, 0, 0, 2), "it takes 0 to 2 of an axis of -1, a free one of 1"),
+        (Slice(0, 0, 1, 1), "it takes 1 to 2 of an axis of -1"),
+        (Multiply(0, 1), "it multiplies shapes (-1, 8) and (4, 6)"),
         (Attention(0, 0, 0, 3, 1.0), "3 heads of 8 and 8 numbers"),
         (Attention(0, 0, 0, 0, 1.0), "0 heads of"),
         (Attention(0, 1, 1, 1, 1.0), "queries (-1, 8), keys (4, 6) and values (4, 6) do not fit"),
@@ -203,6 +220,8 @@ def test_shapes_of_sequences(step, message):
         (Norm(1, np.ones(6), np.ones(6), -1.0), LEVELS, "an epsilon of -1.0; 0 or more is"),
         (Norm(1, np.ones(6), np.ones(6), 1e30), LEVELS, "units, beyond 2^61"),
         (Norm(1, np.ones(6), np.full(6, 1e12), 0.1), LEVELS, "a term of"),
+        (Multiply(1, 1), Levels(1e12, 0), "does not fit a shift of 1 to 62 bits"),
+        (Constant(np.full((2, 3), np.nan)), LEVELS, "a value is not finite"),
         (Rescale(1), Levels(1e12, 0), "does not fit a shift of 1 to 62 bits"),
         (Reduce(0, True, 0), Levels(1e6, 0), "a mean of 65535 does not fit a shift"),
     ],

@@ -340,7 +340,7 @@ def with_numbers(model, wrong):
     [
         ({"program": (0, 2)}, "instruction 0: its version is not 1"),
         ({"program": (1, 256)}, "the input's zero is not in 0 to 255"),
-        ({"program": (2, 15)}, "instruction 0: an opcode is unknown"),
+        ({"program": (2, 99)}, "instruction 0: an opcode is unknown"),
         ({"program": (3, 1)}, "instruction 0: an operand is missing or out of its range"),
         ({"program": (9, -1)}, "instruction 0: an operand"),
         ({"program": (4, 1)}, "instruction 0: its weight is not among .* int8 inputs of 36"),
@@ -380,6 +380,62 @@ def test_wrong_sequences_name_instruction_and_cause(sequence, wrong, message):
         opened(model)
 
 
+@pytest.fixture(scope="module")
+def gates(new_net):
+    """A model of a constant, a part, and products: program 2 constant, 7 slice, 12 and 19."""
+    made = new_net((3, 12), seed=5)
+    made.slice(made.constant(3, 14), 1, 1, 12)
+    made.multiply(made.multiply(0, 2), made.reduce(0, True, 1, keep=True))
+    return model_of(made.net)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"program": (3, 9)}, "instruction 0: its table is not among the node's int32 inputs"),
+        (
+            {"program": (5, 15)},
+            "instruction 0: its table is not among the node's int32 .* of 45",
+        ),
+        ({"program": (4, 0)}, "instruction 0: an operand is missing or out of its range"),
+        ({"program": (9, 2)}, "instruction 1: an operand"),
+        ({"program": (9, 0)}, "instruction 1: slice reaches beyond its value"),
+        ({"program": (10, 3)}, "instruction 1: slice reaches beyond its value"),
+        ({"program": (11, 1 << 28)}, "instruction 1: slice reaches beyond its value"),
+        ({"program": (10, -1)}, "instruction 1: an operand"),
+        ({"program": (14, 1)}, "instruction 2: multiply's shapes do not fit"),
+        ({"program": (15, (1 << 30) + 1)}, "instruction 2: an operand"),
+        ({"program": (15, -1)}, "instruction 2: an operand"),
+        ({"program": (16, 63)}, "instruction 2: an operand"),
+        ({"program": (18, 2)}, "instruction 2: an operand"),
+        ({"input_shape": (1, 13)}, "instruction 2: multiply's shapes do not fit"),
+    ],
+)
+def test_wrong_gates_name_instruction_and_cause(gates, wrong, message):
+    model = with_numbers(gates, wrong)
+    with pytest.raises(Exception, match=f"IntSequential 'person': .*{message}"):
+        opened(model)
+
+
+def test_a_free_axis_is_multiplied_by_none_of_another_length(new_net):
+    """Even where the longest is as long, or the free axis is 1 at that length."""
+    made = new_net((FREE, 4))
+    made.multiply(0, made.constant(1, 4))
+    made.net.longest = 3
+    model = model_of(made.net)
+    x = made.batch(2, 3)
+    assert (ran(made.net, x) == oracle.run(made.net, x)).all()
+    numbers = attribute(model, "program").ints
+    numbers[4] = 3  # of the constant's (1, 4)
+    tensor = numpy_helper.to_array(model.graph.initializer[0])
+    wide = numpy_helper.from_array(np.repeat(tensor, 3, 0), "person.0")
+    model.graph.initializer[0].CopyFrom(wide)
+    for longest in (3, 1):
+        attribute(model, "longest").i = longest
+        with pytest.raises(Exception, match="instruction 1: multiply's shapes do not fit"):
+            opened(model)
+
+
 def test_a_wrong_table_names_its_entry(new_net):
     made = new_net((3, 5))
     made.table(0)
@@ -413,9 +469,9 @@ def test_wrong_constants_name_instruction_and_cause(small, at, value, message):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), number=st.sampled_from([-(2**63), -2, -1, 0, 1, 3, 2**31, 2**62, 2**63 - 1]))
-def test_hostile_numbers(small, sequence, data, number):
+def test_hostile_numbers(small, sequence, gates, data, number):
     """A changed program runs or is refused, by name."""
-    model = changed(data.draw(st.sampled_from([small, sequence])))
+    model = changed(data.draw(st.sampled_from([small, sequence, gates])))
     numbers = attribute(model, data.draw(st.sampled_from(["program", "input_shape"]))).ints
     numbers[data.draw(st.integers(0, len(numbers) - 1))] = number
     try:

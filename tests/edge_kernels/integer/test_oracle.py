@@ -18,6 +18,9 @@ from edge_kernels.integer.net import (
     Affine,
     Attention,
     Concat,
+    Constant,
+    Levels,
+    Multiply,
     Norm,
     Pool,
     Product,
@@ -25,6 +28,7 @@ from edge_kernels.integer.net import (
     Relu,
     Rescale,
     Reshape,
+    Slice,
     Table,
     add_scales,
     affine_scales,
@@ -59,6 +63,16 @@ def slow_element(net, at, step, made, i, shapes):  # noqa: C901 (a case a step)
         m_x, m_y, s = add_scales(net, at, step)
         x, y = (made[v][i] - net.levels[v].zero for v in (step.x, step.y))
         return requantized(x * m_x + y * m_y, s, to, step.relu)
+    if isinstance(step, Multiply):
+        m, s = fixed_point(net.levels[step.x].scale * net.levels[step.y].scale / to.scale, 30)
+        x, y = (
+            made[v][tuple(0 if n == 1 else j for j, n in zip(i, shapes[v], strict=True))]
+            - net.levels[v].zero
+            for v in (step.x, step.y)
+        )
+        return requantized(x * y * m, s, to, step.relu)
+    if isinstance(step, Constant):
+        return min(max(round(float(step.values[i]) / to.scale) + to.zero, 0), to.top)
     if isinstance(step, Concat):
         place = list(i)
         for v in step.xs:
@@ -66,6 +80,8 @@ def slow_element(net, at, step, made, i, shapes):  # noqa: C901 (a case a step)
                 return made[v][tuple(place)]
             place[step.axis] -= shapes[v][step.axis]
     values, zero, shape = made[step.x], net.levels[step.x].zero, shapes[step.x]
+    if isinstance(step, Slice):
+        return values[tuple(j + step.start * (axis == step.axis) for axis, j in enumerate(i))]
     if isinstance(step, Product):
         return slow_product(net, at, step, values, zero, shape, i)
     if isinstance(step, Affine):
@@ -255,6 +271,16 @@ def test_sums_at_the_edge_of_64_bits_are_exact(new_net):
     made.net.levels[1] = type(made.net.levels[1])(2.0**31, 40000, 16)
     x = np.full((1, 1, 1), 65535, np.uint16)
     assert oracle.run(made.net, x)[0, 0, 0] == slow(made.net, x[0])[0, 0] == 39999
+
+
+@pytest.mark.parametrize("ends", [(0, 0), (0, 65535), (65535, 65535)])
+def test_products_of_16_bits_at_the_edge_of_64_are_exact(new_net, ends):
+    made = new_net((1, 2), bits=16)
+    made.net.levels[0] = Levels(1.0, 65535 - ends[0], 16)
+    made.multiply(0, 0, bits=16)
+    made.net.levels[1] = Levels(2.0**17, ends[1] // 2, 16)  # m is 2^30, the largest
+    x = np.array([[ends]], np.uint16)
+    assert (oracle.run(made.net, x)[0] == slow(made.net, x[0])).all()
 
 
 def test_an_empty_batch_and_the_input_itself(new_net):
