@@ -113,7 +113,7 @@ def pieces(
         at = back[0]
         raise DataError(
             f"{table.where(int(rows[at]))}: time goes back, by "
-            f"{(own[at - 1] - own[at]) / 1e9:g} s; sort the lines by time, or, where a new recording "
+            f"{(own[at - 1] - own[at]) / 1e9:g} s; sort the lines, or, where a new recording "
             "begins there, say data.options.restarts = true"
         )
     found = []
