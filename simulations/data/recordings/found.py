@@ -10,6 +10,7 @@ from typing import Final
 from simulations.data.base import DataError
 
 SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
+_TEXTS: Final = (".txt", ".txt.gz")
 MAX_FILES: Final = 100_000
 _SHOWN: Final = 3
 
@@ -57,9 +58,10 @@ def files_at(path: Path, pattern: str | None) -> tuple[list[File], tuple[str, ..
     names = {each.relative_to(root).as_posix(): each for each in paths}
     if pattern is not None:
         return _fitting(path, names, pattern)
-    persons = _by_place(list(names))
-    found = [File(names[name], name, persons[name], None) for name in names]
-    return found, _split_up([file.person for file in found])
+    taken, notes = _without_texts(list(names))
+    persons = _by_place(taken)
+    found = [File(names[name], name, persons[name], None) for name in taken]
+    return found, (*notes, *_split_up([file.person for file in found]))
 
 
 def _recordings(folder: Path) -> list[Path]:
@@ -104,6 +106,16 @@ def _by_place(names: Sequence[str]) -> dict[str, str]:
         parts = name.split("/")[depth:]
         persons[name] = parts[0] if len(parts) > 1 else _stem(name)
     return persons
+
+
+def _without_texts(names: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Leave ``.txt`` out beside tables: it is a readme then, or somebody's notes."""
+    texts = [name for name in names if name.lower().endswith(_TEXTS)]
+    if not texts or len(texts) == len(names):
+        return names, ()
+    few = ", ".join(texts[:_SHOWN]) + (" …" if len(texts) > _SHOWN else "")
+    note = f"left out beside other kinds of files, unless data.options.pattern names it: {few}"
+    return [name for name in names if name not in set(texts)], (note,)
 
 
 def _fitting(

@@ -112,7 +112,7 @@ class RecordingsSource(DataSource):
         roles = reading.roles
         assert roles
         time, absolute = self._time(table, roles)
-        values = np.stack([table.numbers(name).astype(np.float32) for name in roles.channels], 1)
+        values = np.stack([table.measured(name) for name in roles.channels], 1)
         if file.label is not None and self.options.label is None:
             codes = np.full(table.rows, reading.labels.code(file.name, file.label))
         else:

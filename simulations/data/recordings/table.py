@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simulations.data.base import DataError
+from simulations.data.checks import LARGEST
 from simulations.data.recordings.options import Options
 from simulations.data.recordings.text import MAX_COLUMNS, content, form
 
@@ -94,6 +95,24 @@ class Table:
         if values is None:
             raise self.no_number(column)
         return values  # an empty one
+
+    def measured(self, column: str) -> NDArray[np.float32]:
+        """Return a channel.
+
+        Raises
+        ------
+        DataError
+            With the line of the first cell that is no number, or none that a sensor measures.
+        """
+        values = self.numbers(column)
+        wrong = np.abs(values) > LARGEST
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"{self.where(row)}: column {column!r}: {values[row]:.3g}; at most {LARGEST:g} is "
+                "read: empty the cell"
+            )
+        return values.astype(np.float32)
 
     def no_number(self, column: str) -> DataError:
         """Return the error that names the first cell of a column that is no number."""

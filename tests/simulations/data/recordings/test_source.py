@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from schemas.simulation import Data
+from schemas.simulation import Data, Simulation
 from simulations.data.base import DataError, Recordings
+from simulations.data.load import source
 from simulations.data.recordings.source import RecordingsSource
 from simulations.data.split import split
 from simulations.data.watch import WatchSource, watch_set
@@ -237,6 +239,18 @@ def test_persons_by_column_folder_and_pattern(folder: Path) -> None:
     assert "do not fit" in found.notes[0]
 
 
+def test_a_readme_beside_recordings_is_none(folder: Path) -> None:
+    (folder / "readme.txt").write_text("These are mine.\nThanks\n")
+    found = load(folder)
+    assert found.persons == ("ann", "bob", "cai")
+    assert "readme.txt" in found.notes[0]
+    for path in folder.glob("*.csv"):
+        path.rename(path.with_suffix(".txt"))
+    assert "readme.txt: no " in refused(folder)
+    (folder / "readme.txt").unlink()
+    assert load(folder).persons == found.persons
+
+
 def test_a_label_in_the_file_s_name(tmp_path: Path) -> None:
     for name in ("ann", "bob"):
         for seed, label in enumerate(("sit", "go")):
@@ -267,6 +281,12 @@ def test_text_among_numbers_is_named_with_its_line(folder: Path) -> None:
     change(folder / "ann.csv", 812, 2, "1")
     change(folder / "bob.csv", 4, 2, "err")
     assert "bob.csv: line 4: column 'ay': 'err'" in refused(folder)
+
+
+def test_what_no_sensor_measures_is_named_with_its_line(folder: Path) -> None:
+    for value in ("1e400", "-1e16"):
+        change(folder / "ann.csv", 7, 1, value)
+        assert "ann.csv: line 7: column 'ax': " in refused(folder)
 
 
 def test_time_that_goes_back(folder: Path) -> None:
@@ -374,3 +394,37 @@ def test_options_are_checked() -> None:
         with pytest.raises(ValidationError):
             RecordingsSource.Parameters.model_validate(wrong)
     assert "pattern" in json.dumps(RecordingsSource.Parameters.model_json_schema())
+
+
+def test_a_person_s_days_stand_in_the_order_of_their_dates(tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+        for file, day in (("a", 4), ("b", 3)):
+            begin = np.datetime64(f"2024-01-0{day}T10:00:00", "ms")
+            cells = [[str(begin + i * 20), str(day), *r[2:]] for i, r in enumerate(rows())]
+            (tmp_path / name / f"{file}.csv").write_text(text(cells))
+    found = load(tmp_path)
+    own = found.person == 0
+    first = found.stream[own].min()
+    assert (found.x[own & (found.stream == first)][:, :, 0] == 3).all()
+
+
+def test_the_readme_s_folder_and_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    block = page[page.index("## Your own data") :].split("```toml\n")[1].split("```")[0]
+    table = tomllib.loads(block)
+    for name in ("ann", "bob", "cai"):
+        for day in (3, 4):
+            path = tmp_path / "mine" / name / f"2024-01-0{day}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            labels = ("Walk", "transition", "sit", "walk")
+            cells = [
+                [str(1_704_276_000_000 + day * 86_400_000 + i * 20), *r[1:]]
+                for i, r in enumerate(rows(60, labels=labels))
+            ]
+            path.write_text(text(cells, "timestamp,acc_x,acc_y,acc_z,activity\n"))
+    config = Simulation.model_validate(table)
+    found = source(config.data, tmp_path).load()
+    assert (found.persons, found.classes) == (("ann", "bob", "cai"), ("sit", "walk"))
+    assert found.magnitudes == ((0, 1, 2),)
+    assert len(split(found, config.data, 0).clients) == 2
