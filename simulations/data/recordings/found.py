@@ -154,6 +154,13 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 def _split_up(persons: Sequence[str]) -> tuple[str, ...]:
     """Tell who may be one person in several files: test and training would be of one then."""
+    if all(re.fullmatch(r"\d{4,}[\d_\-.: T]*", person) for person in persons):
+        return (
+            (
+                f"persons are named {persons[0]!r} …: dates? data.options.pattern says where the "
+                "person stands, as in '{person}/*.csv'"
+            ),
+        )
     by_start: dict[str, list[str]] = {}
     for person in dict.fromkeys(persons):
         start = re.split(r"[_\- .]", person)[0]

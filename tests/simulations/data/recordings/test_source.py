@@ -266,6 +266,12 @@ def test_a_person_s_two_recordings_are_one_person(folder: Path) -> None:
     assert any("count as two persons" in note for note in load(folder).notes)
 
 
+def test_dates_are_hardly_persons(folder: Path) -> None:
+    for day, path in enumerate(sorted(folder.glob("*.csv"))):
+        path.rename(folder / f"2024-01-0{day + 1}.csv")
+    assert any("dates?" in note for note in load(folder).notes)
+
+
 def change(path: Path, line: int, cell: int, value: str) -> None:
     lines = path.read_text().splitlines()
     cells = lines[line - 1].split(",")
