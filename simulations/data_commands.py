@@ -76,7 +76,8 @@ def _loaded(file: Path, sets: list[str]) -> tuple[Simulation, "Recordings"]:
     except ConfigError as error:
         raise ConfigError(str(file), error.problems) from error
     except DataError as error:
-        raise DataError(f"{file}: {error}") from error
+        named = str(error).startswith(str(file.resolve()))
+        raise DataError(str(error) if named else f"{file}: {error}") from error
     return _fitting(file, config, recordings), recordings
 
 

@@ -11,7 +11,15 @@ _NAMED: Final = 5
 
 def advice(found: dict[str, Any]) -> list[str]:
     """Return warnings, the gravest first; ``problems``, which end a run, are not among them."""
-    return [*_persons(found), *_channels(found["channels"]), *_classes(found)]
+    return [*_remedies(found), *_persons(found), *_channels(found["channels"]), *_classes(found)]
+
+
+def _remedies(found: dict[str, Any]) -> Iterator[str]:
+    if found["kind"] == "recordings" and any("too few" in said for said in found["problems"]):
+        yield (
+            "data.options.leave_out = ['CLASS'] leaves a class out for everybody, least_windows = "
+            "10 only where a person has fewer windows of it"
+        )
 
 
 def _persons(found: dict[str, Any]) -> Iterator[str]:

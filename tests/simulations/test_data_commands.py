@@ -94,6 +94,7 @@ def test_all_that_a_run_would_refuse_is_said_at_once(sim, simulation, folder):
     assert code == 0
     refused = [line for line in json.loads(out)["problems"] if "class 'sit': 1 windows" in line]
     assert refused
+    assert "least_windows" in json.loads(out)["warnings"][0]
     code, out, err = sim("run", simulation, *sets, "--out", folder.parent / "out")
     assert (code, out) == (2, "")
     assert any(line in err[0] for line in refused)
@@ -110,6 +111,9 @@ def test_the_page_is_drawn(sim, simulation, tmp_path):
 
 
 def test_what_is_wrong_is_said(sim, folder, tmp_path):
+    (tmp_path / "notes.md").write_text("no recording")
+    code, _, err = sim("data", tmp_path / "notes.md")
+    assert (code, err[0].count("notes.md")) == (2, 1)
     assert sim("data", tmp_path / "none")[0] == 2
     code, _, err = sim("data", folder, "--set", "data.options.label=speed")
     assert code == 2
