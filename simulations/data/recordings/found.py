@@ -13,6 +13,7 @@ SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".pa
 _TEXTS: Final = (".txt", ".txt.gz")
 MAX_FILES: Final = 100_000
 _SHOWN: Final = 3
+_ABOUT: Final = ("readme", "licence", "license")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def _recordings(folder: Path) -> list[Path]:
 
 
 def _is_recording(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+    name = path.name.lower()
+    return name.endswith(SUFFIXES) and not name.startswith(_ABOUT)
 
 
 def _kinds() -> str:
