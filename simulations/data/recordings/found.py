@@ -13,7 +13,6 @@ SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".pa
 _TEXTS: Final = (".txt", ".txt.gz")
 MAX_FILES: Final = 100_000
 _SHOWN: Final = 3
-_ABOUT: Final = ("readme", "licence", "license")
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ def _recordings(folder: Path) -> list[Path]:
 
 
 def _is_recording(path: Path) -> bool:
-    name = path.name.lower()
-    return name.endswith(SUFFIXES) and not name.startswith(_ABOUT)
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def _kinds() -> str:

@@ -272,11 +272,6 @@ def test_dates_are_hardly_persons(folder: Path) -> None:
     assert any("dates?" in note for note in load(folder).notes)
 
 
-def test_a_readme_is_no_recording(folder: Path) -> None:
-    (folder / "README.txt").write_text("Recorded in the lab, 50 Hz.")
-    assert load(folder).persons == ("ann", "bob", "cai")
-
-
 def change(path: Path, line: int, cell: int, value: str) -> None:
     lines = path.read_text().splitlines()
     cells = lines[line - 1].split(",")
