@@ -22,7 +22,8 @@ class Data(Strict):
 
     kind: str = Field(
         "watch",
-        description="The data source: watch, npz, days, uci-har, wisdm51 or an installed one.",
+        description="The data source: recordings, npz, watch, days, uci-har, wisdm51 or an "
+        "installed one.",
     )
     path: str | None = Field(
         None,

@@ -13,7 +13,13 @@ from rich.console import Console
 from schemas import streams
 from server import garbage, version
 from server.help import Teaching
-from simulations import bench_commands, memory_commands, model_commands, strategy_commands
+from simulations import (
+    bench_commands,
+    data_commands,
+    memory_commands,
+    model_commands,
+    strategy_commands,
+)
 from simulations.exits import BAD_INPUT, DONE, INTERRUPTED, explained
 from simulations.options import File, Format, Formats, Sets
 from simulations.output import Output
@@ -206,6 +212,7 @@ def bench(
     )
 
 
+app.command()(data_commands.data)
 app.command()(strategy_commands.strategies)
 app.command()(bench_commands.device_plan)
 app.command()(model_commands.export)

@@ -81,7 +81,7 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
         if config.data.rectify:
             single = tuple((channel,) for channel in range(recordings.x.shape[2]))
             recordings = replace(recordings, magnitudes=(*recordings.magnitudes, *single))
-        parts = split(recordings, config.data, config.seed)
+        parts = _split(loaded, recordings)
     except ConfigError as error:
         raise ConfigError(str(loaded.path), error.problems) from error
     except DataError as error:
@@ -92,6 +92,16 @@ def open_world(loaded: Loaded, folder: Path, tell: Callable[[str], None]) -> Ite
         yield _world(config, recordings, parts, shards, tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _split(loaded: Loaded, recordings: Recordings) -> Split:
+    """Part the persons; who is told of one that cannot be parted learns where all are shown."""
+    try:
+        return split(recordings, loaded.config.data, loaded.config.seed)
+    except DataError as error:
+        raise DataError(
+            f"{error}; flwr-sim data {loaded.path} shows all persons and classes"
+        ) from error
 
 
 def _write(recordings: Recordings, parts: Split, folder: Path) -> dict[str, Path]:

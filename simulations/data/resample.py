@@ -42,7 +42,7 @@ def align(first: Samples, second: Samples, hz: float) -> list[NDArray[np.float64
     """
     first, second = _sorted(first), _sorted(second)
     stretches = []
-    for start, end in _common(_stretches(first.time), _stretches(second.time)):
+    for start, end in common(unbroken(first.time), unbroken(second.time)):
         count = int((end - start) * 1e-9 * hz) + 1
         grid = np.arange(count) / hz
         columns = [
@@ -60,23 +60,25 @@ def _sorted(samples: Samples) -> Samples:
     return Samples(time, samples.values[index])
 
 
-def _stretches(time: NDArray[np.int64]) -> list[tuple[int, int]]:
+def unbroken(
+    time: NDArray[np.int64], gap_seconds: float = MAX_GAP_SECONDS
+) -> list[tuple[int, int]]:
     """Return first and last time of each stretch without a gap."""
-    breaks = np.flatnonzero(np.diff(time) > MAX_GAP_SECONDS * 1e9)
+    breaks = np.flatnonzero(np.diff(time) > gap_seconds * 1e9)
     starts = time[np.concatenate(([0], breaks + 1))]
     ends = time[np.concatenate((breaks, [len(time) - 1]))]
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def _common(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def common(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Intersect two sorted lists of stretches."""
-    common, i, j = [], 0, 0
+    found, i, j = [], 0, 0
     while i < len(first) and j < len(second):
         start, end = max(first[i][0], second[j][0]), min(first[i][1], second[j][1])
         if start < end:
-            common.append((start, end))
+            found.append((start, end))
         if first[i][1] < second[j][1]:
             i += 1
         else:
             j += 1
-    return common
+    return found

@@ -56,8 +56,8 @@ def split(recordings: Recordings, config: Data, seed: int) -> Split:
     DataError
         Where there is one person only, a person has no windows, or a class too few.
     """
-    _check_persons(recordings, config)
-    sources, clients, unseen = _roles(recordings, config, seed)
+    check_persons(recordings, config)
+    sources, clients, unseen = drawn(recordings, config, seed)
     for person in sources:
         source_rows(recordings, person)
     parts = {
@@ -68,10 +68,10 @@ def split(recordings: Recordings, config: Data, seed: int) -> Split:
     return Split(sources, clients, unseen, parts)
 
 
-def _roles(
+def drawn(
     recordings: Recordings, config: Data, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Sources, clients and unseen persons."""
+    """Return sources, clients and unseen persons, as the seed draws them."""
     if recordings.roles:
         sides = [
             tuple(p for p, own in enumerate(recordings.roles) if own == role)
@@ -104,7 +104,7 @@ def source_rows(recordings: Recordings, person: int) -> Rows:
     return in_time(recordings, rows)
 
 
-def _check_persons(recordings: Recordings, config: Data) -> None:
+def check_persons(recordings: Recordings, config: Data) -> None:
     """Refuse too few persons, and persons without windows."""
     count = len(recordings.persons)
     if count < 2:

@@ -54,7 +54,7 @@ def cut(streams: Sequence[Stream], length: int, overlap: float) -> Windows:
         Share of a window that it has in common with the next one, in [0, 1).
     """
     step = step_of(length, overlap)
-    pieces = [_windows(stream.signal, length, step) for stream in streams]
+    pieces = [windows_of(stream.signal, length, step) for stream in streams]
     counts = [len(piece) for piece in pieces]
     return Windows(
         x=np.concatenate(pieces),
@@ -65,7 +65,7 @@ def cut(streams: Sequence[Stream], length: int, overlap: float) -> Windows:
     )
 
 
-def _windows(signal: NDArray[np.floating], length: int, step: int) -> NDArray[np.float32]:
+def windows_of(signal: NDArray[np.floating], length: int, step: int) -> NDArray[np.float32]:
     """Return the windows of one signal, (windows, length, channels)."""
     if len(signal) < length:
         return np.empty((0, length, signal.shape[1]), np.float32)

@@ -69,7 +69,16 @@ def test_an_unknown_kind_lists_what_is_installed(installed: Path) -> None:
 
 
 def test_kinds_are_those_that_can_be_loaded(installed: Path) -> None:
-    assert list(kinds()) == ["days", "npz", "own", "tuned", "uci-har", "watch", "wisdm51"]
+    assert list(kinds()) == [
+        "days",
+        "npz",
+        "own",
+        "recordings",
+        "tuned",
+        "uci-har",
+        "watch",
+        "wisdm51",
+    ]
 
 
 def test_a_broken_one_is_named(installed: Path) -> None:
@@ -88,10 +97,10 @@ def test_a_broken_one_is_named(installed: Path) -> None:
     [
         ("npz", "held_out", ("ann",), "days, own, tuned"),
         ("npz", "source_days", 3, "days, own, tuned"),
-        ("watch", "path", "mine.npz", "days, npz, own, tuned, uci-har, wisdm51"),
-        ("days", "source_persons", 5, "npz, own, tuned, uci-har, watch, wisdm51"),
-        ("days", "window_seconds", 2.0, "own, tuned, watch, wisdm51"),
-        ("uci-har", "overlap", 0.25, "days, npz, own, tuned, watch, wisdm51"),
+        ("watch", "path", "mine.npz", "days, npz, own, recordings, tuned, uci-har, wisdm51"),
+        ("days", "source_persons", 5, "npz, own, recordings, tuned, uci-har, watch, wisdm51"),
+        ("days", "window_seconds", 2.0, "own, recordings, tuned, watch, wisdm51"),
+        ("uci-har", "overlap", 0.25, "days, npz, own, recordings, tuned, watch, wisdm51"),
         ("wisdm51", "client_days", 1, "days, own, tuned"),
     ],
 )
