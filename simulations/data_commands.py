@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from schemas.base import ConfigError
+from schemas.new_file import NewFile
 from schemas.simulation import Data, Simulation
 from simulations.options import Format, Formats, Sets
 
@@ -44,7 +45,9 @@ def data(
     if plot is not None:
         from simulations.look.plot import page
 
-        plot.write_bytes(page(recordings, f"The data of {file.name}"))
+        drawn = page(recordings, f"The data of {file.name}")
+        with NewFile(plot) as out:
+            out.write(drawn)
     if format_ is Format.json:
         print(json.dumps({**found, "warnings": warnings}, indent=2))  # noqa: T201
         return

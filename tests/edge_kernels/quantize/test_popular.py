@@ -79,7 +79,7 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         """Logits."""
         h = self.patches(x).transpose(1, 2)
-        h = torch.cat([self.token.expand(len(h), -1, -1), h], 1) + self.positions
+        h = torch.cat([self.token.expand(h.shape[0], -1, -1), h], 1) + self.positions
         return self.head(self.norm(self.encoder(h))[:, 0])
 
 
