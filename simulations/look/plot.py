@@ -43,18 +43,26 @@ def _heat(axes: Any, recordings: Recordings, persons: int) -> None:
     names = [*recordings.classes, "no label"]
     if not table[:, -1].any():
         table, names = table[:, :-1], names[:-1]
-    axes.imshow(table, aspect="auto", cmap=_SHADES, vmin=0)
+    image = axes.imshow(table, aspect="auto", cmap=_SHADES, vmin=0)
     axes.set_xticks(
         range(len(names)), [style.shorten(n, 14) for n in names], rotation=40, ha="right"
     )
     axes.set_yticks(range(persons), [style.shorten(p, 16) for p in recordings.persons[:persons]])
-    axes.set_title("Windows by person and class", loc="left", fontsize=9.5)
+    title = "Windows by person and class" + _first(persons, len(recordings.persons), "persons")
+    axes.set_title(title, loc="left", fontsize=9.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if table.size <= 400:
         for (row, column), count in np.ndenumerate(table):
             color = style.ON_ACCENT if count > table.max() / 2 else style.INK
             axes.text(column, row, count or "·", ha="center", va="center", color=color, fontsize=7)
+    else:
+        axes.figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02).outline.set_visible(False)
+
+
+def _first(shown: int, there: int, what: str) -> str:
+    """Tell, in a title, that not all are drawn."""
+    return "" if shown == there else f" (the first {shown} of {there} {what})"
 
 
 def _times(axes: Any, recordings: Recordings, persons: int) -> None:
@@ -110,7 +118,10 @@ def _examples(figure: Any, recordings: Recordings, rows: int, count: int) -> Non
         each.spines["left"].set_color(colors[place])
         each.spines["left"].set_linewidth(3)
         each.tick_params(labelsize=7)
-    figure.suptitle(f"A window of each class: {said} over seconds", x=0.012, ha="left", size=9.5)
+    cut = _first(count, len(recordings.classes), "classes")
+    figure.suptitle(
+        f"A window of each class{cut}: {said} over seconds", x=0.012, ha="left", size=9.5
+    )
     _legend(figure, recordings)
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 _CLASSES: Final = 8
 _PERSONS: Final = 30
 _NAME: Final = 14
+_LINES: Final = 8
 
 
 def show(found: dict[str, Any], warnings: list[str], console: Console) -> None:
@@ -37,8 +38,10 @@ def show(found: dict[str, Any], warnings: list[str], console: Console) -> None:
     ):
         if lines:
             console.print(Text(title, style=style))
-            for line in lines:
+            for line in lines[:_LINES]:
                 _line(console, f"- {line}")
+            if len(lines) > _LINES:
+                _line(console, f"- {len(lines) - _LINES} more; --format json has all")
 
 
 def _line(console: Console, text: str) -> None:

@@ -101,6 +101,23 @@ def test_all_that_a_run_would_refuse_is_said_at_once(sim, simulation, folder):
     assert f"flwr-sim data {simulation} shows" in err[0]
 
 
+def test_many_lines_of_one_kind_are_few(sim, tmp_path):
+    for person in range(13):
+        lines = [f"{i / 10},{i % 7},{'ab'[i // 55]}" for i in range(110)]
+        (tmp_path / f"s{person}.csv").write_text("time,acc,label\n" + "\n".join(lines))
+    code, out, _ = sim("data", tmp_path)
+    problems = json.loads(sim("data", tmp_path, "--format", "json")[1])["problems"]
+    assert (code, len(problems) > 8) == (0, True)
+    assert f"{len(problems) - 8} more; --format json has all" in out
+
+
+def test_the_page_says_what_it_leaves_out(tmp_path):
+    from simulations.look import plot
+
+    assert plot._first(12, 15, "classes") == " (the first 12 of 15 classes)"
+    assert plot._first(7, 7, "classes") == ""
+
+
 def test_the_page_is_drawn(sim, simulation, tmp_path):
     code, _, _ = sim("data", simulation, "--plot", tmp_path / "data.png")
     assert code == 0

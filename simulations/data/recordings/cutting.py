@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.simulation import Data
 from simulations.data.base import DataError
-from simulations.data.recordings.labels import LEFT_OUT, majority
+from simulations.data.recordings.labels import MIXED, UNKNOWN, majority
 from simulations.data.recordings.options import Options
 from simulations.data.recordings.stretches import SLOWEST, Raw, stretches
 from simulations.data.windows import step_of, windows_of
+
+_MANY_MIXED: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Cut:
     stream: NDArray[np.int64]
     start: NDArray[np.int64]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def cut(
@@ -39,13 +43,15 @@ def cut(
     names = tuple(dict.fromkeys(raw.person for raw in raws))
     step = step_of(length, config.overlap)
     x, y, person, stream, start = [], [], [], [], []
-    size = number = 0
+    size = number = seen = mixed = 0
     for raw in _in_time(raws, names):
         _check_grid(raw, hz, options.gap_seconds, max_bytes)
         for values, codes in stretches(raw, hz, options.gap_seconds):
             starts = np.arange(0, len(values) - length + 1, step)
             labels = majority(codes, starts, length, options.agreement)
-            kept = np.flatnonzero(labels != LEFT_OUT)
+            kept = np.flatnonzero(labels >= UNKNOWN)
+            seen += len(labels)
+            mixed += int((labels == MIXED).sum())
             size += len(starts) * length * values.shape[1] * 4
             if size > max_bytes:
                 raise DataError(
@@ -72,6 +78,19 @@ def cut(
         stream=np.concatenate(stream).astype(np.int64),
         start=np.concatenate(start).astype(np.int64),
         names=names,
+        notes=_mixed(mixed, seen, options.agreement),
+    )
+
+
+def _mixed(mixed: int, seen: int, agreement: float) -> tuple[str, ...]:
+    """Tell of windows without a majority, where they are more than a few at the changes."""
+    if mixed <= _MANY_MIXED * seen:
+        return ()
+    return (
+        (
+            f"{mixed} of {seen} windows are left out, as no label holds for {agreement:.0%} of "
+            "them: shorter data.window_seconds, or a lower data.options.agreement, keep more"
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from simulations.data.recordings.options import Options
 
 UNKNOWN: Final = -1
 LEFT_OUT: Final = -2
+MIXED: Final = -3
 MAX_CLASSES: Final = 1000
 
 
@@ -69,8 +70,8 @@ class Labels:
 def majority(
     codes: NDArray[np.int64], starts: NDArray[np.int64], length: int, agreement: float
 ) -> NDArray[np.int64]:
-    """Return each window's label: the one that enough of its samples have, or ``LEFT_OUT``."""
-    found = np.full(len(starts), LEFT_OUT, np.int64)
+    """Return each window's label: the one that enough of its samples have, or ``MIXED``."""
+    found = np.full(len(starts), MIXED, np.int64)
     for code in np.unique(codes):
         total = np.concatenate([[0], np.cumsum(codes == code)])
         share = (total[starts + length] - total[starts]) / length

@@ -29,7 +29,18 @@ class _Reading:
     first: str = ""
     raws: list[Raw] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    of_files: dict[str, list[str]] = field(default_factory=dict)
+    """Files by what is noted of them."""
     size: int = 0
+
+    def noted(self) -> list[str]:
+        """All notes; what many files have in common is one."""
+        return self.notes + [
+            f"{files[0]}: {note}"
+            if len(files) == 1
+            else f"{files[0]} and {len(files) - 1} more files: {note}"
+            for note, files in self.of_files.items()
+        ]
 
 
 class RecordingsSource(DataSource):
@@ -64,7 +75,7 @@ class RecordingsSource(DataSource):
         hz = self.options.hz or clock.rounded(median(raw.hz for raw in raws))
         length = max(2, round(self.config.window_seconds * hz))
         found = cut(raws, hz, length, self.config, self.options, self.max_bytes)
-        reading.notes += [*self._rates(raws, hz), *reading.labels.notes()]
+        reading.notes += [*self._rates(raws, hz), *reading.labels.notes(), *found.notes]
         return self._recordings(str(path), found, reading, hz)
 
     def _recordings(self, where: str, found: Cut, reading: _Reading, hz: float) -> Recordings:
@@ -83,13 +94,14 @@ class RecordingsSource(DataSource):
             channels=reading.roles.channels,
             hz=hz,
             magnitudes=columns.magnitudes(reading.roles.channels, self.options),
-            notes=(*reading.notes, *notes),
+            notes=(*reading.noted(), *notes),
         )
 
     def _read(self, file: File, reading: _Reading) -> None:
         """Take one file in."""
         table = read(file.path, file.name, self.options)
-        reading.notes += table.notes
+        for note in table.notes:
+            reading.of_files.setdefault(note, []).append(file.name)
         if reading.roles is None:
             reading.roles = columns.roles_in(
                 table, self.options, label_in_name=file.label is not None

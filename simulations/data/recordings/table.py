@@ -40,6 +40,7 @@ class Table:
         In the file, of the first row; 0 in Parquet, whose rows have no lines.
     decimal : str
     notes : tuple[str, ...]
+        Of this file, without its name.
     """
 
     name: str
@@ -203,9 +204,9 @@ def _text(path: Path, name: str, options: Options) -> Table:
     )
     notes = _check_skipped(name, skipped, table.num_rows, len(names), found.skip)
     if found.encoding == "cp1252":
-        notes += (f"{name}: not UTF-8; read as Windows-1252",)
+        notes += ("not UTF-8; read as Windows-1252",)
     if found.decimal == "," and options.decimal is None:
-        notes += (f"{name}: decimal commas; data.options.decimal says otherwise",)
+        notes += ("decimal commas; data.options.decimal says otherwise",)
     columns = {n: table[n] for n, own in zip(names, found.names, strict=True) if not _is_index(own)}
     return Table(name, columns, found.skip + 1, found.decimal, notes)
 
@@ -228,7 +229,7 @@ def _check_skipped(
     number, actual = skipped[0]
     line = max(number, above + 1)
     if len(skipped) == 1 and number >= rows + above and actual < columns:
-        return (f"{name}: its last line is cut off, and left out",)
+        return ("its last line is cut off, and left out",)
     raise DataError(
         f"{name}: line {line}: {actual} cells; the line of names has {columns}. A comma too many, "
         "or another delimiter? data.options.delimiter says which"
@@ -257,7 +258,7 @@ def _parquet(path: Path, name: str) -> Table:
             values = values.cast(pa.string())
         if not _is_index(each):
             columns[" ".join(each.split())] = values
-    notes = (f"{name}: lists in {', '.join(nested)} are not read",) if nested else ()
+    notes = (f"lists in {', '.join(nested)} are not read",) if nested else ()
     return Table(name, columns, 0, ".", notes)
 
 

@@ -219,6 +219,25 @@ def test_agreement(folder: Path) -> None:
     assert len(some.x) > len(all_.x)
 
 
+def test_many_windows_without_a_majority_are_told_of(folder: Path) -> None:
+    for path in folder.glob("*.csv"):
+        path.write_text(text(rows(labels=("sit", "go") * 6)))
+    assert not [n for n in load(folder, {"window_seconds": 0.2}).notes if "no label holds" in n]
+    note = next(n for n in load(folder, agreement=0.9).notes if "no label holds for 90%" in n)
+    lost, every = (int(word) for word in note.split(" windows")[0].split(" of "))
+    assert lost + len(load(folder, agreement=0.9).x) == every
+    assert lost > every / 10
+
+
+def test_what_many_files_have_in_common_is_one_note(folder: Path) -> None:
+    for path in folder.glob("*.csv"):
+        path.write_text(path.read_text().replace(",", ";").replace(".", ","))
+    notes = load(folder).notes
+    assert [n for n in notes if "decimal commas" in n] == [
+        "ann.csv and 2 more files: decimal commas; data.options.decimal says otherwise"
+    ]
+
+
 def test_persons_by_column_folder_and_pattern(folder: Path) -> None:
     whole = "".join(
         f"{who},{','.join(row)}\n" for seed, who in enumerate("ab") for row in rows(seed=seed)
