@@ -62,6 +62,11 @@ class NewFile:
         if facts is not None and not private:
             _hand_on(facts, opened)
 
+    @property
+    def unseen(self) -> bool:
+        """Whether nobody has seen any of it: what it leads to is no pipe and no stream."""
+        return self._part is not None
+
     def sync(self) -> None:
         """Bring to the disk, or to whoever reads, what was written so far."""
         self.file.flush()

@@ -2,15 +2,12 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from schemas.base import ConfigError
-from schemas.new_file import NewFile
 from server.fleet.commands.changes import carry_out, chosen, in_parts, tell
 from server.fleet.commands.options import (
     DryRun,
@@ -24,13 +21,10 @@ from server.fleet.commands.options import (
     columns,
     confirm,
     say,
-    say_local,
 )
 from server.fleet.errors import Refusal
 
 if TYPE_CHECKING:
-    from schemas.enrolment import ClaimText
-    from server.fleet.keeper import Keeper
     from server.fleet.registry import Write
 
 app = typer.Typer(help="Devices: who waits, who is in, who is out.")
@@ -328,6 +322,7 @@ def import_(
     Example: flwr-fleet device import watches.csv --claims claims.csv
     """
     from server.fleet import claims, devices, names_file
+    from server.fleet.commands.claims_file import claims_file
 
     them, done = names_file.read(file), list[devices.Expected]()
     if claims_out is not None and claims_out.is_file():  # a device or a pipe may be written to
@@ -339,13 +334,13 @@ def import_(
             devices.check_expected(db, them)  # before anything is changed, since it is in parts
         if not confirm("expect", [one.name for one in them], yes=True, dry_run=dry_run):
             return
-        with _claims_file(claims_out, keeper, done) as keep:
+        with claims_file(claims_out, keeper, done) as out:
 
             def known(write: "Write", part: list[devices.Expected]) -> list[devices.Expected]:
                 devices.expect_all(write, part)
-                if claims_out:
+                if out is not None:
                     names = [one.name for one in part]
-                    keep(names, claims.create(write, terms, ca, names))
+                    out.write(names, claims.create(write, terms, ca, names))
                 return part
 
             in_parts(keeper, "expecting", them, known, done)
@@ -385,51 +380,3 @@ def _csv(rows: list[dict[str, Any]]) -> str:
         until = row["certificate_until"] or ""
         writer.writerow([row["device"], row["state"], " ".join(row["tags"]), until])
     return out.getvalue().rstrip("\n")
-
-
-@contextmanager
-def _claims_file(
-    out: Path | None, keeper: "Keeper", done: Sequence[object]
-) -> "Iterator[Callable[[list[str], list[ClaimText]], None]]":
-    """Write claims to a file; what it gives is called within the transaction that makes them.
-
-    The file is opened before anything is changed, and written before each commit: where it cannot
-    be, no claim is made that nobody knows. It stays where something is ``done``: was committed;
-    claims that were not are taken out of it, but from a pipe.
-    """
-    if out is None:
-        yield lambda _names, _made: None
-        return
-    from schemas.address import host_port
-    from schemas.enrolment import enrol_url
-    from server.fleet import claims
-
-    if out.is_dir():
-        raise ConfigError(str(out), ["is a folder; name a file"])
-    config = keeper.config
-    server = host_port(config.server.host, config.server.port)
-    written = NewFile(out, private=True)
-    written.file.write(b"device,claim,url\n")
-    before, last = 0, ""  # where the last part begins, and a claim of it
-
-    def keep(names: list[str], made: "list[ClaimText]") -> None:
-        nonlocal before, last
-        before, last = written.file.tell() if written.file.seekable() else 0, made[-1].id
-        for name, claim in zip(names, made, strict=True):
-            written.file.write(f"{name},{claim},{enrol_url(server, claim)}\n".encode())
-        written.sync()
-
-    try:
-        yield keep
-    finally:
-        if done:
-            with suppress(Exception):  # no database: what was written stays
-                with keeper.registry.read() as db:
-                    committed = claims.exists(db, last)
-                if before and not committed:
-                    written.file.truncate(before)
-            written.keep()
-            say(f"wrote {out}: whoever reads it can enroll these names")
-            say_local(config)
-        else:
-            written.drop()

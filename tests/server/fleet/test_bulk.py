@@ -1,5 +1,6 @@
 """Thousands at a time: a few statements for hundreds, in transactions that others come between."""
 
+import io
 import json
 import os
 import shutil
@@ -277,6 +278,39 @@ def test_claims_of_a_part_that_was_not_committed_are_not_in_the_file(fleet, run,
     with Registry(fleet / "registry.sqlite") as registry, registry.read() as db:
         known = set(db.scalars(select(Claim.id)))
     named = [line.split(",")[1].partition(".")[0] for line in out.read_text().splitlines()[1:]]
+    assert len(named) == 20
+    assert all(any(id_ in claim for id_ in known) for claim in named)
+
+
+class Small(io.FileIO):
+    """A file on a disk that is soon full; no disk here can be made so small."""
+
+    writes = 0
+
+    def write(self, data):
+        if self.writes == 2:
+            raise OSError(28, "No space left on device")
+        self.writes += 1
+        return super().write(data)
+
+
+def test_a_disk_that_fills_up_costs_no_claim_that_was_made(
+    fleet, run, listed, tmp_path, monkeypatch
+):
+    real = os.fdopen
+
+    def opened(number, mode="r", *more, **options):
+        return io.BufferedWriter(Small(number, "wb")) if mode == "wb" else real(number, mode, *more)
+
+    monkeypatch.setattr("schemas.new_file.os.fdopen", opened)
+    out = tmp_path / "claims.csv"
+    code, _, err = run("device", "import", listed, "--claims", str(out))
+    monkeypatch.undo()
+    assert (code, "ended early, expecting 20 of 25" in err) == (1, True)
+    assert "No space left on device" in err
+    with Registry(fleet / "registry.sqlite") as registry, registry.read() as db:
+        known = set(db.scalars(select(Claim.id)))
+    named = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
     assert len(named) == 20
     assert all(any(id_ in claim for id_ in known) for claim in named)
 
