@@ -111,7 +111,7 @@ def _fitting(file: Path, config: Simulation, recordings: "Recordings") -> Simula
     if file.suffix.lower() == ".toml" or recordings.roles:
         return config
     own: Data = config.data
-    if own.source_persons != Data.model_fields["source_persons"].default:
+    if "source_persons" in own.model_fields_set:
         return config
-    least = max(1, min(own.source_persons, len(recordings.persons) - 1 - own.unseen_persons))
-    return config.model_copy(update={"data": own.model_copy(update={"source_persons": least})})
+    most = max(1, min(own.source_persons, len(recordings.persons) - 1 - own.unseen_persons))
+    return config.model_copy(update={"data": own.model_copy(update={"source_persons": most})})

@@ -82,6 +82,9 @@ def test_a_folder_an_archive_and_a_table_of_80_columns(sim, folder, tmp_path, mo
     code, out, err = sim("data", tmp_path / "mine.npz", "--set", "data.label_fraction=0.5")
     assert (code, err) == (0, [])
     assert "60 windows" in out
+    assert "A run would refuse:" not in out
+    out = sim("data", tmp_path / "mine.npz", "--set", "data.source_persons=3")[1]
+    assert "A run would refuse:" in out  # three are the default; said, they are meant
 
 
 def test_all_that_a_run_would_refuse_is_said_at_once(sim, simulation, folder):

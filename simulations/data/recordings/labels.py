@@ -1,5 +1,6 @@
 """What labels mean: classes, unknown, left out."""
 
+import json
 from typing import Any, Final
 
 import numpy as np
@@ -61,10 +62,16 @@ class Labels:
             if plain and plain in seen:
                 found.append(
                     f"classes {seen[plain]!r} and {name!r} are nearly the same; "
-                    f"data.options.rename = {{ {name!r} = {seen[plain]!r} }} makes them one"
+                    f"data.options.rename = {{ {_toml(name)} = {_toml(seen[plain])} }} makes them "
+                    "one"
                 )
             seen.setdefault(plain, name)
         return tuple(found)
+
+
+def _toml(text: str) -> str:
+    """As TOML's basic string, whose escapes are JSON's."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def majority(
