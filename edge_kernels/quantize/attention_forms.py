@@ -9,62 +9,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edge_kernels.integer.net import Attention
+from edge_kernels.quantize.chains import SCALES, Chain, back, factor, replayed
 from edge_kernels.quantize.graph import Graph, Unserved, attributes
-from edge_kernels.quantize.observed import Array, Form, Observed
+from edge_kernels.quantize.observed import Form, Observed
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    pass
 
 _VIEWS: Final = ("Reshape", "Transpose", "Expand", "Identity", "Dropout", "Squeeze", "Unsqueeze")
-_SCALES: Final = ("Mul", "Div")
+_OVER: Final = (*_VIEWS, *SCALES)
 _MASKS: Final = ("Add", "Sub", "Where")
-
-
-@dataclass
-class _Chain:
-    """A tensor seen through reshapes, transpositions and factors.
-
-    Attributes
-    ----------
-    source : str
-    nodes : list of int
-        From the source on.
-    factor : float
-    """
-
-    source: str
-    nodes: list[int]
-    factor: float
-
-
-def _back(graph: Graph, name: str) -> _Chain:
-    """Walk from a tensor to what it is a view of."""
-    chain = _Chain(name, [], 1.0)
-    while (node := graph.maker(chain.source)) is not None:
-        x = node.input[0] if node.input else ""
-        if node.op_type in _SCALES:
-            found = factor(graph, node)
-            if found is None:
-                break
-            chain.factor *= found[1]
-            x = found[0]
-        elif node.op_type not in _VIEWS or node.domain not in ("", "ai.onnx"):
-            break
-        chain.nodes.insert(0, graph.at(node))
-        chain.source = x
-    return chain
-
-
-def factor(graph: Graph, node: NodeProto) -> tuple[str, float] | None:
-    """Return what a node multiplies by one number, and that number; None: it does no such."""
-    known = graph.constant(node.input[1])
-    if known is not None and known.size == 1:
-        value = float(known.reshape(()))
-        return node.input[0], value if node.op_type == "Mul" else 1 / value
-    known = graph.constant(node.input[0])
-    if node.op_type == "Mul" and known is not None and known.size == 1:
-        return node.input[1], float(known.reshape(()))
-    return None
 
 
 @dataclass(frozen=True)
@@ -102,7 +56,7 @@ def scored(graph: Graph, observed: Observed, at: int) -> Scored:
     rank = len(observed.concrete(softmax.input[0]))
     if attributes(softmax).get("axis", -1) % rank != rank - 1:
         raise Unserved("a softmax over another axis than the last is no attention")
-    scores = _back(graph, softmax.input[0])
+    scores = back(graph, softmax.input[0], _OVER)
     first = graph.maker(scores.source)
     if first is None or first.op_type != "MatMul":
         raise _no_scores("the input" if first is None else first.op_type)
@@ -115,7 +69,7 @@ def scored(graph: Graph, observed: Observed, at: int) -> Scored:
     mix = graph.nodes[second]
     if mix.input[0] != tensor:
         raise Unserved("its probabilities are the right operand of their product")
-    own = {at, second, graph.at(first), *nodes, *scores.nodes}
+    own = {at, second, graph.at(first), *nodes, *scores.places}
     q, k = first.input
     return Scored(q, k, mix.input[1], mix.output[0], scores.factor, own)
 
@@ -136,7 +90,7 @@ def attention(graph: Graph, observed: Observed, at: int) -> Form:
     scale = parts.factor * q.factor * k.factor
     if not scale > 0 or v.factor != 1:
         raise Unserved(f"its scores are multiplied by {scale}, its values by {v.factor}")
-    own = parts.nodes.union(q.nodes, k.nodes, v.nodes)
+    own = parts.nodes.union(q.places, k.places, v.places)
     output, after = _merged(graph, observed, parts.mixed, heads[0])
     sources = (q.source, k.source, v.source)
     return Form(output, sources, frozenset(own | after), Attention(0, 0, 0, heads[0], scale))
@@ -156,9 +110,9 @@ class NoAttention(Unserved):
     """A softmax of something else, which says nothing of the nodes before it."""
 
 
-def _in_order(graph: Graph, observed: Observed, chain: _Chain, output: str) -> bool:
+def _in_order(graph: Graph, observed: Observed, chain: Chain, output: str) -> bool:
     """Whether a chain leaves its source's rows what they are, one after the other."""
-    for at in chain.nodes:
+    for at in chain.places:
         order = attributes(graph.nodes[at]).get("perm")
         if graph.nodes[at].op_type == "Transpose" and (order is None or order != sorted(order)):
             return False
@@ -178,14 +132,15 @@ def _views_after(graph: Graph, tensor: str) -> tuple[str, set[int]]:
     return tensor, nodes
 
 
-def _split(graph: Graph, observed: Observed, name: str, order: int) -> tuple[_Chain, int]:
+def _split(graph: Graph, observed: Observed, name: str, order: int) -> tuple[Chain, int]:
     """The way to a product's operand from a tensor by positions, the first there is; and heads."""
-    chain, why = _back(graph, name), None
+    chain, why = back(graph, name, _OVER), None
     for first in range(len(chain.nodes) + 1):
+        source = chain.nodes[first - 1][1] if first else chain.source
         later = chain.nodes[first:]
-        source = graph.nodes[chain.nodes[first - 1]].output[0] if first else chain.source
-        factors = (factor(graph, graph.nodes[at]) for at in later if _scales(graph.nodes[at]))
-        part = _Chain(source, later, prod(found[1] for found in factors if found is not None))
+        scales = (graph.nodes[at] for at, _ in later if graph.nodes[at].op_type in SCALES)
+        factors = (factor(graph, node) for node in scales)
+        part = Chain(source, later, prod(found[1] for found in factors if found is not None))
         try:
             return part, _heads(graph, observed, part, order)
         except Unserved as error:
@@ -194,17 +149,13 @@ def _split(graph: Graph, observed: Observed, name: str, order: int) -> tuple[_Ch
     raise why
 
 
-def _scales(node: NodeProto) -> bool:
-    return node.op_type in _SCALES
-
-
-def _heads(graph: Graph, observed: Observed, chain: _Chain, order: int) -> int:
+def _heads(graph: Graph, observed: Observed, chain: Chain, order: int) -> int:
     """How many heads a chain makes of its source; its elements' places are followed."""
     shape = observed.concrete(chain.source)
     batch = observed.batch(0)
     length = int(np.prod(shape[:-1])) // batch
     places = np.arange(np.prod(shape)).reshape(shape)
-    made = _viewed(graph, observed, chain.nodes, places)
+    made = replayed(graph, observed, chain.nodes, places)
     heads = int(made.size) // (batch * made.shape[-1] * made.shape[-2])
     if heads < 1 or shape[-1] % heads:
         raise Unserved(f"{chain.source!r} is not split into heads evenly")
@@ -218,19 +169,6 @@ def _heads(graph: Graph, observed: Observed, chain: _Chain, order: int) -> int:
     return int(heads)
 
 
-def _viewed(graph: Graph, observed: Observed, nodes: list[int], x: Array) -> Array:
-    for at in nodes:
-        node = graph.nodes[at]
-        shape = observed.concrete(node.output[0])
-        if node.op_type == "Transpose":
-            x = x.transpose(attributes(node).get("perm"))
-        elif node.op_type == "Expand":
-            x = np.broadcast_to(x, shape)
-        else:
-            x = x.reshape(shape)
-    return x
-
-
 def _merged(graph: Graph, observed: Observed, tensor: str, heads: int) -> tuple[str, set[int]]:
     """Follow the product's result up to where heads stand side by side."""
     shape = observed.concrete(tensor)
@@ -239,14 +177,14 @@ def _merged(graph: Graph, observed: Observed, tensor: str, heads: int) -> tuple[
     wanted = places.reshape(batch, heads, shape[-2], shape[-1]).transpose(0, 2, 1, 3).reshape(-1)
     if heads == 1 and len(shape) == 3 and shape[0] == batch:
         return tensor, set()
-    nodes: list[int] = []
+    nodes: list[tuple[int, str]] = []
     width = heads * shape[-1]
     while (after := graph.only_reader(tensor)) is not None:
         if graph.nodes[after].op_type not in _VIEWS:
             break
-        nodes.append(after)
         tensor = graph.nodes[after].output[0]
-        made = _viewed(graph, observed, nodes, places)
+        nodes.append((after, tensor))
+        made = replayed(graph, observed, nodes, places)
         if made.shape[-1] == width and np.array_equal(made.ravel(), wanted):
-            return tensor, set(nodes)
+            return tensor, {at for at, _ in nodes}
     raise Unserved("its heads are not put side by side again: Transpose and Reshape are expected")

@@ -8,13 +8,13 @@ followed here through all views; then the layers are taken apart, and read and m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.quantize.attention_forms import attention, factor, scored
+from edge_kernels.quantize.attention_forms import attention, scored
+from edge_kernels.quantize.chains import PARTS, SCALES, Chain, back, replayed
 from edge_kernels.quantize.graph import (
     Graph,
     Unserved,
@@ -25,7 +25,6 @@ from edge_kernels.quantize.graph import (
 from edge_kernels.quantize.observed import Array, Observed, observe
 from edge_kernels.quantize.plain_attention import End, Linear, Operand, written
 from edge_kernels.quantize.shapes import drop
-from edge_kernels.quantize.slices import sliced, split
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 _SHAPED: Final = ("Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Flatten")
 _VIEWS: Final = (*_SHAPED, "Transpose")
-_PARTS: Final = ("Gather", "Slice", "Split")
-_SCALES: Final = ("Mul", "Div")
 
 
 def unpacked(model: ModelProto) -> ModelProto:
@@ -122,11 +119,11 @@ def _serve(model: ModelProto, graph: Graph, observed: Observed, at: int) -> Mode
 
 def _operand(graph: Graph, observed: Observed, name: str, *, swap: bool) -> Operand:
     """Follow a product's operand (…, time, width of a head) back to a layer, and its source."""
-    chain = _back(graph, name, (*_VIEWS, *_PARTS, *_SCALES))
+    chain = back(graph, name, (*_VIEWS, *PARTS, *SCALES))
     layer = _layer(graph, chain.source)
     source, turned, rows = _positions(graph, observed, layer.source)
     batch = observed.batch(0)
-    places = _replayed(graph, observed, chain, _numbered(observed, chain.source))
+    places = replayed(graph, observed, chain.nodes, _numbered(observed, chain.source))
     if places.ndim < 2:
         raise Unserved(f"{name!r} has one axis")
     places = places.swapaxes(-1, -2) if swap else places
@@ -147,52 +144,6 @@ def _operand(graph: Graph, observed: Observed, name: str, *, swap: bool) -> Oper
     return Operand(source, turned, weight, bias, heads, chain.factor)
 
 
-@dataclass
-class _Chain:
-    """What makes a tensor: nodes and their outputs, from a source on, and a factor."""
-
-    source: str
-    nodes: list[tuple[NodeProto, str]]
-    factor: float = 1.0
-
-
-def _back(graph: Graph, name: str, over: tuple[str, ...]) -> _Chain:
-    """Walk from a tensor to the last before it that none of some operators makes."""
-    chain = _Chain(name, [])
-    while (node := graph.maker(chain.source)) is not None and node.domain in ("", "ai.onnx"):
-        found = factor(graph, node) if node.op_type in _SCALES else (node.input[0], 1.0)
-        if node.op_type not in over or found is None:
-            break
-        chain.nodes.insert(0, (node, chain.source))
-        chain.source, by = found
-        chain.factor *= by
-    return chain
-
-
-def _replayed(graph: Graph, observed: Observed, chain: _Chain, x: Array) -> Array:
-    """What a chain makes of an array, but for its factor."""
-    for node, output in chain.nodes:
-        shape = observed.concrete(output)
-        if node.op_type == "Transpose":
-            x = x.transpose(attributes(node).get("perm"))
-        elif node.op_type == "Gather":
-            index = graph.constant(node.input[1])
-            if index is None:
-                raise Unserved(f"what {output!r} gathers is not known")
-            x = np.take(x, index, int(attributes(node).get("axis", 0)))
-        elif node.op_type in _PARTS:
-            take = split if node.op_type == "Split" else sliced
-            found = take(graph, node, x.shape)
-            if found is None:
-                raise Unserved(f"what part {output!r} is is not known")
-            axis, bounds = found
-            start, stop = bounds[list(node.output).index(output)]
-            x = np.take(x, np.arange(start, stop), axis)
-        elif node.op_type not in _SCALES:
-            x = x.reshape(shape)
-    return x
-
-
 def _numbered(observed: Observed, name: str) -> Array:
     shape = observed.concrete(name)
     return np.arange(np.prod(shape)).reshape(shape)
@@ -203,19 +154,19 @@ def _positions(graph: Graph, observed: Observed, name: str) -> tuple[str, bool, 
 
     And of each row that the layer reads, the row of that tensor which it is.
     """
-    views, batch = _back(graph, name, _VIEWS), observed.batch(0)
+    views, batch = back(graph, name, _VIEWS), observed.batch(0)
     for first in range(len(views.nodes) + 1):
         source = views.nodes[first - 1][1] if first else views.source
         order = observed.concrete(source)
-        rows = _rows(graph, observed, _Chain(source, views.nodes[first:]))
+        rows = _rows(graph, observed, Chain(source, views.nodes[first:]))
         if rows is not None and len(order) == 3 and batch in order[:2]:
             return source, order[0] != batch, rows
     raise Unserved(f"{name!r} is no view of whole positions (batch, time, width)")
 
 
-def _rows(graph: Graph, observed: Observed, views: _Chain) -> Array | None:
+def _rows(graph: Graph, observed: Observed, views: Chain) -> Array | None:
     width = observed.concrete(views.source)[-1]
-    places = _replayed(graph, observed, views, _numbered(observed, views.source))
+    places = replayed(graph, observed, views.nodes, _numbered(observed, views.source))
     flat = places.reshape(-1, places.shape[-1])
     whole = flat.shape[1] == width and (flat % width == np.arange(width)).all()
     return flat[:, 0] // width if whole else None
@@ -266,17 +217,15 @@ def _end(graph: Graph, observed: Observed, mixed: str, heads: int) -> End:
     while (node := _reader(graph, name)) is not None:
         if node.op_type in _VIEWS and node.domain in ("", "ai.onnx"):
             name = node.output[0]
-            x = _replayed(graph, observed, _Chain("", [(node, name)]), x)
+            x = replayed(graph, observed, [(graph.at(node), name)], x)
         elif layer is None and (rows := _side_by_side(x, sides)) is not None:
             layer = _after(graph, node, name)
             if layer is None:
                 break
             name = layer.output
-            x = np.repeat(rows[:, None], layer.weight.shape[1], 1)
-            x, sides = (
-                x.reshape(observed.concrete(name)),
-                np.repeat(np.arange(len(rows))[:, None], layer.weight.shape[1], 1),
-            )
+            width = layer.weight.shape[1]
+            x = np.repeat(rows[:, None], width, 1).reshape(observed.concrete(name))
+            sides = np.repeat(np.arange(len(rows))[:, None], width, 1)
         else:
             break
         rows = _side_by_side(x, sides)
