@@ -17,8 +17,8 @@ from server.transport.tables import DropRow
 from tests.client import orders, small_models
 from tests.mosquitto import program
 from tests.server.fleet import folders
-from tests.server.fleet.broker.conftest import placed, wait
-from tests.server.fleet.training.test_train import FILE, Pilot
+from tests.server.fleet.broker.conftest import wait
+from tests.server.fleet.training.test_train import FILE, piloted
 
 pytestmark = pytest.mark.skipif(program() is None, reason="mosquitto is not installed")
 SHAPE = f"{{ time = {small_models.TIME}, channels = {small_models.CHANNELS}, "
@@ -27,22 +27,15 @@ SHAPE = f"{{ time = {small_models.TIME}, channels = {small_models.CHANNELS}, "
 @pytest.fixture
 def pilot(made, migrated, tmp_path):
     """Two daemons whose windows fit what is rolled out and what is trained."""
-    (tmp_path / "registry.sqlite").write_bytes(migrated.read_bytes())
-    with placed(made, tmp_path, tmp_path / "registry.sqlite") as place:
-        place.keeper.renew_services()
-        pilot = Pilot(place, tmp_path)
-        pilot.file.write_text(
-            FILE.replace("{ time = 20, channels = 6, ", SHAPE).replace(
-                ", magnitudes = [[0, 1, 2]]", ""
-            )
-        )
+    with piloted(made, migrated, tmp_path) as pilot:
+        place, file = pilot.place, FILE.replace("{ time = 20, channels = 6, ", SHAPE)
+        pilot.file.write_text(file.replace(", magnitudes = [[0, 1, 2]]", ""))
         key = public_hex(signing_key(place.folder, place.config))
         labels = np.arange(len(orders.WINDOWS), dtype=np.int64) % 2
         own = PersonWindows(orders.WINDOWS[:12], labels[:12], orders.WINDOWS[12:], labels[12:])
         for name in ("a", "b"):
             pilot.device(name, own=own, more=f'fleet_key = "{key}"\n')
         yield pilot
-        pilot.end()
 
 
 @pytest.fixture

@@ -104,14 +104,23 @@ def windows(seed):
     return PersonWindows(x[:12], labels[:12], x[12:], labels[12:])
 
 
+@contextlib.contextmanager
+def piloted(made, migrated, root):
+    """A pilot's fleet in a folder, without devices yet."""
+    (root / "registry.sqlite").write_bytes(migrated.read_bytes())
+    with placed(made, root, root / "registry.sqlite") as place:
+        place.keeper.renew_services()
+        pilot = Pilot(place, root)
+        try:
+            yield pilot
+        finally:
+            pilot.end()
+
+
 @pytest.fixture
 def pilot(made, migrated, tmp_path):
-    (tmp_path / "registry.sqlite").write_bytes(migrated.read_bytes())
-    with placed(made, tmp_path, tmp_path / "registry.sqlite") as place:
-        place.keeper.renew_services()
-        pilot = Pilot(place, tmp_path)
+    with piloted(made, migrated, tmp_path) as pilot:
         yield pilot
-        pilot.end()
 
 
 @pytest.fixture
