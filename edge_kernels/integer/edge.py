@@ -30,6 +30,8 @@ from edge_kernels.integer.net import (
     Slice,
     Table,
     Transpose,
+)
+from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
     attention_scales,
@@ -37,10 +39,10 @@ from edge_kernels.integer.net import (
     mean_scale,
     multiply_scales,
     norm_scales,
-    pool_counts,
     product_scales,
     rescale_scales,
 )
+from edge_kernels.integer.shapes import pool_counts
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto

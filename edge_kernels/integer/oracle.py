@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edge_kernels.integer.check import check, reads
+from edge_kernels.integer.check import check
 from edge_kernels.integer.net import (
     EXPONENT_BITS,
     EXPONENTIAL,
@@ -36,6 +36,8 @@ from edge_kernels.integer.net import (
     Slice,
     Table,
     Transpose,
+)
+from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
     attention_scales,
@@ -43,11 +45,10 @@ from edge_kernels.integer.net import (
     mean_scale,
     multiply_scales,
     norm_scales,
-    pool_counts,
-    positions,
     product_scales,
     rescale_scales,
 )
+from edge_kernels.integer.shapes import pool_counts, positions, reads
 
 __all__ = ["check", "run", "values"]
 

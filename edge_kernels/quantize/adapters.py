@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edge_kernels.integer.check import reads
 from edge_kernels.integer.net import Add, Product
+from edge_kernels.integer.shapes import reads
 from edge_kernels.quantize.floats import FloatNet, simplified
 
 _PLACES = ("linear", "stride", "dilation", "pad_begin", "pad_end")

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_kernels.integer.check import reads
 from edge_kernels.integer.net import (
     FREE,
     Concat,
@@ -22,6 +21,7 @@ from edge_kernels.integer.net import (
     Slice,
     Transpose,
 )
+from edge_kernels.integer.shapes import reads
 from edge_kernels.quantize.evaluate import constants, values
 from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.histogram import Histogram, Method, Range, count, merge, range_of

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.integer import check
-from edge_kernels.integer.check import reads
+from edge_kernels.integer import shapes as integer_shapes
 from edge_kernels.integer.net import (
     FREE,
     Add,
@@ -27,6 +26,7 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
+from edge_kernels.integer.shapes import reads
 from edge_kernels.quantize.functions import Function, Remainder
 
 Floats = NDArray[np.float64]
@@ -91,8 +91,8 @@ def check_finite(x: NDArray[Any]) -> None:
 
 
 def shape_of(step: Step, shapes: list[Shape]) -> Shape:
-    """As `check.shape_of`, of a network in float."""
-    return shapes[step.x] if isinstance(step, Function) else check.shape_of(step, shapes)
+    """As `integer.shapes.shape_of`, of a network in float."""
+    return shapes[step.x] if isinstance(step, Function) else integer_shapes.shape_of(step, shapes)
 
 
 def simplified(net: FloatNet) -> FloatNet:

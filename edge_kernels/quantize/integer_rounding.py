@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edge_kernels.given import whole
 from edge_kernels.integer.check import check
-from edge_kernels.integer.net import IntNet, Levels, Product, Step, Table, table_of
+from edge_kernels.integer.net import IntNet, Levels, Product, Step, Table
+from edge_kernels.integer.scales import table_of
 from edge_kernels.quantize.calibrate import (
     accumulates,
     largest,

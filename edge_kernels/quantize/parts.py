@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edge_kernels.integer.check import reads
 from edge_kernels.integer.net import Add, Levels, Norm, Product, Step
+from edge_kernels.integer.shapes import reads
 from edge_kernels.quantize.floats import FloatNet, reading
 from edge_kernels.quantize.functions import Function, Remainder
 from edge_kernels.quantize.histogram import Range

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge_kernels.integer.check import reads
 from edge_kernels.integer.net import (
     Add,
     Concat,
@@ -17,6 +16,7 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
+from edge_kernels.integer.shapes import reads
 from edge_kernels.quantize.calibrate import tied
 from edge_kernels.quantize.floats import FloatNet, reading
 

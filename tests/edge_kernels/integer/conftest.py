@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from edge_kernels.integer.check import shape_of
 from edge_kernels.integer.net import (
     FREE,
     Add,
@@ -24,8 +23,9 @@ from edge_kernels.integer.net import (
     Slice,
     Table,
     Transpose,
-    table_of,
 )
+from edge_kernels.integer.scales import table_of
+from edge_kernels.integer.shapes import shape_of
 
 
 class Net:

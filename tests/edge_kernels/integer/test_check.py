@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from edge_kernels.integer.check import check, shape_of
+from edge_kernels.integer.check import check
 from edge_kernels.integer.net import (
     FREE,
     Add,
@@ -27,6 +27,7 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.shapes import shape_of
 
 LEVELS = Levels(0.1, 10)
 

@@ -1,9 +1,6 @@
 """IntSequential inside ONNX Runtime against the oracle, to the bit."""
 
 import concurrent.futures
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ library_path()  # where it is not built these tests fail, and do not pass by ski
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-SETS = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neon_dot"]
+from tests.edge_kernels.integer.instruction_sets import SETS, keep, same  # noqa: E402
 
 
 def kind_of(levels):
@@ -174,19 +171,6 @@ def test_every_size_of_ratio(new_net, ratio):
     compare(made, 3)
 
 
-SCRIPT = """
-import sys
-import numpy as np
-import edge_kernels
-assert edge_kernels.info()["isa"] == sys.argv[1], edge_kernels.info()
-data = np.load(sys.argv[2])
-for at in range(int(data["count"])):
-    run = edge_kernels.session(data[f"m{at}"].tobytes())
-    y = run.run(None, {"x": data[f"x{at}"]})[0]
-    assert y.dtype == data[f"y{at}"].dtype and (y == data[f"y{at}"]).all(), at
-"""
-
-
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory, new_net, random_net, random_sequence):
     """Models, inputs and the oracle's outputs."""
@@ -199,26 +183,13 @@ def answers(tmp_path_factory, new_net, random_net, random_sequence):
             made.product(0, rows, 5, **window)
             made.product(1, rows, 3, accumulators=True)
             nets.append(made)
-    kept = {"count": np.array(len(nets))}
-    for at, made in enumerate(nets):
-        x = made.batch(2)
-        kept[f"m{at}"] = np.frombuffer(model_of(made.net).SerializeToString(), np.uint8)
-        kept[f"x{at}"], kept[f"y{at}"] = x, oracle.run(made.net, x)
-    path = tmp_path_factory.mktemp("answers") / "answers.npz"
-    np.savez(path, **kept)
-    return path
+    cases = [(made.net, made.batch(2)) for made in nets]
+    return keep(tmp_path_factory.mktemp("answers") / "answers.npz", cases, model_of)
 
 
 @pytest.mark.parametrize("isa", SETS)
 def test_every_instruction_set(answers, isa):
-    command = [sys.executable, "-c", SCRIPT, isa, str(answers)]
-    environment = {**os.environ, "FLWR_EDGE_ISA": isa}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=120, check=False
-    )
-    if "this CPU and build can run" in done.stderr:
-        pytest.skip(f"no {isa} here")
-    assert done.returncode == 0, done.stderr[-2000:]
+    same(isa, answers)
 
 
 def test_concurrent_runs_and_sessions(new_net):

@@ -30,6 +30,8 @@ from edge_kernels.integer.net import (
     Reshape,
     Slice,
     Table,
+)
+from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
     attention_scales,

@@ -8,20 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_kernels.integer.net import (
-    Add,
-    Affine,
-    IntNet,
-    Levels,
-    Pool,
-    add_scales,
-    affine_scales,
-    fixed_point,
-    free_mean,
-    pool_counts,
-    positions,
-    table_of,
-)
+from edge_kernels.integer.net import Add, Affine, IntNet, Levels, Pool
+from edge_kernels.integer.scales import add_scales, affine_scales, fixed_point, free_mean, table_of
+from edge_kernels.integer.shapes import pool_counts, positions
 
 
 @given(st.floats(2.0**-30, 2.0**28), st.sampled_from([30, 31]))

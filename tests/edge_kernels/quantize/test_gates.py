@@ -1,8 +1,5 @@
 """Products of two tensors, their parts and softmaxes, from torch's modules to the operator."""
 
-import os
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
@@ -10,7 +7,6 @@ import pytest
 import torch
 
 import edge_kernels
-from edge_kernels.integer import oracle
 from edge_kernels.integer.net import Attention, Constant, Multiply, Product, Reduce, Slice
 from edge_kernels.quantize import calibrate, evaluate
 from edge_kernels.quantize.integer_rounding import integers
@@ -19,7 +15,8 @@ from edge_kernels.quantize.quantizer import quantize, to_edge, to_lookup, to_qdq
 from edge_kernels.quantize.range_graph import range_graph
 from edge_kernels.quantize.reader import read
 from edge_kernels.quantize.scaling import classes, scaled
-from tests.edge_kernels.integer.test_edge import SCRIPT, SETS, model_of
+from tests.edge_kernels.integer.instruction_sets import SETS, codes, keep, same
+from tests.edge_kernels.integer.test_edge import model_of
 from tests.edge_kernels.quantize.blocks import LENGTH, WIDTH, Builder, weights
 from tests.edge_kernels.quantize.gated import BLOCKS, SHAPE, exported, seeded
 from tests.edge_kernels.quantize.small import integer_output
@@ -112,24 +109,20 @@ def test_halves_of_a_layer_are_layers_with_levels_of_their_own():
     assert rows == [12, 12, 12, 5]
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    nets = [
+        quantize(model(name), windows(64, 1), quantizer="rtn", bits=bits).net
+        for name in BLOCKS
+        for bits in (8, 4)
+    ]
+    cases = [(net, codes(net, at)) for at, net in enumerate(nets)]
+    return keep(tmp_path_factory.mktemp("gates") / "answers.npz", cases, model_of)
+
+
 @pytest.mark.parametrize("isa", SETS)
-def test_every_instruction_set(isa, tmp_path):
-    kept = {"count": np.array(2 * len(BLOCKS))}
-    for at, (name, bits) in enumerate((name, bits) for name in BLOCKS for bits in (8, 4)):
-        net = quantize(model(name), windows(64, 1), quantizer="rtn", bits=bits).net
-        x = np.random.default_rng(at).integers(0, 256, (3, *net.shapes[0])).astype(np.uint8)
-        kept[f"m{at}"] = np.frombuffer(model_of(net).SerializeToString(), np.uint8)
-        kept[f"x{at}"], kept[f"y{at}"] = x, oracle.run(net, x)
-    path = tmp_path / "answers.npz"
-    np.savez(path, **kept)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, isa, str(path)],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "FLWR_EDGE_ISA": isa},
-    )  # fmt: skip
-    if "this CPU and build can run" in done.stderr:
-        pytest.skip(f"no {isa} here")
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_every_instruction_set(isa, answers):
+    same(isa, answers)
 
 
 def built(write, rank=3):

@@ -1,8 +1,5 @@
 """torch's own transformers, from module to operator: packed layers, tokens, time first."""
 
-import os
-import subprocess
-import sys
 import warnings
 from functools import cache
 
@@ -11,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from edge_kernels.integer import oracle
 from edge_kernels.integer.net import Add, Attention, Concat, Constant, Norm, Product
 from edge_kernels.quantize import evaluate
 from edge_kernels.quantize.quantizer import inputs, quantize, to_edge, to_qdq
 from edge_kernels.quantize.reader import read
-from tests.edge_kernels.integer.test_edge import SCRIPT, SETS, model_of
+from tests.edge_kernels.integer.instruction_sets import SETS, codes, keep, same
+from tests.edge_kernels.integer.test_edge import model_of
 from tests.edge_kernels.quantize.gated import exported, seeded
 from tests.edge_kernels.quantize.sequences import SEQUENCES, SHAPE, WIDTH
 from tests.edge_kernels.quantize.test_gates import FEW, served, windows
@@ -83,24 +80,20 @@ def test_a_token_and_positions_are_summed_up_in_16_bits():
     assert net.levels[token] == net.levels[patches] == net.levels[joined]
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    nets = [
+        quantize(model(name), windows(64, 1), quantizer="rtn", bits=bits).net
+        for name in ("vision", "inertial", "module")
+        for bits in (8, 4)
+    ]
+    cases = [(net, codes(net, at)) for at, net in enumerate(nets)]
+    return keep(tmp_path_factory.mktemp("sequences") / "answers.npz", cases, model_of)
+
+
 @pytest.mark.parametrize("isa", SETS)
-def test_every_instruction_set(isa, tmp_path):
-    cases = [(name, bits) for name in ("vision", "inertial", "module") for bits in (8, 4)]
-    kept = {"count": np.array(len(cases))}
-    for at, (name, bits) in enumerate(cases):
-        net = quantize(model(name), windows(64, 1), quantizer="rtn", bits=bits).net
-        x = np.random.default_rng(at).integers(0, 256, (3, *net.shapes[0])).astype(np.uint8)
-        kept[f"m{at}"] = np.frombuffer(model_of(net).SerializeToString(), np.uint8)
-        kept[f"x{at}"], kept[f"y{at}"] = x, oracle.run(net, x)
-    np.savez(tmp_path / "answers.npz", **kept)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, isa, str(tmp_path / "answers.npz")],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "FLWR_EDGE_ISA": isa},
-    )  # fmt: skip
-    if "this CPU and build can run" in done.stderr:
-        pytest.skip(f"no {isa} here")
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_every_instruction_set(isa, answers):
+    same(isa, answers)
 
 
 class Masked(nn.Module):
