@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edge_kernels.integer import cells
 from edge_kernels.integer.net import (
     FREE,
     Add,
@@ -29,6 +30,7 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
@@ -243,4 +245,5 @@ _CHECKS: Final[dict[type, Callable[[IntNet, int, Any], None]]] = {
     Multiply: _multiply,
     Slice: _same_levels,
     Constant: _constant,
+    Recurrent: cells.check,
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edge_kernels.integer.cells import gate_scales, state_scale
 from edge_kernels.integer.check import check
 from edge_kernels.integer.net import (
     FREE,
@@ -31,6 +32,7 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Recurrent, logistic
 from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 DOMAIN: Final = "flwr.edge"
 VERSION: Final = 1
 _LINEAR, _CONV, _RELU, _POOL, _REDUCE, _CONCAT, _ADD, _AFFINE, _RESHAPE, _TRANSPOSE = range(1, 11)
-_RESCALE, _TABLE, _NORM, _ATTENTION, _MULTIPLY, _SLICE, _CONSTANT = range(11, 18)
+_RESCALE, _TABLE, _NORM, _ATTENTION, _MULTIPLY, _SLICE, _CONSTANT, _LSTM, _GRU = range(11, 20)
 _NONE: Final = -1  # in place of a constant's number
 _WIDE: Final = 1 << 16  # added to a zero of 16-bit levels
 _OUTPUTS: Final = ("accumulators", 8, 16)
@@ -66,10 +68,13 @@ class Program:
         The version, the input's zero, the instructions.
     constants : list of int8, int32 or int64 arrays
         Numbered by the code.
+    logistic : int
+        The number of `recurrent.logistic`'s table, which all recurrent steps share; −1: none yet.
     """
 
     code: list[int]
     constants: list[Ints] = field(default_factory=list)
+    logistic: int = -1
 
     def constant(self, value: Ints) -> int:
         """Keep a constant; return its number."""
@@ -255,6 +260,19 @@ def _constant(net: IntNet, at: int, step: Constant, made: Program) -> list[int]:
     return [_CONSTANT, made.constant(codes), c, length, _zero(net, at)]
 
 
+def _recurrent(net: IntNet, at: int, step: Recurrent, made: Program) -> list[int]:
+    if made.logistic < 0:
+        made.logistic = made.constant(logistic())
+    m_x, m_h, shift = gate_scales(net, at, step)
+    ways = sum(2 if way.reverse else 1 for way in step.directions)
+    code = [_GRU if step.gru else _LSTM, step.x, step.width, ways, made.logistic, m_x, shift]
+    code += [*state_scale(net, at, step), _zero(net, at)]
+    for way, rows in zip(step.directions, m_h, strict=True):
+        weight, bias = made.constant(way.hidden_weight), made.constant(way.hidden_bias)
+        code += [weight, bias, made.constant(rows.astype(np.int32))]
+    return code
+
+
 _WRITERS: Final[dict[type, Callable[[IntNet, int, Any, Program], list[int]]]] = {
     Product: _product,
     Add: _add,
@@ -272,4 +290,5 @@ _WRITERS: Final[dict[type, Callable[[IntNet, int, Any, Program], list[int]]]] = 
     Multiply: _multiply,
     Slice: _slice,
     Constant: _constant,
+    Recurrent: _recurrent,
 }

@@ -19,6 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_kernels.integer.recurrent import Recurrent
+
 Shape = tuple[int, ...]
 Ints = NDArray[Any]
 Reals = NDArray[np.float64]
@@ -286,6 +288,7 @@ Step = (
     | Multiply
     | Slice
     | Constant
+    | Recurrent
 )
 
 
@@ -324,7 +327,3 @@ class IntNet:
         if levels is None:
             raise ValueError(f"value {value} is accumulators, which have no levels")
         return levels
-
-
-# The constants of a step, the same for the oracle and every export: floats in this order of
-# operations, then integers alone.

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edge_kernels.integer import cells
 from edge_kernels.integer.check import check
 from edge_kernels.integer.net import (
     EXPONENT_BITS,
@@ -37,6 +38,7 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
@@ -310,4 +312,5 @@ _RUNS: Final[dict[type, Callable[[IntNet, int, Any, list[Ints]], Ints]]] = {
     Multiply: _multiply,
     Slice: _slice,
     Constant: _constant,
+    Recurrent: lambda net, at, step, made: cells.run(net, at, step, _centred(net, made, step.x)),
 }

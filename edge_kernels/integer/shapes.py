@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edge_kernels.integer import cells
 from edge_kernels.integer.net import (
     FREE,
     Add,
@@ -29,6 +30,7 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Recurrent
 
 _MOST_NORMED: Final = 1 << 14
 _MOST_HEAD: Final = 1 << 13
@@ -229,6 +231,7 @@ SHAPES: Final[dict[type, Callable[[Any, list[Shape]], Shape]]] = {
     Multiply: _multiply_shape,
     Slice: _slice_shape,
     Constant: _constant_shape,
+    Recurrent: cells.shape,
 }
 
 

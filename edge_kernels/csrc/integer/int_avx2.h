@@ -4,7 +4,7 @@
 #include <cstring>
 #include <immintrin.h>
 
-#include "int_rows.h"
+#include "int_cells.h"
 
 namespace flwr_edge::integer {
 namespace {

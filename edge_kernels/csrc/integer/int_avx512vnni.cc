@@ -5,7 +5,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
-#include "int_rows.h"
+#include "int_cells.h"
 
 namespace flwr_edge::integer {
 namespace {
@@ -220,7 +220,7 @@ void table(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* y) {
 const Kernels* avx512vnni() {
   static const Kernels kernels{false,        product,   transpose, table,            add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows,
-                               multiply_rows};
+                               multiply_rows, lstm_cell, gru_cell};
   return &kernels;
 }
 

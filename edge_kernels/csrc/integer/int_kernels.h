@@ -78,6 +78,25 @@ struct Weighted {
   Scale scale;
 };
 
+constexpr int32_t kStateBits = 15;  // of the fraction of sigmoids and states
+constexpr int32_t kOne = 1 << kStateBits;
+
+// One position of a recurrent layer's direction, of `width` numbers; its gates lie one after
+// another.
+struct Cell {
+  Source x;                 // [gates][width]
+  const int32_t *sums, *m;  // [gates][width]: of the last state, and by what they are multiplied
+  int64_t m_x;              // by what x is
+  int shift;                // of both
+  const int32_t* logistic;  // [257]
+  Scale scale;              // from states to y
+  int64_t width;
+  int32_t* gates;           // [gates + 1][width], written
+  int32_t* states;          // [width], read and written
+  int32_t zero;             // of y
+  uint8_t* y;
+};
+
 // One number, any shift: clamp(((numerator + 2^(shift - 1)) >> shift) + zero).
 static inline int64_t rounded(int64_t numerator, int shift, int64_t zero, int64_t low,
                               int64_t top) {
@@ -105,6 +124,9 @@ struct Kernels {
   // net.py's Multiply of n numbers each.
   void (*multiply)(const Source& x, const Source& y, const Scale& scale, int64_t n,
                    const Target& to);
+  // recurrent.py's LSTM and GRU at one position.
+  void (*lstm)(const Cell& cell);
+  void (*gru)(const Cell& cell);
 };
 
 const Kernels* scalar();

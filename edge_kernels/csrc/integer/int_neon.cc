@@ -6,7 +6,7 @@ const Kernels* neon() {
   static const Kernels kernels{false, product<false, 2>, scalar()->transpose, table_rows,
                                add_rows,          rescale_rows,        norm_rows,
                                exponential_rows,  weighted_rows,
-                               multiply_rows};
+                               multiply_rows, lstm_cell, gru_cell};
   return &kernels;
 }
 

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "int_rows.h"
+#include "int_cells.h"
 
 namespace flwr_edge::integer {
 namespace {

@@ -14,6 +14,7 @@ namespace flwr_edge::integer {
 namespace {
 
 constexpr size_t kMostExtra = size_t(1) << 29;
+constexpr const char* kTooMuchPacked = "packed weights take more than 512 MB";
 constexpr size_t kMostPlans = 16;
 constexpr int64_t kGrain = int64_t(1) << 19;  // products: about 5 us of one thread's work
 
@@ -71,6 +72,8 @@ std::string Network::prepare(size_t index, const std::vector<Constant>& constant
     case Op::kNorm: return prepare_scales(index, constants);
     case Op::kTable:
     case Op::kConstant: return prepare_entries(index, constants);
+    case Op::kLstm:
+    case Op::kGru: return prepare_recurrence(index, constants);
     default: return "";
   }
 }
@@ -90,7 +93,7 @@ std::string Network::prepare_product(size_t index, const std::vector<Constant>& 
     if (!given.m || !given.shift) return missing("multiplier or shift", "int32", i.rows);
   }
   packed_ += size_t((i.rows + kBlock) * (inputs + kStep));  // one constant may serve many
-  if (packed_ > kMostExtra) return "packed weights take more than 512 MB";
+  if (packed_ > kMostExtra) return kTooMuchPacked;
   return steps_[index].product.prepare(kernels_, i, x, given);
 }
 
@@ -153,6 +156,24 @@ std::string Network::prepare_entries(size_t index, const std::vector<Constant>& 
   return "";
 }
 
+std::string Network::prepare_recurrence(size_t index, const std::vector<Constant>& constants) {
+  const Instruction& i = program_.instructions[index];
+  const int32_t* logistic = int32s(i.weights, 257, constants);
+  if (!logistic) return missing("table", "int32", 257);
+  const int64_t rows = gates_of(i) * i.rows;
+  std::vector<WayConstants> ways;
+  for (auto number = i.constants.begin(); number != i.constants.end(); number += 3) {
+    const auto* weights = constant<int8_t>(number[0], Type::kInt8, rows * i.rows, constants);
+    if (!weights) return missing("weight", "int8", rows * i.rows);
+    ways.push_back({weights, int32s(number[1], rows, constants),
+                    int32s(number[2], rows, constants)});
+    if (!ways.back().bias || !ways.back().m) return missing("bias or multiplier", "int32", rows);
+    packed_ += size_t((rows + kBlock) * (i.rows + kStep));
+    if (packed_ > kMostExtra) return kTooMuchPacked;
+  }
+  return steps_[index].recurrence.prepare(kernels_, i, logistic, ways);
+}
+
 size_t Network::extra_of(const Program& program, size_t index) const {
   const Instruction& i = program.instructions[index];
   if (i.inputs.empty()) return 0;
@@ -166,6 +187,8 @@ size_t Network::extra_of(const Program& program, size_t index) const {
       const Value &k = program.values[size_t(i.inputs[1])], &v = program.values[size_t(i.inputs[2])];
       return attention_scratch(i, x, k, v) + lines(x.bytes()) + lines(k.bytes()) + lines(v.bytes());
     }
+    case Op::kLstm:
+    case Op::kGru: return steps_[index].recurrence.scratch() + lines(x.bytes());
     default: return 0;
   }
 }
@@ -286,6 +309,8 @@ void Network::run_instruction(size_t index, const Run& run) const {
       return multiply(kernels_, i, from, x, run.plan.value(i.inputs[1]), run.at(i.inputs[1]), to,
                       y);
     case Op::kSlice: return slice(i, from, x, to, y);
+    case Op::kLstm:
+    case Op::kGru: return run_recurrence(index, run, y);
     case Op::kConstant: return;
   }
 }
@@ -325,6 +350,14 @@ void Network::run_attention(size_t index, const Run& run, uint8_t* y) const {
                     by_rows(kernels_, k, run.at(i.inputs[1]), &room),
                     by_rows(kernels_, v, run.at(i.inputs[2]), &room)};
   attention(kernels_, i, heads, room, y);
+}
+
+void Network::run_recurrence(size_t index, const Run& run, uint8_t* y) const {
+  const int64_t number = run.plan.program.instructions[index].inputs[0];
+  const Value& from = run.plan.value(number);
+  uint8_t* room = run.room();
+  const uint8_t* x = by_rows(kernels_, from, run.at(number), &room);
+  steps_[index].recurrence.run(from, x, room, y);
 }
 
 }  // namespace flwr_edge::integer

@@ -9,6 +9,7 @@
 
 #include "int_product.h"
 #include "int_program.h"
+#include "int_recurrent.h"
 #include "pool.h"
 
 namespace flwr_edge::integer {
@@ -67,6 +68,7 @@ class Network {
   // What an instruction needs of the constants.
   struct Step {
     Product product;
+    Recurrence recurrence;
     const int32_t *m = nullptr, *shift = nullptr;
     const int64_t* term = nullptr;
     int64_t scale_step = 0;  // 0: one scale for all positions
@@ -77,6 +79,7 @@ class Network {
   std::string prepare_product(size_t index, const std::vector<Constant>& constants);
   std::string prepare_mean(size_t index, const std::vector<Constant>& constants);
   std::string prepare_scales(size_t index, const std::vector<Constant>& constants);
+  std::string prepare_recurrence(size_t index, const std::vector<Constant>& constants);
   std::string prepare_entries(size_t index, const std::vector<Constant>& constants);
 
   std::shared_ptr<const Plan> plan_for(int64_t length) const;
@@ -88,6 +91,7 @@ class Network {
   void run_instruction(size_t index, const Run& run) const;
   void run_norm(size_t index, const Run& run, uint8_t* y) const;
   void run_attention(size_t index, const Run& run, uint8_t* y) const;
+  void run_recurrence(size_t index, const Run& run, uint8_t* y) const;
 
   const Kernels& kernels_;
   Code code_;

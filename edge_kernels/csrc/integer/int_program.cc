@@ -61,6 +61,8 @@ class Parser : ProgramReader {
       case Op::kMultiply: return multiply();
       case Op::kSlice: return slice();
       case Op::kConstant: return constant();
+      case Op::kLstm:
+      case Op::kGru: return recurrent();
     }
     return "an opcode is unknown to this library";
   }
@@ -374,6 +376,29 @@ class Parser : ProgramReader {
     result_.d0 = l == 0 ? 1 : c;
     result_.d1 = l == 0 ? c : l;
     return scaled();
+  }
+
+  const char* recurrent() {
+    if (!read_values(1) || !read_size(&now_.rows) || !read(&now_.ways, 1, 3) ||
+        !read_constant(&now_.weights) || !read(&now_.m_x, 0, kMostScale) ||
+        !read(&now_.shift, 1, kMostShift) || !read_multiplier(&now_.m_y) ||
+        !read(&now_.shift_y, 1, kMostShift) || !read_levels()) {
+      return wrong_;
+    }
+    const int64_t ways = now_.ways == 3 ? 2 : 1;
+    now_.constants.resize(size_t(3 * ways));
+    for (int64_t& number : now_.constants) {
+      if (!read_constant(&number)) return wrong_;
+    }
+    if (now_.wide) return "a recurrent layer's result has 8 bits";
+    const Value& x = input();
+    const int64_t rows = ways * gates_of(now_) * now_.rows;
+    if (x.flat || x.d1 != rows) return "a recurrent layer's shapes do not fit";
+    result_.free = x.free;
+    result_.d0 = x.d0;
+    result_.d1 = ways * now_.rows;
+    scaled();
+    return spend(&program_.work, x.d0, rows, now_.rows) ? nullptr : kTooMuchWork;
   }
 
   static constexpr int64_t kWide = 1 << 16;

@@ -32,6 +32,9 @@
 //  15 multiply    x y m shift zero relu                       equal axes, or 1 in one of both
 //  16 slice       x axis start count                          count along the axis
 //  17 constant    t c l zero                                  l = 0: (c), else (c, l)
+//  18 lstm        x n ways t m shift m_h shift_h zero         (L, 4 n) -> (L, n), or of two ways
+//                 and of each way w b m_s                     (L, 8 n) -> (L, 2 n)
+//  19 gru         as lstm                                     of 3 n, or 6 n
 //
 // A free axis may not be convolved, scaled (affine), reshaped, transposed, lengthened, sliced but
 // for its first position, multiplied by one of another length than 1, or the only one. Products, tables and attention read 8 bits.
@@ -41,6 +44,9 @@
 // of the largest, -1; over a free axis m and s are those of one number. m_x, m_y: 0 .. 2^30. Of affine, m: int32 [C], |m| <= 2^30; t: int64 [C],
 // |t| <= 2^61; of norms likewise, over the last axis, of at most 2^14. Of tables, t: int32 [256];
 // of constants [c * l] or [c], each within the levels. Of multiply, m: 0 .. 2^30.
+// Of lstm and gru, ways: 1 forward, 2 reverse, 3 both; t: int32 [257], 0 .. 2^15; w: int8 [4 n][n]
+// or [3 n][n], b: int32 and m_s: int32 [4 n] or [3 n], of these 0 .. 2^30, as of m; m_h: 0 .. 2^31
+// - 1; the result has 8 bits.
 // Of rescale and attention, m: 0 .. 2^31 - 1; shift_v: 1 .. 40. Sums must fit int32 whatever the input. L' = (L + pads - dilation * (kernel - 1) -
 // 1) / stride + 1, rounded down; a pad is shorter than the dilated kernel.
 #pragma once
@@ -54,7 +60,7 @@ namespace flwr_edge::integer {
 
 enum class Op : int64_t {
   kLinear = 1, kConv, kRelu, kPool, kReduce, kConcat, kAdd, kAffine, kReshape, kTranspose,
-  kRescale, kTable, kNorm, kAttention, kMultiply, kSlice, kConstant
+  kRescale, kTable, kNorm, kAttention, kMultiply, kSlice, kConstant, kLstm, kGru
 };
 
 constexpr int64_t kMostSum = (int64_t(1) << 31) - 1;
@@ -102,7 +108,12 @@ struct Instruction {
   bool relu = false, mean = false, rms = false;
   bool wide = false;       // the result, where it has levels of its own
   bool free_mean = false;  // over a free axis
+  int64_t ways = 0;                 // of lstm and gru; rows is n, weights t, y the state
+  std::vector<int64_t> constants;   // of theirs: w, b and m_s of each way
 };
+
+// Of an lstm or a gru.
+inline int64_t gates_of(const Instruction& i) { return i.op == Op::kGru ? 3 : 4; }
 
 struct Program {
   std::vector<Value> values;              // the input, then a value an instruction

@@ -1,7 +1,7 @@
 // The oracle of IntSequential's kernels, and what runs where no other is built.
 #include <cstring>
 
-#include "int_rows.h"
+#include "int_cells.h"
 
 namespace flwr_edge::integer {
 namespace {
@@ -49,7 +49,7 @@ void transpose(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y) {
 const Kernels* scalar() {
   static const Kernels kernels{false,        product,   transpose, table_rows,       add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows,
-                               multiply_rows};
+                               multiply_rows, lstm_cell, gru_cell};
   return &kernels;
 }
 

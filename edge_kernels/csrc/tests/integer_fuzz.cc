@@ -163,6 +163,30 @@ Case free_gates(int64_t result) {
   return c;
 }
 
+// LSTM and GRU, of 16 bits and of 8, of one way and of both, at a free length.
+Case recurrent(int64_t result) {
+  constexpr int64_t kWide = 1 << 16;
+  Case c;
+  c.result = result;
+  c.shape = {flwr_edge::integer::kFree, 6};
+  c.longest = 20;
+  const auto m = [](size_t n) { return int32s(n, kUnit, 2 * kUnit - 1); };
+  const auto rows = [](size_t n) { return int32s(n, 0, kUnit); };
+  c.constants = {int8s(40 * 6), int32s(40, -999, 999), m(40), int32s(40, 24, 30),  // 0 .. 3
+                 int32s(257, 0, 1 << 15),                                          // 4: table
+                 int8s(20 * 5), int32s(20, -999, 999), rows(20),                   // 5 .. 7
+                 int8s(20 * 5), int32s(20, -999, 999), rows(20),                   // 8 .. 10
+                 int8s(21 * 10), int32s(21, -999, 999), m(21), int32s(21, 37, 39),  // 11 .. 14
+                 int8s(21 * 7), int32s(21, -999, 999), rows(21)};                  // 15 .. 17
+  c.code = {1, 90,
+            1, 0, 0, 1, 2, 3, kWide + 30000, 0, 40,                                // linear
+            18, 1, 5, 3, 4, kUnit / 3, 30, kUnit, 53, 120, 5, 6, 7, 8, 9, 10,      // (L, 10)
+            1, 2, 11, 12, 13, 14, 128, 0, 21,
+            19, 3, 7, 2, 4, kUnit / 3, 27, kUnit, 38, 100, 15, 16, 17,             // (L, 7)
+            19, 3, 7, 1, 4, kUnit / 3, 27, kUnit, 38, 100, 15, 16, 17};
+  return c;
+}
+
 void mutate(Values* v) {
   const auto change = [](auto* list) {
     if (below(4) == 0) return list->resize(size_t(below(80)));
@@ -216,6 +240,7 @@ int main(int count, char** arguments) {
   for (int64_t result : {8, 13, 14, 15, 16, 12}) all.push_back(sequence(result));
   for (int64_t result : {3, 6, 8, 10, 13, 14}) all.push_back(gates(result));
   for (int64_t result : {4, 6, 7}) all.push_back(free_gates(result));
+  for (int64_t result : {2, 4, 5}) all.push_back(recurrent(result));
   std::string why;
   for (const Case& c : all) {
     if (run(c, &why) != End::kRan) return std::printf("a sound program: %s\n", why.c_str()), 1;

@@ -24,6 +24,7 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Direction, Recurrent
 from edge_kernels.integer.scales import table_of
 from edge_kernels.integer.shapes import shape_of
 
@@ -140,6 +141,28 @@ class Net:
         width = self.shape(x)[-1] // heads
         scale = sharp / (self.reach(x) * self.reach(k) * np.sqrt(width))
         return self.emit(Attention(x, k, v, heads, scale), self.spread(self.reach(v), bits))
+
+    def recurrent(self, x, width, gru=False, ways=(False,), bits=16):
+        """Gates' sums of some 2 by what is read, and as many by the state."""
+        gates = 3 if gru else 4
+        rows, channels = len(ways) * gates * width, self.shape(x)[-1]
+        weight = self.rng.integers(-127, 128, (rows, 1, channels)).astype(np.int8)
+        unit = 2 / (self.net.levels[x].scale * 70 * 70 * np.sqrt(channels))
+        bias = self.rng.integers(-9000, 9000, rows).astype(np.int32)
+        scales = self.rng.uniform(0.2, 1, rows) * unit
+        x = self.emit(Product(x, weight, bias, scales, linear=True), self.spread(8.0, bits))
+        levels = self.spread(1.0, 8)
+        unit = 2 / (levels.scale * 70 * 70 * np.sqrt(width))
+        directions = tuple(
+            Direction(
+                self.rng.integers(-127, 128, (gates * width, width)).astype(np.int8),
+                self.rng.integers(-9000, 9000, gates * width).astype(np.int32),
+                self.rng.uniform(0.2, 1, gates * width) * unit,
+                reverse,
+            )
+            for reverse in ways
+        )
+        return self.emit(Recurrent(x, gru, directions), levels)
 
     def encoder_layer(self, x, heads, hidden, bits=16):
         """As BERT's: x of ``bits`` → the same shape and bits."""
@@ -293,6 +316,9 @@ def _random_sequence_step(made, below):
         return made.table(x, bits)
     if kind == 4:
         return made.product(x, 1 + below(40), linear=True, relu=bool(below(2)), bits=bits)
+    if kind == 5 and below(2):
+        ways = ((False,), (True,), (False, True))[below(3)]
+        return made.recurrent(x, 1 + below(20), bool(below(2)), ways, bits)
     heads, width = 1 + below(3), 1 + below(12)
     k = made.product(x, heads * width, linear=True)
     q = made.product(eight[below(len(eight))], heads * width, linear=True)

@@ -31,6 +31,7 @@ from edge_kernels.integer.net import (
     Slice,
     Table,
 )
+from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.integer.scales import (
     add_scales,
     affine_scales,
@@ -39,6 +40,7 @@ from edge_kernels.integer.scales import (
     mean_scale,
     norm_scales,
 )
+from tests.edge_kernels.integer.slow_cells import slow_recurrent
 
 
 def requantized(numerator, shift, levels, relu=False):
@@ -51,6 +53,9 @@ def slow(net, x):
     made = [{i: int(x[i]) for i in np.ndindex(*x.shape)}]
     shapes = [tuple(len(x) if n == FREE else n for n in shape) for shape in net.shapes]
     for at, step in enumerate(net.steps):
+        if isinstance(step, Recurrent):
+            made.append(slow_recurrent(net, at, step, made[step.x], shapes[step.x][0]))
+            continue
         indices = np.ndindex(*shapes[at + 1])
         made.append({i: slow_element(net, at, step, made, i, shapes) for i in indices})
     out = np.empty(shapes[net.output], object)
