@@ -27,6 +27,7 @@ from edge_kernels.integer.net import (
     Norm,
     Pool,
     Product,
+    Reals,
     Reduce,
     Relu,
     Rescale,
@@ -36,6 +37,8 @@ from edge_kernels.integer.net import (
     Table,
     Transpose,
 )
+from edge_kernels.integer.qdq_recurrent import recurrent, within
+from edge_kernels.integer.recurrent import Recurrent
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -66,8 +69,14 @@ def nodes(net: IntNet, source: str, output: str, *, opset: int, prefix: str = "i
         If the network is not consistent, or its 16-bit levels need a newer opset.
     """
     check(net)
-    check_opset(net.levels, opset)
+    check_opset(written_levels(net), opset)
     return write(Writer(net, opset, prefix), source, output)
+
+
+def written_levels(net: IntNet) -> list[Levels | None]:
+    """Return the levels of the values that are tensors of the export."""
+    inside = within(net)
+    return [levels for value, levels in enumerate(net.levels) if value not in inside]
 
 
 def check_opset(levels: Iterable[Levels | None], opset: int) -> None:
@@ -89,7 +98,10 @@ def write(writer: Writer, source: str, output: str) -> Parts:
     """Return what a writer makes of its network, from a float tensor to a float tensor."""
     net = writer.net
     writer.quantized(0, source)
+    unwritten = writer.within()
     for at, step in enumerate(net.steps):
+        if at + 1 in unwritten:
+            continue
         kind = Table if isinstance(step, Table) else type(step)  # a function of one number, too
         made = _WRITERS[kind](writer, at, step)
         if net.levels[at + 1] is None:
@@ -216,6 +228,22 @@ class Writer:
     def relu(self, x: str, *, wanted: bool) -> str:
         """Append a ReLU where one is wanted."""
         return self.make("Relu", [x]) if wanted else x
+
+    def within(self) -> set[int]:
+        """Return the values of which no tensor is made."""
+        return within(self.net)
+
+    def rows(self, name: str, weight: Ints, scale: Reals) -> str:
+        """Append weights (rows, inputs) with a scale a row; return the name of what they mean."""
+        levels = [
+            self.constant(f"{name}.scale", scale.astype(np.float32)),
+            self.constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
+        ]
+        return self.make("DequantizeLinear", [self.constant(name, weight), *levels], axis=0)
+
+    def recurrent(self, at: int, step: Recurrent) -> str:
+        """Append an LSTM or a GRU; return its output's name."""
+        return recurrent(self, at, step)
 
     def product(self, at: int, step: Product) -> str:
         """Append a layer; return its output's name."""
@@ -398,6 +426,7 @@ def _concat(writer: Writer, at: int, step: Concat) -> str:
 
 _WRITERS: Final[dict[type[Step], Callable[[Writer, int, Any], str]]] = {
     Product: lambda writer, at, step: writer.product(at, step),
+    Recurrent: lambda writer, at, step: writer.recurrent(at, step),
     Add: _add,
     Pool: _pool,
     Reduce: _reduce,

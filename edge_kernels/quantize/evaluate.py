@@ -29,12 +29,13 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Direction, Recurrent
 from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.functions import Function, Remainder
 
 Constants = tuple[Tensor, ...]
 """Of a Product: weight as `functional` wants it, bias; of an Affine or Norm: factor and term; of a
-Constant its values."""
+Constant its values; of a Recurrent its states' weights and biases, by direction."""
 
 
 def constants(net: FloatNet, dtype: torch.dtype = torch.float32) -> list[Constants]:
@@ -50,6 +51,10 @@ def _given(step: Step) -> Sequence[NDArray[Any]]:
         return step.weight.transpose(0, 2, 1), step.bias
     if isinstance(step, Constant):
         return (step.values,)
+    if isinstance(step, Recurrent):
+        ways = step.directions
+        weights, biases = [w.hidden_weight for w in ways], [w.hidden_bias for w in ways]
+        return np.stack(weights), np.stack(biases)
     return (step.factor, step.term) if isinstance(step, Affine | Norm) else ()
 
 
@@ -157,6 +162,31 @@ def _attention(step: Attention, made: list[Tensor], _: Constants) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
+def _recurrent(step: Recurrent, made: list[Tensor], own: Constants) -> Tensor:
+    sums = made[step.x].chunk(len(step.directions), -1)
+    ways = zip(step.directions, sums, *own, strict=True)
+    return torch.cat([_way(step, way, *rest) for way, *rest in ways], -1)
+
+
+def _way(step: Recurrent, way: Direction, sums: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Every state of one direction, of sums (batch, L, gates · H): (batch, L, H)."""
+    columns = sums.unbind(1)
+    state = cell = sums.new_zeros(len(sums), weight.shape[1])
+    states: list[Tensor] = []
+    for own in reversed(columns) if way.reverse else columns:
+        hidden = functional.linear(state, weight, bias)
+        if step.gru:
+            (z, r, n), (of_z, of_r, of_n) = own.chunk(3, -1), hidden.chunk(3, -1)
+            fresh = torch.tanh(n + torch.sigmoid(r + of_r) * of_n)
+            state = torch.lerp(fresh, state, torch.sigmoid(z + of_z))
+        else:
+            i, o, f, c = (own + hidden).chunk(4, -1)
+            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(c)
+            state = torch.sigmoid(o) * torch.tanh(cell)
+        states.append(state)
+    return torch.stack(states[::-1] if way.reverse else states, 1)
+
+
 _RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
     Product: _product,
     Add: _add,
@@ -175,4 +205,5 @@ _RUNS: Final[dict[type, Callable[[Any, list[Tensor], Constants], Tensor]]] = {
     Multiply: _multiply,
     Slice: lambda step, made, _: made[step.x].narrow(step.axis + 1, step.start, step.count),
     Constant: _constant,
+    Recurrent: _recurrent,
 }

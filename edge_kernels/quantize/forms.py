@@ -15,6 +15,7 @@ from edge_kernels.quantize.functions import bends, operation
 from edge_kernels.quantize.graph import Graph, Unserved
 from edge_kernels.quantize.norm_forms import norm_chain, norm_node
 from edge_kernels.quantize.observed import Form, Observed, observe
+from edge_kernels.quantize.recurrences import KINDS, recurrence
 from edge_kernels.quantize.softmax_forms import pooling
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "Forms", "Observed", "find", "observe"]
 _COPIES: Final = ("Expand", "Tile")
-_ANCHORS: Final = ("Softmax", "LayerNormalization", "RMSNormalization", "ReduceMean")
+_ANCHORS: Final = ("Softmax", "LayerNormalization", "RMSNormalization", *KINDS, "ReduceMean")
 
 
 @dataclass
@@ -72,7 +73,7 @@ def find(model: ModelProto, graph: Graph, skip: frozenset[int]) -> Forms:
     """
     found = Forms()
     kinds = {node.op_type for at, node in enumerate(graph.nodes) if at not in skip}
-    if not (kinds & {*_ANCHORS[:3], *_COPIES} or _nonlinear(graph)):
+    if not (kinds & {*_ANCHORS[:-1], *_COPIES} or _nonlinear(graph)):
         return found
     found.observed = observed = observe(model)
     for at, node in enumerate(graph.nodes):
@@ -104,4 +105,5 @@ _FINDERS: Final[dict[str, Callable[[Graph, Observed, int], Form | None]]] = {
     "LayerNormalization": norm_node,
     "RMSNormalization": norm_node,
     "ReduceMean": norm_chain,
+    **dict.fromkeys(KINDS, recurrence),
 }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_kernels.given import whole
 from edge_kernels.integer.check import check
 from edge_kernels.integer.net import IntNet, Levels, Product, Step, Table
+from edge_kernels.integer.recurrent import Direction, Recurrent
 from edge_kernels.integer.scales import table_of
 from edge_kernels.quantize.calibrate import (
     accumulates,
@@ -31,6 +32,7 @@ from edge_kernels.quantize.widths import wide
 BITS: Final = (8, 4, 2)
 _MOST_BIAS: Final = 1 << 30
 _SMALL: Final = 0.25  # of all weights
+_STATE_BITS: Final = 8
 _LEAST_SCALE: Final = 1e-12
 _LEAST_RATIO: Final = 2.0**-30  # of scales; a multiplier and a shift say no smaller one
 Reals = NDArray[np.float64]
@@ -137,7 +139,45 @@ def _in_integers(choice: Choice, at: int, levels: list[Levels | None]) -> Step:
             assert whole is not None
             return Table(step.x, table_of(lambda real: step.left(real, whole), x, y))
         return Table(step.x, table_of(step.reals, x, y))
+    if isinstance(step, Recurrent):
+        made = levels[at + 1]
+        assert made is not None
+        return replace(step, directions=tuple(_state(way, made) for way in step.directions))
     return _rounded(choice, at, step, levels) if isinstance(step, Product) else step
+
+
+def _state(way: Direction, levels: Levels) -> Direction:
+    """A direction in integers: 8 bits in any network, since a state's error stays in the state."""
+    codes, scale = _state_codes(way)
+    least = np.abs(way.hidden_bias) / (levels.scale * _MOST_BIAS)
+    if (least > scale).any():
+        scale = np.maximum(scale, least)
+        codes = np.rint(way.hidden_weight / scale[:, None])
+    bias = np.rint(way.hidden_bias / (levels.scale * scale)).astype(np.int32)
+    return replace(way, hidden_weight=codes.astype(np.int8), hidden_bias=bias, hidden_scale=scale)
+
+
+def _state_codes(way: Direction) -> tuple[Reals, Reals]:
+    largest = np.abs(way.hidden_weight).max(1)
+    scale: Reals = np.maximum(weight_scale(largest, _STATE_BITS), _LEAST_SCALE)
+    codes: Reals = np.rint(way.hidden_weight / scale[:, None])
+    return codes, scale
+
+
+def states_rounded(net: FloatNet) -> FloatNet:
+    """Return the network in float with the weights of states that their codes stand for."""
+
+    def rounded(way: Direction) -> Direction:
+        codes, scale = _state_codes(way)
+        return replace(way, hidden_weight=codes * scale[:, None])
+
+    steps = [
+        replace(step, directions=tuple(rounded(way) for way in step.directions))
+        if isinstance(step, Recurrent)
+        else step
+        for step in net.steps
+    ]
+    return replace(net, steps=steps)
 
 
 def _rounded(choice: Choice, at: int, step: Product, levels: list[Levels | None]) -> Step:

@@ -25,6 +25,7 @@ from edge_kernels.integer.net import (
     Rescale,
     Step,
 )
+from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.quantize.calibrate import quantized_values, tied
 from edge_kernels.quantize.evaluate import Constants, constants, values
 from edge_kernels.quantize.floats import FloatNet
@@ -36,6 +37,7 @@ from edge_kernels.quantize.integer_rounding import (
     largest_weights,
     layer_bits,
     nearest,
+    states_rounded,
     weight_scale,
 )
 from edge_kernels.quantize.scaling import SMALLEST, Scaling, classes, scaled
@@ -44,7 +46,7 @@ _START_CLIP: Final = 4.0  # σ(4) = .98: at the start hardly anything is cut
 _TINY: Final = 1e-12
 _ROUNDS: Final = (
     *(Product, Add, Affine, Norm, Attention, Function, Rescale),
-    *(Multiply, Constant),
+    *(Multiply, Constant, Recurrent),
 )
 
 
@@ -68,7 +70,7 @@ class Learner(nn.Module):
         super().__init__()
         self.net, self._bits = net, layer_bits(net, bits, ends)
         self.scaling: Scaling = classes(net)
-        self._given = constants(net)
+        self._given = constants(states_rounded(net))
         self._wanted = quantized_values(net)
         self._place = [
             self._wanted.index(root) if root in self._wanted else -1 for root in tied(net)

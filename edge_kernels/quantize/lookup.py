@@ -10,6 +10,7 @@ from edge_kernels import layout
 from edge_kernels.integer.check import check
 from edge_kernels.integer.net import IntNet, Product, Table
 from edge_kernels.integer.qdq import Parts, Writer, write
+from edge_kernels.integer.recurrent import Recurrent
 
 DOMAIN = "flwr.edge"
 
@@ -57,6 +58,11 @@ class _Lookup(Writer):
         raise ValueError(
             f"step {at}: a function of one number, which lookup kernels are not served with"
         )
+
+    def recurrent(self, at: int, step: Recurrent) -> str:
+        """Refuse a recurrent layer: its states are made position by position."""
+        kind = "GRU" if step.gru else "LSTM"
+        raise ValueError(f"step {at}: a recurrent layer ({kind}); to_edge and to_qdq serve it")
 
     def product(self, at: int, step: Product) -> str:
         """Append a layer; return its output's name."""

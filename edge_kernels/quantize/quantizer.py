@@ -280,7 +280,8 @@ def _raised(model: ModelProto, quantized: Quantized) -> int:
     From 18 to 21 no operator that a float prologue has changed what it computes.
     """
     opset, tail = _opset(model), quantized.split.epilogue[0]
-    wide = any(each is not None and each.bits == 16 for each in quantized.net.levels)
+    levels = qdq.written_levels(quantized.net)
+    wide = any(each is not None and each.bits == 16 for each in levels)
     kept = all(node.op_type in _SAME_SINCE_13 for node in (*model.graph.node, *tail))
     if not wide or opset >= qdq.UINT16 or not (opset >= _SAME_SINCE or kept):
         return opset

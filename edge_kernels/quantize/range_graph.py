@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_kernels.integer.net import IntNet, Levels, Product, Table
+from edge_kernels.integer.net import IntNet, Ints, Levels, Product, Reals, Table
 from edge_kernels.integer.qdq import Writer, write
 from edge_kernels.quantize.calibrate import quantized_values, tied
 from edge_kernels.quantize.floats import FloatNet
@@ -96,6 +96,15 @@ class _Floats(Writer):
     def read(self, value: int) -> str:
         """Return the name of a value."""
         return self.floats[value]
+
+    def within(self) -> set[int]:
+        """Return the values of which no tensor is made: none, since all are counted."""
+        return set()
+
+    def rows(self, name: str, weight: Ints, scale: Reals) -> str:
+        """Append weights as they are; return their name."""
+        del scale  # a network in float has none
+        return self.constant(name, weight.astype(np.float32))
 
     def table(self, at: int, step: Table) -> str:
         """Append a function of one number, by its own operators; return its output's name."""

@@ -2,11 +2,12 @@
 
 A product's row may be divided by s > 0 where all that read it multiply their columns by s. What
 lies between must keep a channel's factor: ReLU, pooling, reduction, concatenation, sums, reshapes
-and transpositions do, and attention its values' (not its queries' and keys'); functions do not.
-A norm takes a factor in its own factors and terms, and its input keeps all channels alike. A
-product of two values takes over the factors of one, and the other, its gate, keeps 1. So every
-element of every value gets a class; elements that must share a factor are joined; the classes of
-the network's input and output are held at 1. A free axis is 1 long here: its elements share theirs.
+and transpositions do, and attention its values' (not its queries' and keys'); functions and
+recurrent layers do not. A norm takes a factor in its own factors and terms, and its input keeps all
+channels alike. A product of two values takes over the factors of one, and the other, its gate,
+keeps 1. So every element of every value gets a class; elements that must share a factor are joined;
+the classes of the network's input and output are held at 1. A free axis is 1 long here: its
+elements share theirs.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.quantize.floats import FloatNet
 from edge_kernels.quantize.functions import Function
 
@@ -159,7 +161,7 @@ def _kept(union: _Union, step: Step, made: list[Classes], shape: tuple[int, ...]
         union.join(made[step.x], 0)
         union.join(made[step.k], 0)
         return np.broadcast_to(union.along(made[step.v], 0), shape)
-    if isinstance(step, Function):
+    if isinstance(step, Function | Recurrent):
         union.join(made[step.x], 0)
         return np.zeros(shape, np.int64)
     return _moved(union, step, made, shape)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edge_kernels.quantize.graph import Graph, attributes, free_name, needed, sizes
+from edge_kernels.quantize.observed import Observed, observe
+from edge_kernels.quantize.recurrences import KINDS, turned, viewed
 from edge_kernels.quantize.shapes import drop
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 _TURNED: Final = [1, 0, 2]
-_RECURRENT: Final = ("GRU", "LSTM", "RNN")  # read time first themselves
 _ELEMENTWISE: Final = frozenset({
     "Abs", "Add", "Cast", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf", "Exp", "Gelu",
     "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mish", "Mul", "Neg", "Pow", "Reciprocal",
@@ -44,11 +45,12 @@ def batch_first(model: ModelProto) -> ModelProto:
     from onnx import shape_inference
 
     graph = Graph(model.graph)
-    kinds = {node.op_type for node in graph.nodes}
-    if not any(map(_turns, graph.nodes)) or kinds & {*_RECURRENT}:
+    if not any(map(_turns, graph.nodes)):
         return model
+    recurrent = any(node.op_type in KINDS for node in graph.nodes)
     names = {name for node in graph.nodes for name in (*node.input, *node.output)}
-    turner = _Turner(graph, sizes(model), taken=names)
+    observed = observe(model) if recurrent else None
+    turner = Turner(graph, sizes(model), taken=names, observed=observed)
     for node in graph.nodes:
         turner.take(node)
     for value in model.graph.output:
@@ -71,13 +73,18 @@ def _turns(node: NodeProto) -> bool:
 
 
 @dataclass
-class _Turner:
+class Turner:
     """Writes nodes anew.
 
     Attributes
     ----------
     twins : dict of str → str
         Of each tensor that is turned, the one (batch, time, width).
+    states : dict of str → (str, int)
+        Of a recurrent node's states (time, directions, batch, H), the tensor (batch, time,
+        directions · H), and its width.
+    observed : Observed, optional
+        Of a model that has such nodes.
     """
 
     graph: Graph
@@ -87,9 +94,13 @@ class _Turner:
     tensors: list[TensorProto] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    states: dict[str, tuple[str, int]] = field(default_factory=dict)
+    observed: Observed | None = None
 
     def take(self, node: NodeProto) -> None:
         """Write one node, on twins where it can be."""
+        if node.input and node.input[0] in self.states and viewed(self, node):
+            return
         if any(name in self.twins for name in node.input):
             write = _WRITERS.get(node.op_type)
             if node.op_type in _ELEMENTWISE:
@@ -146,15 +157,15 @@ class _Turner:
         self.tensors.append(numpy_helper.from_array(np.asarray(value, order="C"), held))
         return held
 
-    def axes(self, node: NodeProto, at: int) -> list[int] | None:
-        """Return axes of three: an input, or in old opsets an attribute."""
+    def axes(self, node: NodeProto, at: int, rank: int = 3) -> list[int] | None:
+        """Return axes of so many: an input, or in old opsets an attribute."""
         given = attributes(node).get("axes")
         known = self.graph.constant(node.input[at]) if len(node.input) > at else None
         given = known.reshape(-1).tolist() if known is not None else given
-        return None if given is None else [int(axis) % 3 for axis in given]
+        return None if given is None else [int(axis) % rank for axis in given]
 
 
-def _elementwise(turner: _Turner, node: NodeProto) -> bool:
+def _elementwise(turner: Turner, node: NodeProto) -> bool:
     read: list[str] = []
     for name in node.input:
         known = turner.graph.constant(name) if name else None
@@ -169,21 +180,21 @@ def _elementwise(turner: _Turner, node: NodeProto) -> bool:
     return turner.again(node, read, turned=True)
 
 
-def _matmul(turner: _Turner, node: NodeProto) -> bool:
+def _matmul(turner: Turner, node: NodeProto) -> bool:
     x, weight = node.input
     known = turner.graph.constant(weight)
     fits = x in turner.twins and known is not None and known.ndim == 2
     return fits and turner.again(node, [turner.twins[x], weight], turned=True)
 
 
-def _norm(turner: _Turner, node: NodeProto) -> bool:
+def _norm(turner: Turner, node: NodeProto) -> bool:
     last = attributes(node).get("axis", -1) in (-1, 2) and not any(node.output[1:])
     known = all(turner.graph.constant(name) is not None for name in node.input[1:])
     read = [turner.twins.get(node.input[0], ""), *node.input[1:]]
     return bool(last and known and read[0]) and turner.again(node, read, turned=True)
 
 
-def _transpose(turner: _Turner, node: NodeProto) -> bool:
+def _transpose(turner: Turner, node: NodeProto) -> bool:
     order = [_TURNED[axis] for axis in attributes(node)["perm"]]
     x = turner.twins[node.input[0]]
     if order[0] == 0:
@@ -193,7 +204,7 @@ def _transpose(turner: _Turner, node: NodeProto) -> bool:
     return 0 in order[:2]
 
 
-def _reduce(turner: _Turner, node: NodeProto) -> bool:
+def _reduce(turner: Turner, node: NodeProto) -> bool:
     axes, keep = turner.axes(node, 1), bool(attributes(node).get("keepdims", 1))
     if axes not in ([0], [2]) or (axes == [2] and not keep):
         return False
@@ -204,7 +215,7 @@ def _reduce(turner: _Turner, node: NodeProto) -> bool:
     return turner.again(node, [x, held], turned=keep)
 
 
-def _gather(turner: _Turner, node: NodeProto) -> bool:
+def _gather(turner: Turner, node: NodeProto) -> bool:
     index = turner.graph.constant(node.input[1])
     axis = attributes(node).get("axis", 0) % 3
     if axis == 1 or index is None or index.ndim > 1 or node.input[0] not in turner.twins:
@@ -215,7 +226,7 @@ def _gather(turner: _Turner, node: NodeProto) -> bool:
     return turner.again(node, read, turned=index.ndim == 1, axis=_TURNED[axis])
 
 
-def _slice(turner: _Turner, node: NodeProto) -> bool:
+def _slice(turner: Turner, node: NodeProto) -> bool:
     axes = turner.axes(node, 3)
     if axes is None or 1 in axes or len(node.input) < 4 or node.input[0] not in turner.twins:
         return False
@@ -225,7 +236,7 @@ def _slice(turner: _Turner, node: NodeProto) -> bool:
     return turner.again(node, read, turned=True)
 
 
-def _concat(turner: _Turner, node: NodeProto) -> bool:
+def _concat(turner: Turner, node: NodeProto) -> bool:
     axis = attributes(node)["axis"] % 3
     if axis == 1:
         return False
@@ -238,7 +249,18 @@ def _concat(turner: _Turner, node: NodeProto) -> bool:
     return turner.again(node, read, turned=True, axis=_TURNED[axis])
 
 
-_WRITERS: Final[dict[str, Callable[[_Turner, NodeProto], bool]]] = {
+def _squeeze(turner: Turner, node: NodeProto) -> bool:
+    """Of the first axis, as of a last state (1, batch, H)."""
+    if turner.axes(node, 1) != [0]:
+        return False
+    held = turner.constant(np.array([1], np.int64), f"{node.output[0]}.axes")
+    x = turner.twins[node.input[0]]
+    if len(node.input) < 2:
+        return turner.again(node, [x], turned=False, axes=[1])
+    return turner.again(node, [x, held], turned=False)
+
+
+_WRITERS: Final[dict[str, Callable[[Turner, NodeProto], bool]]] = {
     "MatMul": _matmul,
     "LayerNormalization": _norm,
     "RMSNormalization": _norm,
@@ -246,5 +268,7 @@ _WRITERS: Final[dict[str, Callable[[_Turner, NodeProto], bool]]] = {
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,
+    "Squeeze": _squeeze,
+    **dict.fromkeys(KINDS, turned),
     **dict.fromkeys(_REDUCTIONS, _reduce),
 }

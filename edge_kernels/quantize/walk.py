@@ -39,8 +39,8 @@ ADVICE: Final = (
     "an integer network is made of Conv, Gemm, MatMul with constant weights, Relu, Add, Sub, Mul, "
     "pooling, ReduceMean, ReduceSum, ReduceMax, Concat, parts in a row by Slice, Split or Gather, "
     "Reshape, Transpose, factors or terms of a channel, norms of a position, a channel or a group "
-    "of channels, attention without a mask, sums over time that a softmax weighs, and functions of "
-    "one number: replace it, or quantize the part before it as a model of its own"
+    "of channels, LSTM, GRU, attention without a mask, sums over time that a softmax weighs, and "
+    "functions of one number: replace it, or quantize the part before it as a model of its own"
 )
 _VIEWS: Final = ("Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _PARTS: Final = ("MatMul", "Mul", "Div", "Transpose", *_VIEWS)  # of attention, and of norms

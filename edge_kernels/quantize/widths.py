@@ -1,4 +1,4 @@
-"""Which values of a network have 16 bits: norms' inputs, and what is summed along the way."""
+"""Which values of a network have 16 bits: what norms and recurrent layers read, and streams."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edge_kernels.integer.net import (
     Step,
     Transpose,
 )
+from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.integer.shapes import reads
 from edge_kernels.quantize.calibrate import tied
 from edge_kernels.quantize.floats import FloatNet, reading
@@ -26,10 +27,10 @@ _MOVES = (Concat, Transpose)
 def wide(net: FloatNet) -> set[int]:
     """Return the values of 16 bits: residual streams, from which norms are taken.
 
-    They are what a norm reads, the terms of sums that are such, norms' results that are summed or
-    averaged, and the network's output where it is such an average; but none that a step reads
-    which takes 8 bits (see `widened`). Values whose levels must be equal, as those of tokens that
-    are joined, all have them or none. A network without norms has none.
+    They are what a norm or a recurrent layer reads, the terms of sums that are such, norms' results
+    that are summed or averaged, and the network's output where it is such an average; but none that
+    a step reads which takes 8 bits (see `widened`). Values whose levels must be equal, as those of
+    tokens that are joined, all have them or none. A network without either has none.
     """
     found, root = _streams(net), tied(net)
     groups = {root[value] for value in found}
@@ -44,7 +45,7 @@ def wide(net: FloatNet) -> set[int]:
 
 
 def _streams(net: FloatNet) -> set[int]:
-    found = {step.x for step in net.steps if isinstance(step, Norm)}
+    found = {step.x for step in net.steps if isinstance(step, Norm | Recurrent)}
     norms = {at + 1 for at, step in enumerate(net.steps) if isinstance(step, Norm)}
     moved: set[int] = set()  # to a stream as they are
     for at in reversed(range(len(net.steps))):
@@ -68,7 +69,7 @@ def _streams(net: FloatNet) -> set[int]:
 
 
 def _takes(step: Step) -> bool:
-    takes = isinstance(step, Add | Norm | Rescale | Multiply)
+    takes = isinstance(step, Add | Norm | Rescale | Multiply | Recurrent)
     return takes or (isinstance(step, Reduce) and step.mean)
 
 
