@@ -83,6 +83,34 @@ class Encoder(nn.Module):
         return self.head(self.norm(self.encoder(h))[:, 0])
 
 
+class DeepConv(nn.Module):
+    """DeepConvLSTM, smaller and strided: two convolutions, two recurrent layers, the last state."""
+
+    def __init__(self, kind: Any = nn.LSTM) -> None:
+        super().__init__()
+        layers = nn.Conv1d(SHAPE[0], WIDTH, 7, 2, 3), nn.Conv1d(WIDTH, WIDTH, 5)
+        self.features = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU())
+        self.states = kind(WIDTH, WIDTH, 2, batch_first=True)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Logits."""
+        return self.head(self.states(self.features(x).transpose(1, 2))[0][:, -1])
+
+
+class Bidirectional(nn.Module):
+    """Recurrent layers of both ways on the raw window, and the mean over time."""
+
+    def __init__(self, kind: Any = nn.GRU) -> None:
+        super().__init__()
+        self.states = kind(SHAPE[0], WIDTH, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * WIDTH, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Logits."""
+        return self.head(self.states(x.transpose(1, 2))[0].mean(1))
+
+
 NETS: dict[str, Any] = {
     "ResNet, no gate": lambda: Net(lambda c: Residual(c, gate=lambda _: nn.Identity())),
     "SE-ResNet": lambda: Net(Residual),
@@ -92,6 +120,10 @@ NETS: dict[str, Any] = {
     "attention pooling": Pooled,
     "torch's encoder, class token": Encoder,
     "the same, norms first, GELU": lambda: Encoder(norm_first=True, activation="gelu"),
+    "DeepConvLSTM": DeepConv,
+    "the same with GRUs": lambda: DeepConv(nn.GRU),
+    "GRUs of both ways": Bidirectional,
+    "LSTMs of both ways": lambda: Bidirectional(nn.LSTM),
 }
 
 
