@@ -88,7 +88,8 @@ void product(const Job& job) {
 const Kernels* avx2() {
   static const Kernels kernels{true,         product,   scalar()->transpose, table_rows,       add_rows,
                                rescale_rows, norm_rows,           exponential_rows, weighted_rows,
-                               multiply_rows, lstm_cell, gru_cell};
+                               multiply_rows, lstm_cell<sigmoid_rows>,
+                               gru_cell<sigmoid_rows>};
   return &kernels;
 }
 

@@ -215,12 +215,48 @@ void table(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* y) {
   }
 }
 
+// Sixteen entries of 256 by their numbers: from eight pairs of registers, by the bits of a number.
+inline __m512i look_up(const uint32_t* table, __m512i number) {
+  const __mmask16 bit5 = _mm512_test_epi32_mask(number, _mm512_set1_epi32(32));
+  const __mmask16 bit6 = _mm512_test_epi32_mask(number, _mm512_set1_epi32(64));
+  const __mmask16 bit7 = _mm512_test_epi32_mask(number, _mm512_set1_epi32(128));
+  __m512i quarters[4], pair[2];
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t* from = table + q * 64 + half * 32;
+      pair[half] = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), number,
+                                             _mm512_loadu_si512(from + 16));
+    }
+    quarters[q] = _mm512_mask_blend_epi32(bit5, pair[0], pair[1]);
+  }
+  return _mm512_mask_blend_epi32(bit7, _mm512_mask_blend_epi32(bit6, quarters[0], quarters[1]),
+                                 _mm512_mask_blend_epi32(bit6, quarters[2], quarters[3]));
+}
+
+void sigmoids(int32_t* g, int64_t n, const uint32_t* table) {
+  const __m512i most = _mm512_set1_epi32(65535), one = _mm512_set1_epi32(kOne);
+  for (int64_t i = 0; i < n; i += 16) {
+    const auto here = n - i < 16 ? __mmask16((1u << (n - i)) - 1) : __mmask16(0xffff);
+    const __m512i x = _mm512_maskz_loadu_epi32(here, g + i);
+    const __m512i u = _mm512_min_epi32(_mm512_abs_epi32(x), most);
+    const __m512i both = look_up(table, _mm512_srli_epi32(u, 8));
+    const __m512i part = _mm512_mullo_epi32(_mm512_srli_epi32(both, 16),
+                                            _mm512_and_si512(u, _mm512_set1_epi32(255)));
+    const __m512i more = _mm512_srli_epi32(_mm512_add_epi32(part, _mm512_set1_epi32(128)), 8);
+    const __m512i v = _mm512_add_epi32(_mm512_and_si512(both, _mm512_set1_epi32(0xffff)), more);
+    const __mmask16 below = _mm512_movepi32_mask(x);
+    _mm512_mask_storeu_epi32(g + i, here, _mm512_mask_sub_epi32(v, below, one, v));
+  }
+}
+
 }  // namespace
 
 const Kernels* avx512vnni() {
   static const Kernels kernels{false,        product,   transpose, table,            add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows,
-                               multiply_rows, lstm_cell, gru_cell};
+                               multiply_rows, lstm_cell<sigmoids>, gru_cell<sigmoids>};
   return &kernels;
 }
 

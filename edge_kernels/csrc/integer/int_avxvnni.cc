@@ -63,7 +63,8 @@ void product(const Job& job) {
 const Kernels* avxvnni() {
   static const Kernels kernels{false,        product,   scalar()->transpose, table_rows,       add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows,
-                               multiply_rows, lstm_cell, gru_cell};
+                               multiply_rows, lstm_cell<sigmoid_rows>,
+                               gru_cell<sigmoid_rows>};
   return &kernels;
 }
 

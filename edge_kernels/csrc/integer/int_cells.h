@@ -13,14 +13,24 @@ inline int32_t clamped(int64_t x, int64_t most) {
   return int32_t(x < -most ? -most : x > most ? most : x);
 }
 
-inline int32_t sigmoid(int32_t g, const int32_t* table) {
-  const int32_t size = g < 0 ? -g : g, u = size < 65535 ? size : 65535;
-  const int32_t i = u >> 8, f = u & 255;
-  const int32_t v = table[i] + (((table[i + 1] - table[i]) * f + 128) >> 8);
-  return g >= 0 ? v : kOne - v;
+// Of each number in units of 2^-12, in place, in units of 2^-15.
+[[maybe_unused]] void sigmoid_rows(int32_t* g, int64_t n, const uint32_t* table) {
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t size = g[i] < 0 ? -g[i] : g[i], u = size < 65535 ? size : 65535;
+    const uint32_t both = table[u >> 8];
+    const auto v = int32_t((both & 0xffff) + (((both >> 16) * uint32_t(u & 255) + 128) >> 8));
+    g[i] = g[i] >= 0 ? v : kOne - v;
+  }
 }
 
-inline int32_t tangent(int32_t g, const int32_t* table) { return 2 * sigmoid(2 * g, table) - kOne; }
+using Sigmoids = void (*)(int32_t* g, int64_t n, const uint32_t* table);
+
+template <Sigmoids sigmoids>
+void tangents(int32_t* g, int64_t n, const uint32_t* table) {
+  for (int64_t i = 0; i < n; ++i) g[i] *= 2;
+  sigmoids(g, n, table);
+  for (int64_t i = 0; i < n; ++i) g[i] = 2 * g[i] - kOne;
+}
 
 // Gates begin to end, of what is read, of the state, or of both.
 template <bool kRead, bool kState>
@@ -40,42 +50,51 @@ void gate_rows(const Cell& cell, int64_t begin, int64_t end, int32_t* gates) {
   });
 }
 
+inline Rounding state_rounding(const Cell& cell) {
+  return rounding(cell.scale.shift, Target{nullptr, false, cell.zero, 0});
+}
+
+template <Sigmoids sigmoids>
 void lstm_cell(const Cell& cell) {
   const int64_t n = cell.width;
   int32_t* gates = cell.gates;
   gate_rows<true, true>(cell, 0, 4 * n, gates);
-  const int32_t* table = cell.logistic;
-  for (int64_t i = 0; i < 3 * n; ++i) gates[i] = sigmoid(gates[i], table);
-  for (int64_t i = 3 * n; i < 4 * n; ++i) gates[i] = tangent(gates[i], table);
-  const int32_t *in = gates, *out = gates + n, *forget = gates + 2 * n, *fresh = gates + 3 * n;
-  int32_t* states = cell.states;
+  sigmoids(gates, 3 * n, cell.logistic);
+  tangents<sigmoids>(gates + 3 * n, n, cell.logistic);
+  const int32_t *in = gates, *out = gates + n, *forget = gates + 2 * n;
+  int32_t *fresh = gates + 3 * n, *states = cell.states;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t moved = int64_t(forget[i]) * states[i] + in[i] * fresh[i];
     states[i] = clamped(shifted(moved + kOne / 2, kStateBits), kMostCell);
+    fresh[i] = (states[i] + 2) >> 2;  // twice it, in units of 2^-12
   }
-  const Rounding by = rounding(cell.scale.shift, Target{nullptr, false, cell.zero, 0});
+  sigmoids(fresh, n, cell.logistic);
+  const Rounding by = state_rounding(cell);
   const auto m = int32_t(cell.scale.m);
   for (int64_t i = 0; i < n; ++i) {
-    const int32_t made = out[i] * (2 * sigmoid((states[i] + 2) >> 2, table) - kOne);
-    cell.y[i] = by.template to<uint8_t>(int64_t(made) * m);
+    cell.y[i] = by.template to<uint8_t>(int64_t(out[i] * (2 * fresh[i] - kOne)) * m);
   }
 }
 
+template <Sigmoids sigmoids>
 void gru_cell(const Cell& cell) {
   const int64_t n = cell.width;
   int32_t *gates = cell.gates, *states = cell.states;
   gate_rows<true, true>(cell, 0, 2 * n, gates);
   gate_rows<true, false>(cell, 2 * n, 3 * n, gates);
   gate_rows<false, true>(cell, 2 * n, 3 * n, gates + n);
-  const int32_t* table = cell.logistic;
-  const int32_t *kept = gates, *reset = gates + n, *read = gates + 2 * n, *held = gates + 3 * n;
-  for (int64_t i = 0; i < 2 * n; ++i) gates[i] = sigmoid(gates[i], table);
-  const Rounding by = rounding(cell.scale.shift, Target{nullptr, false, cell.zero, 0});
-  const auto m = int32_t(cell.scale.m);
+  sigmoids(gates, 2 * n, cell.logistic);
+  const int32_t *kept = gates, *reset = gates + n, *held = gates + 3 * n;
+  int32_t* fresh = gates + 2 * n;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t of_state = shifted(int64_t(reset[i]) * held[i] + kOne / 2, kStateBits);
-    const int32_t fresh = tangent(clamped(read[i] + of_state, kMostGate), table);
-    const int64_t moved = int64_t(kept[i]) * states[i] + int64_t(kOne - kept[i]) * fresh;
+    fresh[i] = clamped(fresh[i] + of_state, kMostGate);
+  }
+  tangents<sigmoids>(fresh, n, cell.logistic);
+  const Rounding by = state_rounding(cell);
+  const auto m = int32_t(cell.scale.m);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t moved = int64_t(kept[i]) * states[i] + int64_t(kOne - kept[i]) * fresh[i];
     states[i] = clamped(shifted(moved + kOne / 2, kStateBits), kMostCell);
     cell.y[i] = by.template to<uint8_t>(int64_t(states[i]) * m);
   }

@@ -88,7 +88,7 @@ struct Cell {
   const int32_t *sums, *m;  // [gates][width]: of the last state, and by what they are multiplied
   int64_t m_x;              // by what x is
   int shift;                // of both
-  const int32_t* logistic;  // [257]
+  const uint32_t* logistic;  // [256]: an entry, and 2^16 times what the next one has more
   Scale scale;              // from states to y
   int64_t width;
   int32_t* gates;           // [gates + 1][width], written

@@ -6,7 +6,8 @@ const Kernels* neon_dot() {
   static const Kernels kernels{false, product<true, 4>, scalar()->transpose, table_rows,
                                add_rows,          rescale_rows,        norm_rows,
                                exponential_rows,  weighted_rows,
-                               multiply_rows, lstm_cell, gru_cell};
+                               multiply_rows, lstm_cell<sigmoid_rows>,
+                               gru_cell<sigmoid_rows>};
   return &kernels;
 }
 

@@ -44,7 +44,7 @@
 // of the largest, -1; over a free axis m and s are those of one number. m_x, m_y: 0 .. 2^30. Of affine, m: int32 [C], |m| <= 2^30; t: int64 [C],
 // |t| <= 2^61; of norms likewise, over the last axis, of at most 2^14. Of tables, t: int32 [256];
 // of constants [c * l] or [c], each within the levels. Of multiply, m: 0 .. 2^30.
-// Of lstm and gru, ways: 1 forward, 2 reverse, 3 both; t: int32 [257], 0 .. 2^15; w: int8 [4 n][n]
+// Of lstm and gru, ways: 1 forward, 2 reverse, 3 both; t: int32 [257], 0 .. 2^15, not falling; w: int8 [4 n][n]
 // or [3 n][n], b: int32 and m_s: int32 [4 n] or [3 n], of these 0 .. 2^30, as of m; m_h: 0 .. 2^31
 // - 1; the result has 8 bits.
 // Of rescale and attention, m: 0 .. 2^31 - 1; shift_v: 1 .. 40. Sums must fit int32 whatever the input. L' = (L + pads - dilation * (kernel - 1) -

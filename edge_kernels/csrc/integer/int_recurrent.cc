@@ -18,12 +18,12 @@ std::string Recurrence::prepare(const Kernels& kernels, const Instruction& i,
                                 const int32_t* logistic, const std::vector<WayConstants>& ways) {
   kernels_ = &kernels;
   instruction_ = i;
-  logistic_ = logistic;
   for (int64_t at = 0; at < kEntries; ++at) {
-    if (logistic[at] < 0 || logistic[at] > kOne) {
+    if (logistic[at] < (at ? logistic[at - 1] : 0) || logistic[at] > kOne) {
       return "entry " + std::to_string(at) + " of its table is " + std::to_string(logistic[at]) +
-             "; 0 to 32768 are possible";
+             "; 0 to 32768 are possible, and none below the one before";
     }
+    if (at) logistic_.push_back(uint32_t((logistic[at] - logistic[at - 1]) << 16 | logistic[at - 1]));
   }
   for (size_t number = 0; number < ways.size(); ++number) {
     const WayConstants& way = ways[number];
@@ -99,7 +99,7 @@ void Recurrence::run_way(size_t number, const Value& x_value, const uint8_t* x, 
     way.product.run(h, last, true, sums, room, sums_of);
     Source at = source(x_value, x + size_t(t) * row + own);
     uint8_t* to = y + size_t(t * stride) + number * size_t(width);
-    const Cell cell{at,  sums_of, way.m, i.m_x, int(i.shift), logistic_, {i.m_y, int(i.shift_y)},
+    const Cell cell{at,  sums_of, way.m, i.m_x, int(i.shift), logistic_.data(), {i.m_y, int(i.shift_y)},
                     width, gates, states, int32_t(i.zero), to};
     (i.op == Op::kGru ? kernels_->gru : kernels_->lstm)(cell);
     last = to;

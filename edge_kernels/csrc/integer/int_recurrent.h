@@ -42,7 +42,7 @@ class Recurrence {
 
   const Kernels* kernels_ = nullptr;
   Instruction instruction_{};
-  const int32_t* logistic_ = nullptr;
+  std::vector<uint32_t> logistic_;  // as Cell has it
   std::vector<Way> ways_;
 };
 

@@ -49,7 +49,8 @@ void transpose(const uint8_t* x, int64_t d0, int64_t d1, uint8_t* y) {
 const Kernels* scalar() {
   static const Kernels kernels{false,        product,   transpose, table_rows,       add_rows,
                                rescale_rows, norm_rows, exponential_rows, weighted_rows,
-                               multiply_rows, lstm_cell, gru_cell};
+                               multiply_rows, lstm_cell<sigmoid_rows>,
+                               gru_cell<sigmoid_rows>};
   return &kernels;
 }
 

@@ -1,5 +1,6 @@
 // Mutated programs and constants of IntSequential: each is refused or runs, under sanitizers
 // touches nothing else, and gives the same bits on every instruction set of this CPU.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -178,6 +179,7 @@ Case recurrent(int64_t result) {
                  int8s(20 * 5), int32s(20, -999, 999), rows(20),                   // 8 .. 10
                  int8s(21 * 10), int32s(21, -999, 999), m(21), int32s(21, 37, 39),  // 11 .. 14
                  int8s(21 * 7), int32s(21, -999, 999), rows(21)};                  // 15 .. 17
+  std::sort(c.constants[4].int32s.begin(), c.constants[4].int32s.end());
   c.code = {1, 90,
             1, 0, 0, 1, 2, 3, kWide + 30000, 0, 40,                                // linear
             18, 1, 5, 3, 4, kUnit / 3, 30, kUnit, 53, 120, 5, 6, 7, 8, 9, 10,      // (L, 10)

@@ -1,8 +1,9 @@
-"""A study of popular networks, trained on WISDM's watch: what integers cost them.
+"""A study of popular networks, trained on WISDM's watch: what integers cost them, and their speed.
 
-pytest -m study -s tests/edge_kernels/quantize/test_popular.py
+pytest -m study -s tests/edge_kernels/quantize/test_popular.py            # -k cost, -k fast: one
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from edge_kernels import session
-from edge_kernels.quantize import quantize, to_edge
+from edge_kernels.bench.sessions import our_session, plain_session
+from edge_kernels.bench.timing import FULL, take_turns, turn_of
+from edge_kernels.quantize import quantize, to_edge, to_qdq
 from tests.edge_kernels.quantize.gated import Cbam, Eca, Glu, Residual, exported
 from tests.edge_kernels.quantize.test_transformers import difference, run
 
@@ -180,3 +183,23 @@ def test_what_integers_cost(name: str, windows: Any) -> None:
         row += [" / ".join(cell[i] for cell in cells) for i in (0, 1)]
     row.append(" / ".join(f"{cell[2]:.3f}" for cell in cells))
     print(f"\n| {' | '.join(row)} |")  # noqa: T201
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("name", NETS)
+def test_how_fast(name: str) -> None:
+    """One window a call, one thread, in turns; weights are random, which costs as much."""
+    torch.manual_seed(0)
+    model = exported(NETS[name]().eval(), SHAPE)
+    x = np.random.default_rng(0).standard_normal((64, *SHAPE)).astype(np.float32)
+    made = quantize(model, x, quantizer="rtn")
+    forms = {"float": model, "plain": to_qdq(made)}
+    sessions: dict[str, Any] = {
+        each: plain_session(whole.SerializeToString(), 1) for each, whole in forms.items()
+    }
+    sessions["ours"] = our_session(to_edge(made).SerializeToString(), 1)
+    feed = {"x": x[:1]}
+    turns = {each: turn_of(partial(held.run, None, feed)) for each, held in sessions.items()}
+    took = {each: timing.median for each, timing in take_turns(turns, FULL).items()}
+    ratios = [f"{took[each] / took['ours']:.1f}" for each in forms]
+    print(f"\n| {name} | {took['ours']:.0f} | {' | '.join(ratios)} |")  # noqa: T201
