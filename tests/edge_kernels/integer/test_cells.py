@@ -34,14 +34,15 @@ def rounded(weight):
     return np.rint(weight / scale[:, None]), scale
 
 
-def of_torch(gru, ways, length=30, inputs=5, width=16):
-    """A layer of torch's in integers, of its gates' sums in 16 bits; and its function of them."""
+def of_torch(gru, ways, bits=16, length=30, inputs=5, width=16):
+    """A layer of torch's in integers, of its gates' sums in so many bits; and what torch makes."""
     torch.manual_seed(len(ways))
     kind = torch.nn.GRU if gru else torch.nn.LSTM
     layer = kind(inputs, width, batch_first=True, bidirectional=True).double()
     for each in layer.parameters():
         each.data *= 2
-    h, unit = Levels(1 / 128, 128), 8 / 32768
+    half = 1 << (bits - 1)
+    h, unit = Levels(1 / 128, 128), 8 / half
     directions, owns = [], []
     for reverse in ways:
         end = "_l0_reverse" if reverse else "_l0"
@@ -57,7 +58,7 @@ def of_torch(gru, ways, length=30, inputs=5, width=16):
         directions.append(Direction(weight.astype(np.int8), bias, scale, reverse))
         owns.append((w, b))
     rows = (3 if gru else 4) * width * len(ways)
-    net = IntNet([(length, rows), (length, width * len(ways))], [Levels(unit, 32768, 16), h])
+    net = IntNet([(length, rows), (length, width * len(ways))], [Levels(unit, half, bits), h])
     net.steps, net.output = [Recurrent(0, gru, tuple(directions))], 1
     x = np.random.default_rng(0).normal(size=(4, length, inputs))
     sums = np.concatenate([x @ w.T + b for w, b in owns], -1)
@@ -65,15 +66,23 @@ def of_torch(gru, ways, length=30, inputs=5, width=16):
         both = layer(torch.from_numpy(x))[0].numpy()
     halves = np.split(both, 2, -1)
     right = np.concatenate([halves[int(reverse)] for reverse in ways], -1)
-    return net, np.clip(np.rint(sums / unit) + 32768, 0, 65535).astype(np.uint16), right
+    x = np.clip(np.rint(sums / unit) + half, 0, 2 * half - 1)
+    return net, x.astype(np.uint16 if bits == 16 else np.uint8), right
+
+
+def apart(q, right):
+    """Relative RMS error of states."""
+    got = (q.astype(float) - 128) / 128
+    return np.sqrt(((got - right) ** 2).mean() / (right**2).mean())
 
 
 @pytest.mark.parametrize("gru", [False, True], ids=["lstm", "gru"])
 @pytest.mark.parametrize("ways", WAYS, ids=["forward", "reverse", "both"])
 def test_as_torch_has_them(gru, ways):
     net, x, right = of_torch(gru, ways)
-    got = (oracle.run(net, x).astype(float) - 128) / 128
-    assert np.sqrt(((got - right) ** 2).mean() / (right**2).mean()) < 0.015
+    error = apart(oracle.run(net, x), right)
+    assert error < 0.015
+    assert 2 * error < apart(oracle.run(*of_torch(gru, ways, bits=8)[:2]), right)  # worth 16 bits
     assert (opened(model_of(net)).run(None, {"x": x})[0] == oracle.run(net, x)).all()
 
 

@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from client.bundle.checks import LIMITS
 from edge_kernels.integer.net import FREE, Product
 from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.quantize import calibrate, evaluate
@@ -114,6 +115,13 @@ def test_plain_onnx_needs_no_16_bits_and_no_layer_twice():
     held = sum(len(each.raw_data) for each in whole.graph.initializer)
     floats = sum(numpy_helper.to_array(t).nbytes for t in model("deepconvlstm").graph.initializer)
     assert held < floats / 2
+
+
+def test_bundles_take_both_exports():
+    made = quantize(model("ends of lstms"), windows(64, 1), quantizer="rtn")
+    for export in (to_qdq, to_edge):
+        kinds = {node.op_type for node in export(made).graph.node}
+        assert kinds <= LIMITS.operators["ai.onnx"] | LIMITS.operators["flwr.edge"]
 
 
 def test_a_layer_at_any_length():
