@@ -1,6 +1,7 @@
 """LSTM and GRU, from torch's module to operator; and what is refused by name."""
 
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,8 @@ from client.bundle.checks import LIMITS
 from edge_kernels.integer.net import FREE, Product
 from edge_kernels.integer.recurrent import Recurrent
 from edge_kernels.quantize import calibrate, evaluate
-from edge_kernels.quantize.integer_rounding import integers
+from edge_kernels.quantize.floats import FloatNet
+from edge_kernels.quantize.integer_rounding import integers, states_rounded
 from edge_kernels.quantize.learner import Learner
 from edge_kernels.quantize.quantizer import inputs, quantize, to_edge, to_lookup, to_qdq
 from edge_kernels.quantize.reader import read
@@ -101,6 +103,22 @@ def test_the_learner_computes_what_the_integers_do(name):
     assert difference(found, integer_output(integers(learner.choice()), x)) < 0.01
 
 
+def test_the_learner_has_the_codes_of_states():
+    """A state of the learner's, of the sums that it has itself, is that of the codes' weights."""
+    split = read(model("time first, gru"))
+    net, x = split.net, inputs(split, windows(64))
+    learner = Learner(net, calibrate.ranges(net, x), 8)
+    ways = integers(learner.choice()).steps[1].directions
+    coded = [way.hidden_weight * way.hidden_scale[:, None] for way in ways]
+    step = states_rounded(net).steps[1]
+    np.testing.assert_allclose([way.hidden_weight for way in step.directions], coded, rtol=1e-12)
+    with torch.no_grad():
+        found = learner.values(torch.from_numpy(x), cut=False, levelled=False)
+    alone = FloatNet(net.shapes[1:3], [replace(step, x=0)], ["states"], 1)
+    sums = found[1].numpy().astype(np.float64)
+    np.testing.assert_allclose(found[2].numpy(), evaluate.run(alone, sums), atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["deepconvlstm", "time first, gru", "between"])
 def test_devices_count_the_same_ranges(name):
     check_counts(model(name), windows(5))
@@ -186,6 +204,8 @@ def altered(kind="LSTM", inputs=(), outputs=("all",), linear_before_reset=1, **g
         "f": random.standard_normal((4, 5)),
     }
     tensors = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in held.items()]
+    for name, number in {"two": 2, "four": 4}.items():
+        tensors.append(numpy_helper.from_array(np.array([number]), name))
     tensors.append(numpy_helper.from_array(np.array([0]), "first"))
     tensors.append(numpy_helper.from_array(np.array([1]), "second"))
     tensors.append(numpy_helper.from_array(np.array([SHAPE[1]], np.int32), "lengths"))
@@ -195,6 +215,8 @@ def altered(kind="LSTM", inputs=(), outputs=("all",), linear_before_reset=1, **g
     nodes = [
         make("MatMul", ["x", "e"], ["embedded"]),
         make("Transpose", ["embedded"], ["turned"], perm=[1, 0, 2]),
+        make("Slice", ["turned", "first", "second", "first"], ["position"]),
+        make("Slice", ["position", "first", "four", "two"], ["made"]),  # of what is read
         make(kind, ["turned", "w", "r", *read_more], ends, name="odd", hidden_size=4, **given),
     ]
     if ends[0]:
@@ -231,6 +253,7 @@ def test_the_usual_one_is_read():
         ({"input_forget": 1}, "it has input_forget = 1"),
         ({"inputs": ["", "lengths"]}, "it has lengths of sequences"),
         ({"inputs": ["", "", "ones"]}, "its initial state 'ones' is not 0"),
+        ({"inputs": ["", "", "made"]}, "its initial state 'made' is not 0"),
         ({"inputs": ["", "", "", "ones"]}, "its initial cell state 'ones' is not 0"),
         ({"inputs": ["", "", "", "", "p"]}, "it has peepholes"),
         ({"outputs": ["", "", "cell"]}, "its last cell state is read"),
