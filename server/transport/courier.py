@@ -112,7 +112,7 @@ class Courier:
     def start(self) -> None:
         """Connect; answers that were on their way when the server ended go on."""
         with self.changed:
-            self._ledger.all_offline()
+            self._expect_nobody()
             self._resume(self._open())
         for kind in LISTENS:
             self._link.subscribe(every(kind))
@@ -126,6 +126,10 @@ class Courier:
     def wait_connected(self, timeout: float) -> bool:
         """Wait for a connection; whether there is one."""
         return self._link.wait_connected(timeout)
+
+    def hears(self, device: str) -> bool:
+        """Whether a device has stated, since the last connection, that it is online."""
+        return device in self._online
 
     def put(self, data: bytes) -> ObjectRef:
         """Keep an object of a task that is to be published, where need be in place of others."""
@@ -188,10 +192,13 @@ class Courier:
     def _connected(self) -> None:
         with self.changed:
             self._tell("connected to the broker")
-            self._online.clear()
-            self._ledger.all_offline()  # the retained states that now come say who there is
+            self._expect_nobody()  # the retained states that now come say who there is
             fresh = [task for task in self._open() if task.state == "queued"]
             self.publish(fresh)
+
+    def _expect_nobody(self) -> None:
+        """Take nobody for online; the ledger keeps what others on it have heard."""
+        self._online.clear()
 
     def _lost(self, reason: str) -> None:
         self._tell(f"connection to the broker lost: {reason}")
