@@ -1,6 +1,7 @@
 """Checks of the database, the audit log, the signing key, and of what rows name and say."""
 
 import contextlib
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,17 +129,21 @@ def signing(it: Deployment) -> Iterator[Finding]:
 def files(it: Deployment) -> Iterator[Finding]:
     """Bundles, and objects of tasks under way, are there in full length."""
     with it.read() as db:
-        bundles = [(row.id, row.bytes) for row in db.scalars(select(Bundle))]
+        bundles = list(db.scalars(select(Bundle.id)))
         tasks = list(db.scalars(select(TaskRow).where(TaskRow.state.in_(OPEN))))
-    named = {(it.folder.bundles / f"{sha}.flwb", size) for sha, size in bundles}
-    yield _there("bundles", named, "publish them again (flwr-fleet bundle publish)")
+    named = {it.folder.bundles / f"{sha}.flwb": sha for sha in bundles}
+    spoilt = [str(path) for path, sha in named.items() if _hash(path) != sha]
+    again = "publish them again: flwr-fleet bundle publish puts back what is spoilt"
+    yield _there("bundles", len(named), spoilt, "gone or spoilt", again)
     trained, rolled_out = it.folder.federation_objects, it.folder.objects
     asked = {
         ((rolled_out if of_rollout(row) else trained) / ref.sha256, ref.bytes)
         for row in tasks
         for ref in row.asked
     }
-    yield _there("objects", asked, "their tasks will fail; abort and begin again what sent them")
+    short = [str(path) for path, size in asked if _size(path) != size]
+    advice = "their tasks will fail; abort and begin again what sent them"
+    yield _there("objects", len(asked), short, "missing or of another length", advice)
 
 
 def expired(it: Deployment) -> Iterator[Finding]:
@@ -153,12 +158,17 @@ def expired(it: Deployment) -> Iterator[Finding]:
         yield ok(name, "none of an accepted device has expired")
 
 
-def _there(name: str, named: set[tuple[Path, int]], advice: str) -> Finding:
-    lost = sorted(str(path) for path, size in named if _size(path) != size)
+def _there(name: str, count: int, lost: list[str], how: str, advice: str) -> Finding:
     if lost:
-        seen = f"{len(lost)} of {len(named)} missing or of another length: {_some(lost, ', ')}"
+        seen = f"{len(lost)} of {count} {how}: {_some(sorted(lost), ', ')}"
         return fault(name, seen, advice)
-    return ok(name, f"{len(named)}, all there")
+    return ok(name, f"{count}, all there")
+
+
+def _hash(path: Path) -> str | None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def _size(path: Path) -> int | None:
