@@ -225,14 +225,17 @@ class Courier:
             if self._uploads.awaits(said.sha) or not self._others_await(device, said.sha):
                 self._uploads.take(device, said)
         elif isinstance(said.body, State):
-            self._state(device, said.body)
+            self._state(device, said.body, retained=message.retain)
         elif isinstance(said.body, Want):
             self._serve(device, said, said.body)
         else:
             self._about_task(device, said)
 
-    def _state(self, device: str, state: State) -> None:
-        self._ledger.set_state(device, state.model_dump(mode="json"), self._clock())
+    def _state(self, device: str, state: State, *, retained: bool) -> None:
+        # That one is off, as the broker kept it, was so before: it is no sign of life now.
+        here = state.online or not retained
+        at = self._clock() if here else None
+        self._ledger.set_state(device, state.model_dump(mode="json"), at)
         self.changed.notify_all()
         if not state.online:
             self._online.discard(device)

@@ -4,6 +4,7 @@ import pytest
 
 from schemas.memory_link import MemoryBroker, MemoryLink
 from schemas.objects import ObjectStore
+from server.fleet.listing import device_rows
 from server.transport.ledger import Ledger
 from server.transport.mqtt_grid import MqttGrid
 
@@ -41,3 +42,21 @@ def test_a_server_that_reaches_no_broker_hides_no_device_from_who_trains(fleet, 
         world.broker = there
         assert len(grid.get_node_ids()) == 10
     ledger.close()
+
+
+def test_a_device_that_is_off_is_seen_no_later_because_the_server_starts_again(fleet):
+    world = fleet()
+
+    def seen():
+        with world.registry.read() as db:
+            return {row["device"]: (row["online"], row["seen"]) for row in device_rows(db)}
+
+    world.off("a")
+    before = seen()
+    world.kill()
+    world.clock.now += 86_400
+    world.start()
+    after = seen()
+    assert (before["a"], before["b"][0]) == ((False, before["a"][1]), True)
+    assert after["a"] == before["a"]
+    assert after["b"][1] > before["b"][1]
