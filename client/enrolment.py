@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from client.identity import Identity, Pending
 from schemas.base import ConfigError
+from schemas.distrust import distrusted
 from schemas.enrolment import (
     CA_PATH,
     ENROL_PATH,
@@ -226,9 +227,7 @@ def _exchange(
         response = connection.getresponse()
         answer = response.read(MAX_REPLY + 1)
     except ssl.SSLCertVerificationError as error:
-        hint = "is this device's clock right?" if "valid" in error.verify_message else ""
-        reason = f"{server}: its certificate is not good: {error.verify_message}. {hint}"
-        raise EnrolmentError(reason.strip()) from None
+        raise EnrolmentError(f"{server}: {distrusted(error)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise EnrolmentError(f"{server}: {_said(error)}", "unreachable") from None
     finally:

@@ -148,6 +148,7 @@ class FleetFolder:
         self.objects = self.root / "objects"  # what devices pull and send, of roll-outs
         self.federation_objects = self.objects / "federation"  # of who trains
         self.anchor = self.root / "audit.anchor"  # heads of the audit log
+        self.hearing = self.root / ".hearing"  # how serve's connection to the broker stands
 
     def config(self) -> FleetConfig:
         """Read and check the file.

@@ -5,6 +5,7 @@ import math
 import random
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from schemas.address import host_port
+from schemas.distrust import distrusted
 from schemas.link_base import (
     MAX_WAITING,
     Link,
@@ -212,6 +214,9 @@ class PahoLink:
             while self._client.socket() is not None and not self._ending():
                 self._turn(1.0)
             self._say_goodbye()
+        except ssl.SSLCertVerificationError as error:
+            own = expired(self._tls.certificate) if self._tls is not None else ""
+            self._reason = "; ".join(filter(None, (distrusted(error), own)))
         except OSError as error:
             self._reason = str(error)
         except Exception as error:  # noqa: BLE001 - whatever the broker sent, the link comes back

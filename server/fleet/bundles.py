@@ -7,9 +7,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from schemas.base import ConfigError
@@ -28,12 +28,30 @@ from schemas.incoming import sync_folder
 from schemas.signing import public_hex, sign
 from server.fleet.errors import Refusal
 from server.fleet.listing import when
-from server.fleet.registry import Bundle, Device, Registry, Rollout
+from server.fleet.registry import Bundle, Device, Registry
+from server.fleet.rolled_out import rolled_out
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _LONGEST: Final = 300.0  # seconds for a verification
+
+
+class Published(NamedTuple):
+    """What ``publish`` did.
+
+    Attributes
+    ----------
+    sha256 : str
+    new : bool
+        False where it was published before.
+    mended : bool
+        Whether its file was put back, which was gone or changed.
+    """
+
+    sha256: str
+    new: bool
+    mended: bool
 
 
 class BundleFiles:
@@ -69,6 +87,14 @@ class BundleFiles:
             raise Refusal(f"{self.path(sha)}: gone, or changed on the disk; publish it again")
         return data
 
+    def whole(self, sha: str) -> bool:
+        """Whether a bundle's file is there, and what it was."""
+        try:
+            with self.path(sha).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha
+        except FileNotFoundError:
+            return False
+
     def keep(self, data: bytes) -> str:
         """Keep a bundle, whole or not at all; its hash."""
         sha = hashlib.sha256(data).hexdigest()
@@ -94,8 +120,8 @@ def publish(
     name: str | None = None,
     device: str | None = None,
     note: str = "",
-) -> tuple[str, bool]:
-    """Publish a bundle.
+) -> Published:
+    """Publish a bundle; of one that was published before only its file may be put back.
 
     Parameters
     ----------
@@ -115,12 +141,6 @@ def publish(
         Whose own it is; it is rolled out to nobody else.
     note : str
 
-    Returns
-    -------
-    sha256 : str
-    new : bool
-        False where it was published before: nothing changed.
-
     Raises
     ------
     ConfigError
@@ -137,7 +157,10 @@ def publish(
     sha = str(said["sha256"])
     with registry.write(actor) as tx:
         if tx.db.get(Bundle, sha) is not None:
-            return sha, False
+            if mended := not files.whole(sha):
+                files.keep(data)
+                tx.audit("bundle.mend", sha)
+            return Published(sha, new=False, mended=mended)
         if device is not None and tx.db.get(Device, device) is None:
             raise Refusal(f"no device {device}; see flwr-fleet device list")
         called = name or manifest["name"] or path.stem
@@ -159,15 +182,14 @@ def publish(
         files.keep(data)
         tx.db.add(row)
         tx.audit("bundle.publish", sha, name=row.name, version=row.version, device=device)
-        return sha, True
+        return Published(sha, new=True, mended=False)
 
 
 def listed(db: Session) -> list[dict[str, Any]]:
     """All that were published, the newest first."""
-    counted = select(Rollout.bundle, func.count()).group_by(Rollout.bundle)
-    rollouts = {bundle: count for bundle, count in db.execute(counted)}  # noqa: C416 - typed rows
+    rollouts = rolled_out(db)
     rows = db.scalars(select(Bundle).order_by(Bundle.published.desc()))
-    return [shown(row) | {"rollouts": rollouts.get(row.id, 0)} for row in rows]
+    return [shown(row) | {"rollouts": len(rollouts.get(row.id, ()))} for row in rows]
 
 
 def shown(row: Bundle) -> dict[str, Any]:

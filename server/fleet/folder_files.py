@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-# Locks, and what is on its way: of a backup, secret.write, ObjectStore, Incoming, BundleFiles.
+# Locks, serve's note, and what is on its way: of a backup, secret.write, ObjectStore, Incoming,
+# BundleFiles.
 _PASSING: Final = re.compile(
-    r"\.(.+\.)?lock|\..+\.part|\..+\.[0-9a-f]{8}|new-[0-9a-f]{64}|[0-9a-f]{64}\.(part|map)|tmp[a-z0-9_]{8}"
+    r"\.(.+\.)?lock|\.hearing|\..+\.part|\..+\.[0-9a-f]{8}|new-[0-9a-f]{64}|[0-9a-f]{64}\.(part|map)|tmp[a-z0-9_]{8}"
 )
 
 

@@ -89,11 +89,11 @@ class FleetGrid(MqttGrid):
 
     def get_node_ids(self) -> list[int]:
         """Nodes that are enrolled, online and not quarantined, ascending."""
-        held = self._verdicts.held
+        held, hears = self._verdicts.held, self._courier.hears
         return [
             device.node
             for device in self._ledger.devices()
-            if device.online and device.id not in held
+            if hears(device.id) and device.id not in held
         ]
 
     def find(self, names: Collection[str], timeout: float) -> dict[str, int]:
@@ -109,7 +109,7 @@ class FleetGrid(MqttGrid):
 
         def there() -> dict[str, int]:
             rows = [row for row in self._ledger.devices() if not names or row.id in names]
-            return {row.id: row.node for row in rows if row.online}
+            return {row.id: row.node for row in rows if self._courier.hears(row.id)}
 
         with self._courier.changed:
             self._courier.changed.wait_for(lambda: names and len(there()) >= len(names), timeout)

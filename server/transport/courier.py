@@ -112,7 +112,7 @@ class Courier:
     def start(self) -> None:
         """Connect; answers that were on their way when the server ended go on."""
         with self.changed:
-            self._ledger.all_offline()
+            self._expect_nobody()
             self._resume(self._open())
         for kind in LISTENS:
             self._link.subscribe(every(kind))
@@ -126,6 +126,10 @@ class Courier:
     def wait_connected(self, timeout: float) -> bool:
         """Wait for a connection; whether there is one."""
         return self._link.wait_connected(timeout)
+
+    def hears(self, device: str) -> bool:
+        """Whether a device has stated, since the last connection, that it is online."""
+        return device in self._online
 
     def put(self, data: bytes) -> ObjectRef:
         """Keep an object of a task that is to be published, where need be in place of others."""
@@ -188,10 +192,13 @@ class Courier:
     def _connected(self) -> None:
         with self.changed:
             self._tell("connected to the broker")
-            self._online.clear()
-            self._ledger.all_offline()  # the retained states that now come say who there is
+            self._expect_nobody()  # the retained states that now come say who there is
             fresh = [task for task in self._open() if task.state == "queued"]
             self.publish(fresh)
+
+    def _expect_nobody(self) -> None:
+        """Take nobody for online; the ledger keeps what others on it have heard."""
+        self._online.clear()
 
     def _lost(self, reason: str) -> None:
         self._tell(f"connection to the broker lost: {reason}")
@@ -218,14 +225,17 @@ class Courier:
             if self._uploads.awaits(said.sha) or not self._others_await(device, said.sha):
                 self._uploads.take(device, said)
         elif isinstance(said.body, State):
-            self._state(device, said.body)
+            self._state(device, said.body, retained=message.retain)
         elif isinstance(said.body, Want):
             self._serve(device, said, said.body)
         else:
             self._about_task(device, said)
 
-    def _state(self, device: str, state: State) -> None:
-        self._ledger.set_state(device, state.model_dump(mode="json"), self._clock())
+    def _state(self, device: str, state: State, *, retained: bool) -> None:
+        # That one is off, as the broker kept it, was so before: it is no sign of life now.
+        here = state.online or not retained
+        at = self._clock() if here else None
+        self._ledger.set_state(device, state.model_dump(mode="json"), at)
         self.changed.notify_all()
         if not state.online:
             self._online.discard(device)

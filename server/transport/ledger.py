@@ -99,11 +99,22 @@ class Ledger:
         with self._begin() as db:
             return db.get(DeviceRow, device) is not None
 
-    def set_state(self, device: str, state: dict[str, Any], now: float) -> None:
-        """Note what an enrolled device states of itself; ``online`` is of it."""
+    def set_state(self, device: str, state: dict[str, Any], seen: float | None) -> None:
+        """Note what an enrolled device states of itself; ``online`` is of it.
+
+        Parameters
+        ----------
+        device : str
+        state : dict
+        seen : float or None
+            Unix time; None where it says nothing of when the device was there.
+        """
+        values: dict[str, Any] = {"state": state, "online": bool(state["online"])}
+        if seen is not None:
+            values["seen"] = seen
         with self._begin() as db:
             rows = update(DeviceRow).where(DeviceRow.id == device, DeviceRow.enrolled)
-            db.execute(rows.values(state=state, online=bool(state["online"]), seen=now))
+            db.execute(rows.values(**values))
 
     def all_offline(self) -> None:
         """Believe of no device that it is online, until it states so."""

@@ -158,7 +158,8 @@ class MqttGrid(OwnGrid):
 
     def get_node_ids(self) -> list[int]:
         """Nodes that are enrolled and online, ascending."""
-        return [device.node for device in self._ledger.devices() if device.online]
+        hears = self._courier.hears
+        return [device.node for device in self._ledger.devices() if hears(device.id)]
 
     def wait_for(self, count: int, timeout: float) -> list[int]:
         """Wait until that many nodes are online; those that are, also where they are fewer."""

@@ -511,6 +511,27 @@ def test_a_certificate_that_has_expired_is_said_to_have(tmp_path):
         stage.close()
 
 
+@pytest.mark.parametrize("days", [30, -1])
+def test_a_broker_of_another_authority_says_what_to_ask_for(tmp_path, days):
+    """As one whose authority was rolled over while the device was off."""
+    (tmp_path / "old").mkdir()
+    files, old = certificates(tmp_path), certificates(tmp_path / "old", days=days)
+    broker = Mosquitto(tmp_path, behind_tls(files))
+    broker.start()
+    stage = MosquittoStage(broker)
+    try:
+        device = stage.link("dev-1", tls=TlsFiles(**old))
+        device.link.connect()
+        stage.until(lambda: device.failures)
+        said = device.failures[0]
+        assert "rolled over while this device was off" in said
+        assert "flwr-fleet device rotate" in said
+        assert ("the certificate has expired" in said) == (days < 0)
+        assert "_ssl.c" not in said
+    finally:
+        stage.close()
+
+
 class Waits(threading.Event):
     """Waits for nothing, and is set after the third time."""
 

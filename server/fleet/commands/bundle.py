@@ -21,7 +21,7 @@ from server.fleet.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from server.fleet.bundles import BundleFiles
+    from server.fleet.bundles import BundleFiles, Published
 
 app = typer.Typer(help="Bundles: models as signed files; published here, then rolled out.")
 _HEAD: Final = ("bundle", "sha256", "device", "task", "bits", "bytes", "published", "roll-outs")
@@ -77,7 +77,8 @@ def publish(
 
     It is checked whole as a device does it (flwr-edge verify), in a process of its own: signature,
     sizes, hashes, operators, the answer to its reference input, memory and time. Publishing it
-    again changes nothing. A difference needs its base published first.
+    again puts its file back where that is gone or spoilt, and changes nothing else. A difference
+    needs its base published first.
 
     Example: flwr-fleet bundle publish walk.flwb --sign --name walk --note "learned in November"
     """
@@ -85,17 +86,21 @@ def publish(
 
     opened = Fleet(fleet)
     public = opened.folder.signing_public.read_text(encoding="ascii").strip()
-    said: dict[str, Any] = {"key": _key(opened) if sign else None, "version": version, "note": note}
+    terms: dict[str, Any] = {"fleet_key": public, "version": version, "note": note}
+    terms["key"] = _key(opened) if sign else None
     with opened.registry() as registry:
-        put = partial(bundles.publish, registry, actor(), _files(opened), fleet_key=public, **said)
+        put = partial(bundles.publish, registry, actor(), _files(opened), **terms)
         if file.is_dir():
             _publish_each(put, file, name or file.resolve().name, format_)
             return
         say(f"verifying {file}")
-        sha, new = put(path=file, name=name, device=device)
-        row = _shown(registry, sha)
-    word = "published" if new else "was published before:"
-    answer(row | {"new": new}, format_, lambda: f"{word} {row['name']}@{row['version']}  {sha}")
+        done = put(path=file, name=name, device=device)
+        row = _shown(registry, done.sha256)
+    word = "published" if done.new else "was published before:"
+    said = row | {"new": done.new, "mended": done.mended}
+    answer(said, format_, lambda: f"{word} {row['name']}@{row['version']}  {done.sha256}")
+    if done.mended:
+        say("its file was gone, or changed on the disk; it is whole again")
     if format_ is Format.table:
         say(_next(row))
 
@@ -121,6 +126,7 @@ def show(bundle: Named, fleet: FleetOption = None, format_: Formats = Format.tab
     Example: flwr-fleet bundle show walk@2
     """
     from server.fleet.bundles import shown
+    from server.fleet.rolled_out import rolled_out
     from server.fleet.rollouts import summaries
     from server.fleet.rollouts.plan import bundle_of
 
@@ -128,7 +134,8 @@ def show(bundle: Named, fleet: FleetOption = None, format_: Formats = Format.tab
     with opened.registry() as registry, registry.read() as db:
         row = bundle_of(db, bundle)
         said = shown(row) | {"manifest": row.manifest, "file": str(_files(opened).path(row.id))}
-        said["rollouts"] = [each for each in summaries(db) if each["bundle"] == row.id]
+        mine = rolled_out(db).get(row.id, ())
+        said["rollouts"] = [each for each in summaries(db) if each["id"] in mine]
     answer(said, format_, lambda: _text(said))
 
 
@@ -142,7 +149,7 @@ def _next(row: dict[str, Any]) -> str:
 
 
 def _publish_each(
-    put: Callable[..., tuple[str, bool]], folder: Path, name: str, format_: Format
+    put: Callable[..., "Published"], folder: Path, name: str, format_: Format
 ) -> None:
     """Publish a folder, all that is good of it; what was refused is the end's error."""
     from schemas.base import ConfigError
@@ -156,7 +163,7 @@ def _publish_each(
     for number, file in enumerate(files, 1):
         progress(f"{number} of {len(files)}: {file.name}; {len(refused)} refused")
         try:
-            found[file.stem], _ = put(path=file, name=name, device=file.stem)
+            found[file.stem] = put(path=file, name=name, device=file.stem).sha256
         except (ConfigError, Refusal) as error:
             refused.append(str(error))
     progress("")

@@ -52,9 +52,11 @@ def list_devices(
 ) -> None:
     """List devices. ONLINE is what `flwr-fleet serve` hears; where it hears nothing, that is said.
 
+    In JSON as `unheard` and `unheard_since` of each: null while somebody hears.
+
     Example: flwr-fleet device list --state pending
     """
-    from server.fleet.heard import unheard
+    from server.fleet.heard import fields, unheard
     from server.fleet.listing import device_rows
     from server.fleet.registry.identity import STATES
 
@@ -65,10 +67,12 @@ def list_devices(
         with registry.read() as db:
             rows = device_rows(db, state=state, tag=tag)
         rows = [row for row in rows if row["quarantined"] or not quarantined]
-        why = unheard(registry.engine, it.config) if any(row["online"] for row in rows) else ""
+        heard = any(row["online"] is not None for row in rows)
+        found = unheard(registry.engine, it.folder, it.config) if heard else None
+    rows = [row | fields(found) for row in rows]
     answer(rows, format_, lambda: columns(_HEAD, map(_cells, rows), "no devices"))
-    if why:
-        say(f"{why}: who is online is as old as SEEN")
+    if found:
+        say(f"{found}: who is online is as old as SEEN")
 
 
 @app.command()
@@ -81,10 +85,16 @@ def show(
 
     Example: flwr-fleet device show watch-7
     """
+    from server.fleet.heard import fields, unheard
     from server.fleet.listing import device_card, find, fingerprint
 
-    with Fleet(fleet).registry() as registry, registry.read() as db:
-        card = device_card(db, find(db, [name])[0])
+    it = Fleet(fleet)
+    with it.registry() as registry:
+        with registry.read() as db:
+            card = device_card(db, find(db, [name])[0])
+        heard = card["online"] is not None
+        found = unheard(registry.engine, it.folder, it.config) if heard else None
+    card |= fields(found)
     lines = [(key, value) for key, value in card.items() if not isinstance(value, list)]
     lines.append(("tags", " ".join(card["tags"])))
     lines += [

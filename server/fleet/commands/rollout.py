@@ -195,6 +195,7 @@ def show(
     Example: flwr-fleet rollout show 1f2e3d4c --devices failed
     """
     from server.fleet.alone import serving
+    from server.fleet.heard import cut_off, fields
     from server.fleet.rollouts import status
     from server.fleet.rollouts.status import STATES, devices_of
 
@@ -202,11 +203,13 @@ def show(
         problem = f"{devices!r}: no such state; there are {', '.join(STATES)}"
         raise ConfigError("--devices", [problem])
     last = ""
-    with Fleet(fleet).registry() as registry:
+    it = Fleet(fleet)
+    with it.registry() as registry:
         while True:
             with registry.read() as db:
                 found = status(db, rollout)
                 said = found.as_json() | {"served_by": serving(registry.engine)}
+                said |= fields(cut_off(registry.engine, it.folder))
                 if devices is not None:
                     said["devices"] = devices_of(db, rollout, [devices])
             text = _text(said, over=found.done)
@@ -315,6 +318,8 @@ def _text(said: dict[str, Any], *, over: bool) -> str:
         lines.append(f"{each['devices']} x {each['reason']} (as {each['for_example']})")
     if said["served_by"] is None and not over:
         lines.append("nothing happens: nobody runs flwr-fleet serve on this fleet")
+    elif said["unheard"] is not None and not over:
+        lines.append(f"nothing happens: {said['unheard']}, since {said['unheard_since']}")
     else:
         lines += [f"waits for {_that(each)} (as {each['for_example']})" for each in said["waits"]]
     if said.get("devices"):

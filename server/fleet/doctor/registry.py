@@ -1,6 +1,7 @@
 """Checks of the database, the audit log, the signing key, and of what rows name and say."""
 
 import contextlib
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from schemas.base import ConfigError
 from schemas.signing import public_hex
 from server.database import newer, open_engine, pending
-from server.fleet import devices
+from server.fleet import devices, hearing
 from server.fleet.alone import serving, serving_since
 from server.fleet.anchor import anchors
 from server.fleet.create import signing_key
@@ -27,12 +28,22 @@ from server.fleet.doctor.finding import (
     sealed,
     warning,
 )
+from server.fleet.heard import unheard
 from server.fleet.registry import Bundle, TaskRow, audit
 from server.fleet.rollouts.tasks import of_rollout
 from server.transport.tables import OPEN
 
 _RESTORE: Final = "bring it back from a backup: flwr-fleet restore"
 _ROUNDED: Final = 1.0  # seconds of a start and of a file's time
+_OFTEN: Final = 3  # connections lost in ten minutes
+_DEAF: Final = (
+    "see to what else is said here of certificates and the broker, and whether another flwr-fleet "
+    "serve, of a copy of this folder, has its name there; the broker's log may say more"
+)
+_TWO: Final = (
+    "does the broker start again and again, or run another flwr-fleet serve, of a copy or a backup "
+    "of this folder? Two of one name end each other's connections: end one"
+)
 _SHOWN: Final = 3  # files and rows that a finding names
 
 
@@ -70,6 +81,7 @@ def served(it: Deployment) -> Iterator[Finding]:
     engine = open_engine(it.folder.database(it.config))
     try:
         who, since = serving(engine), serving_since(engine)
+        found = unheard(engine, it.folder, it.config)
     except SQLAlchemyError:  # the check of the database says it
         return
     finally:
@@ -78,8 +90,19 @@ def served(it: Deployment) -> Iterator[Finding]:
     if who is not None and since is not None and file.stat().st_mtime > since + _ROUNDED:
         seen = f"{who} serves, by an older {file.name} than the one that is there"
         yield warning("serve", seen, "start flwr-fleet serve again: it is read at its start")
+    elif who is not None and found and found.deaf:
+        yield fault("serve", f"{who} serves, and hears nobody: {found}", _DEAF)
+    elif who is not None and (lost := _lost(it, who)) >= _OFTEN:
+        seen = f"{who} serves, and lost its connection to the broker {lost} times in 10 minutes"
+        yield warning("serve", seen, _TWO)
     else:
         yield ok("serve", "nobody serves on the database now" if who is None else f"{who} serves")
+
+
+def _lost(it: Deployment, who: str) -> int:
+    """How often the connection of who serves ended lately."""
+    said = hearing.read(it.folder.hearing)
+    return said.lost if said is not None and said.server == who else 0
 
 
 def log(it: Deployment) -> Iterator[Finding]:
@@ -128,17 +151,21 @@ def signing(it: Deployment) -> Iterator[Finding]:
 def files(it: Deployment) -> Iterator[Finding]:
     """Bundles, and objects of tasks under way, are there in full length."""
     with it.read() as db:
-        bundles = [(row.id, row.bytes) for row in db.scalars(select(Bundle))]
+        bundles = list(db.scalars(select(Bundle.id)))
         tasks = list(db.scalars(select(TaskRow).where(TaskRow.state.in_(OPEN))))
-    named = {(it.folder.bundles / f"{sha}.flwb", size) for sha, size in bundles}
-    yield _there("bundles", named, "publish them again (flwr-fleet bundle publish)")
+    named = {it.folder.bundles / f"{sha}.flwb": sha for sha in bundles}
+    spoilt = [str(path) for path, sha in named.items() if _hash(path) != sha]
+    again = "publish them again: flwr-fleet bundle publish puts back what is spoilt"
+    yield _there("bundles", len(named), spoilt, "gone or spoilt", again)
     trained, rolled_out = it.folder.federation_objects, it.folder.objects
     asked = {
         ((rolled_out if of_rollout(row) else trained) / ref.sha256, ref.bytes)
         for row in tasks
         for ref in row.asked
     }
-    yield _there("objects", asked, "their tasks will fail; abort and begin again what sent them")
+    short = [str(path) for path, size in asked if _size(path) != size]
+    advice = "their tasks will fail; abort and begin again what sent them"
+    yield _there("objects", len(asked), short, "missing or of another length", advice)
 
 
 def expired(it: Deployment) -> Iterator[Finding]:
@@ -153,12 +180,17 @@ def expired(it: Deployment) -> Iterator[Finding]:
         yield ok(name, "none of an accepted device has expired")
 
 
-def _there(name: str, named: set[tuple[Path, int]], advice: str) -> Finding:
-    lost = sorted(str(path) for path, size in named if _size(path) != size)
+def _there(name: str, count: int, lost: list[str], how: str, advice: str) -> Finding:
     if lost:
-        seen = f"{len(lost)} of {len(named)} missing or of another length: {_some(lost, ', ')}"
+        seen = f"{len(lost)} of {count} {how}: {_some(sorted(lost), ', ')}"
         return fault(name, seen, advice)
-    return ok(name, f"{len(named)}, all there")
+    return ok(name, f"{count}, all there")
+
+
+def _hash(path: Path) -> str | None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def _size(path: Path) -> int | None:

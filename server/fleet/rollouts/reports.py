@@ -1,4 +1,4 @@
-"""What devices say of a bundle that stood its probation: it is put aside, or used again."""
+"""The courier of ``serve``: it notes who is online, and what is said of bundles after probation."""
 
 from typing import Any, Final
 
@@ -16,6 +16,9 @@ _FORGET: Final = 86_400.0  # seconds for which a device may be told that it was 
 
 class Reporter(Courier):
     """A courier that takes what is said of an order about a bundle after its answer.
+
+    The ledger's word on who is online is this one's: another courier on it, of a training or a
+    ping that reaches no broker, must not have the roll-outs wait for devices that are there.
 
     Parameters
     ----------
@@ -44,6 +47,10 @@ class Reporter(Courier):
                 with self._registry.write(_ACTOR) as tx:
                     used_again(tx, row)
             super()._about_task(device, said)
+
+    def _expect_nobody(self) -> None:
+        super()._expect_nobody()
+        self._ledger.all_offline()
 
     def _installed(self, row: TaskRow) -> bool:
         return self._guard.mine(row) and row.action == ACTION and row.state in GOOD

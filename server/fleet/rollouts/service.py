@@ -9,7 +9,9 @@ from schemas.address import host_port
 from schemas.fleet import FleetConfig, FleetFolder
 from schemas.link import Link
 from schemas.objects import ObjectStore
+from server.fleet.alone import serving
 from server.fleet.bundles import BundleFiles
+from server.fleet.hearing import Noter
 from server.fleet.link import server_link
 from server.fleet.registry import Registry
 from server.fleet.rollouts.engine import Engine
@@ -67,9 +69,10 @@ class Service:
         where = folder.database(config)
         self._registry, self._ledger = Registry(where), Ledger(where)
         objects = ObjectStore(folder.objects, _STORE)
+        self._link = link or server_link(folder, config)
         self._courier = Reporter(
             self._registry,
-            link or server_link(folder, config),
+            self._link,
             objects,
             self._ledger,
             key=key,
@@ -79,6 +82,7 @@ class Service:
             guard=OwnTasks(),
         )
         files = BundleFiles(folder.bundles)
+        self._noter = _noter(folder, self._registry, self._link)
         self._engine = Engine(self._registry, self._ledger, self._courier, objects, files.read)
         self._end, self._every, self._trouble = threading.Event(), every, Trouble(_log)
         self._once = Once()
@@ -90,6 +94,12 @@ class Service:
         self._courier.start()
         self._thread.start()
 
+    def _note(self) -> None:
+        try:
+            self._noter.look(connected=self._link.connected)
+        except OSError as error:  # a full disk: what it is about goes on
+            self._trouble.met(error, "roll-outs: how the connection stands cannot be noted")
+
     def stop(self) -> None:
         """Disconnect; what is under way goes on at the next start."""
         if self._end.is_set():
@@ -97,6 +107,7 @@ class Service:
         self._end.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+            self._noter.end()
         _attempts.removeFilter(self._once)
         for end in (self._courier.close, self._ledger.close, self._registry.close):
             try:
@@ -106,12 +117,26 @@ class Service:
 
     def _run(self) -> None:
         while not self._end.wait(self._every):
+            self._note()
             try:
                 self._courier.tick()
                 self._engine.tick()
                 self._trouble.over()
             except Exception as error:  # noqa: BLE001 - a full disk must not end the roll-outs
                 self._trouble.met(error, f"roll-outs: tried again in {self._every:g} s")
+
+
+def _noter(folder: FleetFolder, registry: Registry, link: Link) -> Noter:
+    """What notes how a link stands, and hears it beside the courier."""
+    noter = Noter(folder.hearing, lambda: serving(registry.engine))
+    carried = link.on_lost
+
+    def lost(reason: str) -> None:
+        noter.lost(reason)
+        carried(reason)
+
+    link.on_lost, link.on_failed = lost, noter.failed
+    return noter
 
 
 def tick(folder: FleetFolder, config: FleetConfig) -> None:

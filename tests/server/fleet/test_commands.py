@@ -14,7 +14,10 @@ import pytest
 from schemas.enrolment import parse_url
 from schemas.fleet import FleetFolder
 from server.cli import main
-from server.fleet.alone import Alone
+from server.fleet import alone
+from server.fleet.alone import Alone, serving
+from server.fleet.doctor import examine
+from server.fleet.hearing import Noter
 from server.fleet.hooks import Changes
 from server.fleet.registry import Registry
 from server.transport import Ledger
@@ -252,9 +255,12 @@ def test_a_list_says_where_nobody_hears_who_is_online(fleet, run, enrolled, monk
     ledger = Ledger(fleet / "registry.sqlite")
     ledger.set_state("a", {"online": True}, 1000.0)
     ledger.close()
-    assert run("device", "list")[2] == (
-        "flwr-fleet serve does not run: who is online is as old as SEEN\n"
-    )
+    said = "flwr-fleet serve does not run"
+    assert run("device", "list")[2] == f"{said}: who is online is as old as SEEN\n"
+    for words in (("list",), ("show", "a")):
+        found = json.loads(run("device", *words, "--format", "json")[1])
+        found = found if isinstance(found, dict) else found[0]
+        assert (found["unheard"], found["unheard_since"]) == (said, None)
     with Registry(fleet / "registry.sqlite") as registry, socket.socket() as broker:
         broker.bind(("127.0.0.1", 0))
         config = FleetFolder(fleet).config()
@@ -267,7 +273,53 @@ def test_a_list_says_where_nobody_hears_who_is_online(fleet, run, enrolled, monk
         assert re.search(r"^the broker .*:\d+ does not answer \(Connection refused\): who", err)
         broker.listen()
         assert run("device", "list")[2] == ""
+        assert json.loads(run("device", "list", "--format", "json")[1])[0]["unheard"] is None
         served.release()
+
+
+def test_a_server_that_the_broker_refuses_hears_nobody(fleet, run, enrolled, monkeypatch):
+    """The broker is up: that it answers says nothing of the server's own connection."""
+    enrolled("a", "--device", "a")
+    ledger = Ledger(fleet / "registry.sqlite")
+    ledger.set_state("a", {"online": True}, 1000.0)
+    ledger.close()
+    place = FleetFolder(fleet)
+    with Registry(fleet / "registry.sqlite") as registry, socket.socket() as broker:
+        broker.bind(("127.0.0.1", 0))
+        broker.listen()
+        config = place.config()
+        there = {"host": "127.0.0.1", "port": broker.getsockname()[1]}
+        moved = config.model_copy(update={"broker": config.broker.model_copy(update=there)})
+        monkeypatch.setattr(FleetFolder, "config", lambda _: moved)
+        served, now = Alone(fleet, registry.engine), [1000.0]
+        noter = Noter(place.hearing, lambda: serving(registry.engine), lambda: now[0])
+        noter.failed("refused: not authorized")
+        noter.look(connected=False)
+        why = "flwr-fleet serve has no connection to the broker (refused: not authorized)"
+        since = "1970-01-01T00:16:40+00:00"
+        assert run("device", "list")[2].startswith(f"{why}, since {since}: who is online is as old")
+        row = json.loads(run("device", "list", "--format", "json")[1])[0]
+        assert (row["unheard"], row["unheard_since"]) == (why, since)
+        (found,) = [one for one in examine(place, moved) if one.name == "serve"]
+        assert (found.state, why in found.seen) == ("fault", True)
+        for _ in range(3):
+            noter.lost("closed without a word")
+        noter.look(connected=True)
+        assert run("device", "list")[2] == ""
+        (found,) = [one for one in examine(place, moved) if one.name == "serve"]
+        assert (found.state, "3 times in 10 minutes" in found.seen) == ("warning", True)
+        now[0] += 700
+        noter.look(connected=True)
+        (found,) = [one for one in examine(place, moved) if one.name == "serve"]
+        assert found.state == "ok"
+        served.release()
+        assert "serve does not run, since 1970-01-01T00:28:20" in run("device", "list")[2]
+        again = Alone(fleet, registry.engine)  # another: what the one before noted is not of it
+        noter.failed("no more")
+        noter.look(connected=False)
+        monkeypatch.setattr(alone, "serving", lambda _: "another")
+        assert run("device", "list")[2] == ""
+        again.release()
 
 
 def test_a_certificate_that_has_expired_is_marked(fleet, run, enrolled):

@@ -75,6 +75,36 @@ def test_a_bundle_is_published_once(fleet, run, tmp_path):
     assert bundle_commands.complete("walk@") == ["walk@2", "walk@1"]
 
 
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
+def test_publishing_again_puts_a_spoilt_file_back(fleet, run, tmp_path, spoil):
+    """The server and doctor advise it, of a bundle that cannot be served any more."""
+    data = orders.made(tmp_path / "walk.flwb", name="walk")
+    run("bundle", "publish", "walk.flwb")
+    (kept,) = fleet.bundles.iterdir()
+    spoil(kept)
+    code, out, err = run("bundle", "publish", "walk.flwb", "--format", "json")
+    assert (code, json.loads(out)["new"], json.loads(out)["mended"]) == (0, False, True)
+    assert "it is whole again" in err
+    assert kept.read_bytes() == data
+    assert "whole again" not in run("bundle", "publish", "walk.flwb")[2]
+    assert "bundle.mend" in run("audit", "show")[1]
+
+
+def test_each_bundle_of_a_personal_rollout_was_rolled_out(fleet, run, tmp_path):
+    for number, name in enumerate("abc"):
+        orders.made(tmp_path / f"{name}.flwb", number, name="walk")
+        run("bundle", "publish", f"{name}.flwb", "--device", name)
+    create = ("rollout", "create", "--bundle", "walk", "--personal", "--yes")
+    number = run(*create, "--group", "devices=a,b")[1].strip()
+    orders.made(tmp_path / "a.flwb", 9, name="walk")
+    run("bundle", "publish", "a.flwb", "--device", "a")  # later: it was in none
+    rows = json.loads(run("bundle", "list", "--format", "json")[1])
+    counted = {(row["device"], row["version"]): row["rollouts"] for row in rows}
+    assert counted == {("a", "1-a"): 1, ("b", "1-b"): 1, ("c", "1-c"): 0, ("a", "2-a"): 0}
+    assert number in run("bundle", "show", "walk@1-b")[1]
+    assert number not in run("bundle", "show", "walk@2-a")[1]
+
+
 def test_bad_bundles_are_refused_and_nothing_is_kept(fleet, run, tmp_path):
     good = orders.made(tmp_path / "good.flwb")
     cases = {

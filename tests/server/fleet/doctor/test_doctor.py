@@ -211,6 +211,11 @@ def bundle_cut_off(folder):
         tx.db.add(Bundle(id="a" * 64, name="b", version="1", bytes=9, published=tx.now))
 
 
+def bundle_spoilt(folder):
+    bundle_cut_off(folder)
+    (folder.bundles / f"{'a' * 64}.flwb").write_bytes(b"as long..")
+
+
 def open_task(folder, run, payload="b" * 64):
     row = {"run": run, "device": "d", "node": 1, "action": "a", "session": "s", "id": run}
     with registry(folder) as opened, opened.write("x") as tx:
@@ -286,6 +291,7 @@ FAULTS = [
     (signing_key_gone, "signing-key"),
     (signing_key_of_another, "signing-key"),
     (bundle_cut_off, "bundles"),
+    (bundle_spoilt, "bundles"),
     (object_gone, "objects"),
     (clock_was_ahead, "clock"),
     (certificate_not_yet_valid, "clock"),

@@ -1,10 +1,13 @@
 """What ``serve`` calls every few seconds."""
 
 import logging
+import time
 
 import pytest
 
 from schemas.memory_link import MemoryBroker, MemoryLink
+from server.fleet import hearing
+from server.fleet.folder_files import lasting
 from server.fleet.listing import device_rows
 from server.fleet.registry import Registry
 from server.fleet.rollouts import service
@@ -34,6 +37,38 @@ def test_it_hears_who_is_online_before_there_is_a_roll_out(tmp_path, migrated, m
     device.link.close()
     service.stop(folder)
     service.stop(folder)
+
+
+def test_it_notes_how_its_connection_stands(tmp_path, migrated, monkeypatch):
+    monkeypatch.setattr(service, "serving", lambda _: "pid 7")
+    folder, broker = folders.made(tmp_path / "fleet", migrated), MemoryBroker()
+    link = MemoryLink(broker, "server")
+    running = service.Service(folder, folder.config(), orders.KEY, link, every=0.01)
+
+    def noted(*, connected):
+        end = time.monotonic() + 10
+        while (found := hearing.read(folder.hearing)) is None or found.connected != connected:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return found
+
+    running.start()
+    assert noted(connected=False).server == "pid 7"
+    broker.pump()
+    assert noted(connected=True).lost == 0
+    link.on_lost("taken over")
+    broker.stop()
+    assert noted(connected=False).lost >= 1
+    running.stop()
+    assert noted(connected=False).why == "it was stopped"
+    assert folder.hearing not in set(lasting(folder.root, ()))  # it is in no backup
+
+
+def test_a_note_that_is_no_good_is_none(tmp_path):
+    assert hearing.read(tmp_path / "none") is None
+    for text in ("", "{}", '{"server": 1}', "x" * 9999):
+        (tmp_path / "note").write_text(text)
+        assert hearing.read(tmp_path / "note") is None
 
 
 def test_a_signing_key_that_is_not_there_is_named(tmp_path, migrated):
