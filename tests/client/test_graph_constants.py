@@ -1,5 +1,6 @@
 """Graphs whose constants are objects of their own: the same numbers, and what is refused."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -8,10 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from client import graphs
 from client.bundle.checks import LIMITS
+from client.graph_assembly import assembled
 from client.graph_check import check
 from client.graphs import GraphError, GraphLimits, GraphStore
 from schemas.constants import constant_bytes
@@ -136,6 +140,10 @@ def declaring(change=lambda _: None, **entries):
     return model.SerializeToString()
 
 
+def nameless(tensor):
+    tensor.external_data[1].key = "length"
+
+
 def valued(tensor):
     tensor.raw_data = bytes(4096)
 
@@ -173,6 +181,7 @@ def negative(tensor):
         (declaring(location=f"{NAME}\n"), "its data lie in another file"),
         (declaring(offset="8"), "its data lie in another file"),
         (declaring(twice), "its data lie in another file"),
+        (declaring(nameless), "its data lie in another file"),
         (declaring(axes="0"), "axes 0; expected each of 0 to 1 once"),
         (declaring(axes="0,0"), "axes 0,0; expected"),
         (declaring(axes="0,1,2"), "axes 0,1,2; expected"),
@@ -189,6 +198,29 @@ def test_what_a_graph_may_not_declare(store, graph, said):
     with pytest.raises(GraphError, match=said):
         store.put(graph)
     assert files(store) == []
+
+
+def test_axes_in_any_order():
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    name, data = constant_bytes(values.transpose(1, 2, 0))
+
+    def turned(tensor):
+        tensor.dims[:] = values.shape
+
+    graph = declaring(turned, location=name, axes="1,2,0")
+    found = onnx.load_from_string(assembled(graph, 1000, {name: data}.__getitem__))
+    np.testing.assert_array_equal(numpy_helper.to_array(found.graph.initializer[0]), values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(GRAPH) - 1), st.binary(min_size=1, max_size=2), st.booleans())
+def test_bytes_that_were_tampered_with_are_refused_or_put_together(at, junk, insert):
+    tampered = GRAPH[:at] + junk + GRAPH[at + (0 if insert else len(junk)) :]
+    with contextlib.suppress(GraphError):  # as of ``GraphStore``
+        check(tampered, "0" * 64, GraphLimits(), shared=True)
+        with contextlib.suppress(KeyError, ValueError):
+            whole = assembled(tampered, 1000, CONSTANTS.__getitem__)
+            check(whole, "0" * 64, GraphLimits())
 
 
 def test_one_constant_many_times_is_counted_each_time(store):
