@@ -1,6 +1,6 @@
 """What a device does when asked, whoever carries the question.
 
-Actions: ``query.graphs`` tells which graphs are missing, ``query.install`` stores some,
+Actions: ``query.graphs`` tells which graphs and constants are missing, ``query.install`` stores some,
 ``query.drift`` tells whether another adapter is needed, and the condition to make it for, ``train``
 runs a plan and returns the change, ``evaluate`` runs a plan and returns counts, and
 ``evaluate.ranges`` tells how a model's values are spread (``schemas.ranges``). What is kept from

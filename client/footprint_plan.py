@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from client.graph_check import GraphError, GraphLimits, check
 from client.windows import PersonWindows
 from schemas.base import ConfigError, describe
+from schemas.constants import is_constant
 from schemas.plan import Plan, Train
 
 _WINDOWS, _LABELLED = 400, 40
@@ -27,7 +28,7 @@ class Measured:
     plan : Plan
     weights : (plan.length,)
     graphs : dict[str, bytes]
-        By digest.
+        By digest; and the constants that they share.
     windows : Path or None
         A person's folder; random windows where it is left out.
     """
@@ -50,18 +51,14 @@ class Measured:
         try:
             plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
             weights = np.load(folder / "weights.npy", allow_pickle=False)
-            paths = {digest: folder / "graphs" / f"{digest}.onnx" for digest in plan.graphs()}
-            graphs = {digest: path.read_bytes() for digest, path in paths.items()}
+            graphs = _read_graphs(folder / "graphs", plan)
         except ValidationError as error:
             raise ConfigError(str(folder / "plan.json"), describe(error.errors())) from None
         except (OSError, ValueError) as error:
             raise ConfigError(str(folder), [str(error)]) from None
-        wrong = [name for name, graph in graphs.items() if sha256(graph).hexdigest() != name]
-        problems = [f"graphs/{name}.onnx: its bytes do not match its name" for name in wrong]
         if weights.dtype != np.float32 or weights.shape != (plan.length,):
-            problems.append(f"weights.npy: expected float32 of shape ({plan.length},)")
-        if problems:
-            raise ConfigError(str(folder), problems)
+            problem = f"weights.npy: expected float32 of shape ({plan.length},)"
+            raise ConfigError(str(folder), [problem])
         windows = folder / "windows"
         return cls(folder.name, plan, weights, graphs, windows if windows.is_dir() else None)
 
@@ -70,8 +67,8 @@ class Measured:
         (folder / "graphs").mkdir(parents=True, exist_ok=True)
         (folder / "plan.json").write_text(self.plan.model_dump_json(indent=2), encoding="utf-8")
         np.save(folder / "weights.npy", self.weights)
-        for digest in self.plan.graphs():
-            (folder / "graphs" / f"{digest}.onnx").write_bytes(self.graphs[digest])
+        for digest, data in self.graphs.items():
+            (folder / "graphs" / _file(digest, data)).write_bytes(data)
         if self.windows is not None:
             PersonWindows.open(self.windows).save(folder / "windows")
 
@@ -81,7 +78,8 @@ class Measured:
             return self.windows.absolute()
         statistics = self.graphs[self.plan.statistics]
         try:
-            (windows,) = check(statistics, self.plan.statistics, GraphLimits()).inputs
+            checked = check(statistics, self.plan.statistics, GraphLimits(), shared=True)
+            (windows,) = checked.inputs
         except GraphError as error:
             raise ConfigError(self.name, [str(error)]) from None
         shape = [size or 1 for size in (windows.shape or ())[1:]]
@@ -90,6 +88,28 @@ class Measured:
         labels[:_LABELLED] = np.arange(_LABELLED) % 2
         PersonWindows(x, labels, x[:1], labels[:1]).save(scratch)
         return scratch
+
+
+def _file(digest: str, data: bytes) -> str:
+    return f"{digest}.npy" if is_constant(data) else f"{digest}.onnx"
+
+
+def _read_graphs(folder: Path, plan: Plan) -> dict[str, bytes]:
+    """Read a plan's graphs and the constants that they share."""
+    graphs = {digest: _read(folder / f"{digest}.onnx") for digest in plan.graphs()}
+    shared = {
+        constant.sha256
+        for digest, graph in graphs.items()
+        for constant in check(graph, digest, GraphLimits(), shared=True).shared
+    }
+    return graphs | {digest: _read(folder / f"{digest}.npy") for digest in shared}
+
+
+def _read(path: Path) -> bytes:
+    data = path.read_bytes()
+    if sha256(data).hexdigest() != path.stem:
+        raise ValueError(f"graphs/{path.name}: its bytes do not match its name")
+    return data
 
 
 def by_hand() -> Measured:

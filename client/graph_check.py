@@ -10,41 +10,23 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from client.graph_constants import SharedConstant, shared_constant
 from client.graph_kinds import Kind, Value, kind_of
+from client.onnx_fields import (
+    ATTRIBUTE,
+    DIM,
+    ENTRY,
+    GRAPH,
+    MODEL,
+    NODE,
+    OPSET,
+    SHAPE,
+    TENSOR,
+    TENSOR_TYPE,
+    TYPE,
+    VALUE,
+)
 from client.protobuf import Budget, ProtobufError, Reading, little_endian
-
-# Names of the fields of each message, by number: those of ONNX 1.23.
-_MODEL: Final = {
-    1: "ir_version", 2: "producer_name", 3: "producer_version", 4: "domain", 5: "model_version",
-    6: "doc_string", 7: "graph", 8: "opset_import", 14: "metadata_props", 20: "training_info",
-    25: "functions", 26: "configuration",
-}  # fmt: skip
-_GRAPH: Final = {
-    1: "node", 2: "name", 5: "initializer", 10: "doc_string", 11: "input", 12: "output",
-    13: "value_info", 14: "quantization_annotation", 15: "sparse_initializer",
-    16: "metadata_props",
-}  # fmt: skip
-_NODE: Final = {
-    1: "input", 2: "output", 3: "name", 4: "op_type", 5: "attribute", 6: "doc_string",
-    7: "domain", 8: "overload", 9: "metadata_props",
-}  # fmt: skip
-_ATTRIBUTE: Final = {
-    1: "name", 2: "f", 3: "i", 4: "s", 5: "t", 6: "g", 7: "floats", 8: "ints", 9: "strings",
-    10: "tensors", 11: "graphs", 13: "doc_string", 14: "tp", 15: "type_protos", 20: "type",
-    21: "ref_attr_name", 22: "sparse_tensor", 23: "sparse_tensors",
-}  # fmt: skip
-_TENSOR: Final = {
-    1: "dims", 2: "data_type", 3: "segment", 4: "float_data", 5: "int32_data", 6: "string_data",
-    7: "int64_data", 8: "name", 9: "raw_data", 10: "double_data", 11: "uint64_data",
-    12: "doc_string", 13: "external_data", 14: "data_location", 16: "metadata_props",
-}  # fmt: skip
-_OPSET: Final = {1: "domain", 2: "version"}
-_VALUE: Final = {1: "name", 2: "type", 3: "doc_string", 4: "metadata_props"}
-_TYPE: Final = {1: "tensor_type", 6: "denotation"}
-_TENSOR_TYPE: Final = {1: "elem_type", 2: "shape"}
-_SHAPE: Final = {1: "dim"}
-_DIM: Final = {1: "dim_value", 2: "dim_param", 3: "denotation"}
-_ENTRY: Final = {1: "key", 2: "value"}  # of metadata_props
 
 _REFUSED_MODEL: Final = (20, 25, 26)
 _REFUSED_GRAPH: Final = (14, 15)
@@ -122,6 +104,8 @@ class Checked:
         Bytes that a run needs at least.
     operators : frozenset[tuple[str, str]]
         Domain and name of those that it has.
+    shared : tuple[SharedConstant, ...]
+        Initializers whose values are objects of their own.
     """
 
     kind: Kind
@@ -131,6 +115,7 @@ class Checked:
     tensors: int
     memory: int
     operators: frozenset[tuple[str, str]] = frozenset()
+    shared: tuple[SharedConstant, ...] = ()
 
 
 _ORT_FORMAT: Final = b"ORTM"
@@ -144,7 +129,7 @@ def onnx_alone(options: Any) -> None:
     options.add_session_config_entry("session.load_model_format", "ONNX")
 
 
-def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
+def check(graph: bytes, digest: str, limits: GraphLimits, *, shared: bool = False) -> Checked:
     """Check a graph.
 
     Parameters
@@ -153,6 +138,9 @@ def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
     digest : str
         For errors.
     limits : GraphLimits
+    shared : bool
+        Whether constants may be objects of their own, as of a graph that travels; no session is
+        made of such a one before they are put back, and the whole is checked.
 
     Raises
     ------
@@ -166,7 +154,7 @@ def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
     if graph[4:8] == _ORT_FORMAT:
         raise GraphError(f"graph {digest[:12]} is in ONNX Runtime's own format; ONNX is taken")
     try:
-        return _Check(limits).model(memoryview(graph))
+        return _Check(limits, len(graph) if shared else None).model(memoryview(graph))
     except ProtobufError as error:
         raise GraphError(f"graph {digest[:12]} is no ONNX model: {_plain(error)}") from None
     except ValueError as error:
@@ -176,8 +164,10 @@ def check(graph: bytes, digest: str, limits: GraphLimits) -> Checked:
 class _Check:
     """One check: adds up what it finds."""
 
-    def __init__(self, limits: GraphLimits) -> None:
+    def __init__(self, limits: GraphLimits, size: int | None) -> None:
         self.limits = limits
+        self.size = size  # bytes with shared constants put back; None: there may be none
+        self.shared: list[SharedConstant] = []
         self.budget = Budget(limits.fields)
         self.tensors = self.made = 0  # bytes; entries
         self.told: list[str] = []  # operands that tell how much to make
@@ -186,16 +176,16 @@ class _Check:
         self.operators: set[tuple[str, str]] = set()
 
     def model(self, data: memoryview) -> Checked:
-        model = self._read(data, "the model", _MODEL)
+        model = self._read(data, "the model", MODEL)
         for number in _REFUSED_MODEL:
             if model.has(number):
-                raise ValueError(f"it has {_MODEL[number]}; none are taken")
+                raise ValueError(f"it has {MODEL[number]}; none are taken")
         for opset in model.messages(8):
-            self._opset(self._read(opset, "an opset", _OPSET))
+            self._opset(self._read(opset, "an opset", OPSET))
         graph = model.message(7)
         if graph is None:
             raise ProtobufError("it has no graph")
-        return self._graph(self._read(graph, "the graph", _GRAPH))
+        return self._graph(self._read(graph, "the graph", GRAPH))
 
     def _opset(self, opset: Reading) -> None:
         domain, version = opset.text(1) or _ONNX, opset.integer(2)
@@ -215,10 +205,10 @@ class _Check:
             raise ValueError(f"{len(nodes)} nodes; at most {self.limits.nodes}")
         for refused in _REFUSED_GRAPH:
             if graph.has(refused):
-                raise ValueError(f"it has {_GRAPH[refused]}; none are taken")
+                raise ValueError(f"it has {GRAPH[refused]}; none are taken")
         for value in graph.messages(13):
-            self._type(self._read(value, "a value", _VALUE), "a value")
-        given = {self._tensor(tensor, "an initializer") for tensor in graph.messages(5)}
+            self._type(self._read(value, "a value", VALUE), "a value")
+        given = {self._initializer(tensor) for tensor in graph.messages(5)}
         inputs = [self._value(value, "an input") for value in graph.messages(11)]
         outputs = [self._value(value, "an output") for value in graph.messages(12)]
         if both := given & {value.name for value in inputs}:
@@ -235,6 +225,7 @@ class _Check:
             self.tensors,
             memory,
             frozenset(self.operators),
+            tuple(self.shared),
         )
 
     def _memory(self, values: list[Value]) -> int:
@@ -250,7 +241,7 @@ class _Check:
         return memory
 
     def _node(self, data: memoryview, what: str) -> None:
-        node = self._read(data, what, _NODE)
+        node = self._read(data, what, NODE)
         operator, domain = node.text(4), node.text(7) or _ONNX
         if domain not in self.opsets:
             raise ValueError(f"{what} {operator}: of {domain}, which the model does not import")
@@ -275,23 +266,37 @@ class _Check:
         self.operators.add((domain, operator))
 
     def _attribute(self, data: memoryview, what: str, outputs: list[str]) -> None:
-        attribute = self._read(data, f"{what}: an attribute", _ATTRIBUTE)
+        attribute = self._read(data, f"{what}: an attribute", ATTRIBUTE)
         name = attribute.text(1)
         for number in _REFUSED_ATTRIBUTE:
             if attribute.has(number):
-                found = "a graph of its own" if number in (6, 11) else _ATTRIBUTE[number]
+                found = "a graph of its own" if number in (6, 11) else ATTRIBUTE[number]
                 raise ValueError(f"{what}: {name} holds {found}; none are taken")
-        tensor = attribute.message(5)
-        single = [] if tensor is None else [tensor]
+        value = attribute.message(5)
+        single = [] if value is None else [value]
         for each in (*single, *attribute.messages(10)):
-            self._tensor(each, f"{what}: {name}", outputs[0] if name == "value" and outputs else "")
+            tensor = self._read(each, within := f"{what}: {name}", TENSOR)
+            self._tensor(tensor, within, outputs[0] if name == "value" and outputs else "")
         if name == "value_ints" and outputs:
             self.constants[outputs[0]] = attribute.integers(8, self.limits.fields)[:_MOST_RANK]
         if name == "shape":
             self.made += _entries(attribute.integers(8, _MOST_RANK))
 
-    def _tensor(self, data: memoryview, what: str, constant: str = "") -> str:
-        tensor = self._read(data, what, _TENSOR)
+    def _initializer(self, data: memoryview) -> str:
+        tensor = self._read(data, what := "an initializer", TENSOR)
+        if self.size is None or not tensor.has(13):
+            return self._tensor(tensor, what)
+        constant = shared_constant(tensor, what)
+        self.size += constant.bytes
+        if self.size > self.limits.bytes:
+            raise ValueError(
+                f"{self.size} bytes with {what} {constant.name}; at most {self.limits.bytes}"
+            )
+        self.tensors += constant.bytes
+        self.shared.append(constant)
+        return constant.name
+
+    def _tensor(self, tensor: Reading, what: str, constant: str = "") -> str:
         name, kind = tensor.text(8), tensor.integer(2)
         if tensor.has(13) or tensor.integer(14):
             raise ValueError(f"{what} {name}: its data lie in another file; that is not allowed")
@@ -321,7 +326,7 @@ class _Check:
         self.tensors += expected
 
     def _value(self, data: memoryview, what: str) -> Value:
-        value = self._read(data, what, _VALUE)
+        value = self._read(data, what, VALUE)
         name = value.text(1)
         what = f"{what} {name}"
         number, shape = self._type(value, what)
@@ -331,18 +336,18 @@ class _Check:
 
     def _type(self, value: Reading, what: str) -> tuple[int, tuple[int | None, ...] | None]:
         """ONNX's number of a value's type, and its shape where it has one."""
-        outer = self._read(value.message(2) or memoryview(b""), what, _TYPE)
-        inner = self._read(outer.message(1) or memoryview(b""), what, _TENSOR_TYPE)
+        outer = self._read(value.message(2) or memoryview(b""), what, TYPE)
+        inner = self._read(outer.message(1) or memoryview(b""), what, TENSOR_TYPE)
         shape = inner.message(2)
         if shape is None:
             return inner.integer(1), None
-        dims = self._read(shape, what, _SHAPE).messages(1)
+        dims = self._read(shape, what, SHAPE).messages(1)
         if len(dims) > _MOST_RANK:
             raise ValueError(f"{what}: rank {len(dims)}; at most {_MOST_RANK}")
         return inner.integer(1), tuple(self._dim(dim, what) for dim in dims)
 
     def _dim(self, data: memoryview, what: str) -> int | None:
-        dim = self._read(data, f"{what}: a size", _DIM)
+        dim = self._read(data, f"{what}: a size", DIM)
         if not dim.has(1):
             return None
         if dim.has(2) or dim.integer(1) < 0:
@@ -353,7 +358,7 @@ class _Check:
         found = Reading(data, what, known, self.budget)
         for number in found.named("metadata_props"):  # protobuf reads what nobody asks for, too
             for entry in found.messages(number):
-                Reading(entry, f"{what}: metadata_props", _ENTRY, self.budget)
+                Reading(entry, f"{what}: metadata_props", ENTRY, self.budget)
         return found
 
 

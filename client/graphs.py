@@ -1,23 +1,21 @@
 """Graphs on the device: files named by their SHA-256, and sessions made from them once."""
 
-import contextlib
 import hashlib
-import os
-import time
 from pathlib import Path
 from typing import Final
 
 import onnxruntime as ort
 
-from client.files import is_whole, sweep, write_whole
+from client.graph_assembly import assembled
 from client.graph_check import GraphError, GraphLimits, check, onnx_alone
+from client.graph_files import GraphFiles
 from schemas.caches import cache_folder
+from schemas.constants import is_constant, read_constant
 
 __all__ = ["GraphError", "GraphLimits", "GraphStore", "default_folder"]
 
 _LIMITS: Final = GraphLimits()
 _KEPT: Final = 512 << 20
-_UNUSED: Final = 86_400.0  # seconds: a plan under way, here or in another process, is younger
 
 
 def default_folder() -> Path:
@@ -26,7 +24,7 @@ def default_folder() -> Path:
 
 
 class GraphStore:
-    """A folder of ONNX graphs named by their digest.
+    """A folder of ONNX graphs, and of constants that they share, named by their digest.
 
     Parameters
     ----------
@@ -51,48 +49,39 @@ class GraphStore:
         lean: bool = False,
         kept: int = _KEPT,
     ) -> None:
-        self.folder, self.limits, self._lean, self._kept = folder, limits, lean, kept
+        self.folder, self.limits, self._lean = folder, limits, lean
+        self._files = GraphFiles(folder, kept if lean else None)
         self._sessions: dict[str, ort.InferenceSession] = {}
-        sweep(folder)
 
     def has(self, digest: str) -> bool:
-        """Whether the graph lies here, as its name says."""
-        if digest in self._sessions:
-            return True
-        whole = is_whole(self._path(digest), digest)
-        if whole:
-            _touch(self._path(digest))
-        return whole
+        """Whether the graph or constant lies here, as its name says."""
+        return digest in self._sessions or self._files.has(digest)
 
     def get(self, digest: str) -> bytes:
-        """The graph's bytes; what a power cut or the disk spoilt is removed.
+        """The bytes of a graph or constant; what a power cut or the disk spoilt is removed.
 
         Raises
         ------
         GraphError
             Where it is missing, or its bytes do not match its name.
         """
-        graph = _read(self._path(digest), digest)
-        _touch(self._path(digest))
-        return graph
+        return self._files.get(digest)
 
-    def put(self, graph: bytes) -> str:
-        """Store a graph, whole or not at all; return its digest.
+    def put(self, data: bytes) -> str:
+        """Store a graph or a constant, whole or not at all; return its digest.
 
         Raises
         ------
         GraphError
             Where it is not allowed; nothing is written.
         """
-        digest = hashlib.sha256(graph).hexdigest()
-        check(graph, digest, self.limits)
-        if not is_whole(self._path(digest), digest):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self._lean:
-                self._make_room(len(graph))
-            write_whole(self._path(digest), graph)
+        digest = hashlib.sha256(data).hexdigest()
+        if is_constant(data):
+            _check_constant(data, digest, self.limits)
+            self._files.write("constant", digest, data, self._sessions)
         else:
-            _touch(self._path(digest))
+            check(data, digest, self.limits, shared=True)
+            self._files.write("graph", digest, data, self._sessions)
         return digest
 
     def session(self, digest: str) -> ort.InferenceSession:
@@ -101,52 +90,38 @@ class GraphStore:
         Raises
         ------
         GraphError
-            Where the graph is missing, its bytes do not match its name, it is not allowed or does
-            not load.
+            Where the graph or a constant of it is missing, bytes do not match their name, a
+            constant is of another size or type than the graph declares, or the graph is not allowed
+            or does not load.
         """
         if digest not in self._sessions:
-            graph = self.get(digest)
-            check(graph, digest, self.limits)
-            self._sessions[digest] = _session(graph, digest, lean=self._lean)
+            self._sessions[digest] = _session(self._whole(digest), digest, lean=self._lean)
         return self._sessions[digest]
 
-    def _make_room(self, more: int) -> None:
-        """Remove graphs that nobody has used for long, oldest first, until all fit."""
-        found = []
-        for path in self.folder.glob("*.onnx"):
-            with contextlib.suppress(FileNotFoundError):  # another process's doing
-                facts = path.stat()
-                found.append((facts.st_mtime, facts.st_size, path))
-        over = more + sum(size for _, size, _ in found) - self._kept
-        for used, size, path in sorted(found):
-            if over <= 0:
-                return
-            # A clock that was wrong when it was used must not keep it for ever.
-            young = abs(time.time() - used) < _UNUSED
-            if not young and path.stem not in self._sessions:
-                path.unlink(missing_ok=True)
-                over -= size
+    def _whole(self, digest: str) -> bytes:
+        """The graph with its constants in it, checked."""
+        graph = self._files.read("graph", digest)
+        if check(graph, digest, self.limits, shared=True).shared:
+            try:
+                graph = assembled(graph, self.limits.fields, self._constant)
+            except ValueError as error:
+                raise GraphError(f"graph {digest[:12]}: {error}") from None
+            check(graph, digest, self.limits)
+        return graph
 
-    def _path(self, digest: str) -> Path:
-        return self.folder / f"{digest}.onnx"
+    def _constant(self, digest: str) -> bytes:
+        return self._files.read("constant", digest)
 
 
-def _touch(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache of someone else's; it went
-        os.utime(path)
-
-
-def _read(path: Path, digest: str) -> bytes:
+def _check_constant(data: bytes, digest: str, limits: GraphLimits) -> None:
+    if len(data) > limits.bytes:
+        raise GraphError(
+            f"constant {digest[:12]}: {len(data)} bytes; at most {limits.bytes} are taken"
+        )
     try:
-        graph = path.read_bytes()
-    except FileNotFoundError:
-        raise GraphError(f"graph {digest[:12]} is not on this device") from None
-    except OSError as error:
-        raise GraphError(f"graph {digest[:12]} is not on this device: {error}") from error
-    if hashlib.sha256(graph).hexdigest() != digest:
-        path.unlink(missing_ok=True)  # so that the next plan brings it whole
-        raise GraphError(f"graph {digest[:12]}: its bytes do not match its name; removed")
-    return graph
+        read_constant(data)
+    except ValueError as error:
+        raise GraphError(f"constant {digest[:12]} is {error}") from None
 
 
 def _session(graph: bytes, digest: str, *, lean: bool) -> ort.InferenceSession:

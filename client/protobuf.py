@@ -5,7 +5,7 @@ field, a field of another wire type and a single field that comes twice are refu
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Final
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
@@ -56,6 +56,10 @@ class Reading:
     def has(self, number: int) -> bool:
         """Whether the field is there."""
         return number in self._found
+
+    def only(self, numbers: Set[int]) -> bool:
+        """Whether no other fields are there."""
+        return self._found.keys() <= numbers
 
     def named(self, name: str) -> list[int]:
         """Numbers of the fields of a name that are there."""
@@ -180,6 +184,40 @@ def _packed(data: memoryview, most: int, what: str) -> list[int]:
         value, at = _varint(data, at, what)
         values.append(value)
     return values
+
+
+def rewritten(
+    data: memoryview, what: str, budget: Budget, number: int, change: Callable[[memoryview], bytes]
+) -> bytes:
+    """Write a message anew with the bytes of one field changed; all else stays, in its order."""
+    parts: list[bytes | memoryview] = []
+    for field, kind, value in _fields(data, what, budget):
+        parts.append(_coded(field << 3 | kind))
+        if isinstance(value, int):
+            parts.append(_coded(value))
+            continue
+        new = change(value) if field == number and kind == _BYTES else value
+        if kind == _BYTES:
+            parts.append(_coded(len(new)))
+        parts.append(new)
+    return b"".join(parts)
+
+
+def float_tensor(name: str, dims: Sequence[int], values: bytes) -> bytes:
+    """Write a tensor of float32, as ONNX's exporters do; ``values``: its raw data."""
+    text = name.encode()
+    sizes = b"".join(b"\x08" + _coded(size) for size in dims)
+    head = sizes + b"\x10\x01\x42" + _coded(len(text)) + text + b"\x4a" + _coded(len(values))
+    return head + values
+
+
+def _coded(value: int) -> bytes:
+    coded = bytearray()
+    while value > _TERMINATORS[-1]:
+        coded.append(value & 127 | 128)
+        value >>= 7
+    coded.append(value)
+    return bytes(coded)
 
 
 def little_endian(data: memoryview) -> list[int]:

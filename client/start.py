@@ -14,7 +14,7 @@ from typing import Any, Final
 from client.conditions import Conditions
 from client.config import Broker, DaemonConfig
 from client.daemon import Daemon, state_message
-from client.files import is_whole
+from client.graph_files import has_file
 from client.identity import Identity
 from client.local_api import Handler, LocalApi
 from client.messages import Settings, write_settings
@@ -111,7 +111,7 @@ def assembled(
         idle_seconds=limits.idle_seconds,
         attempts=limits.attempts,
         runs=limits.runs,
-        has_graph=lambda name: is_whole(graphs / f"{name}.onnx", name),
+        has_graph=lambda name: has_file(graphs, name),
         alive=lambda: sd_notify("WATCHDOG=1"),
         ended=ended,
     )

@@ -73,7 +73,7 @@ class MethodSummary(Strict):
     bytes_per_participation: Bytes
     bytes_graphs: int | None = Field(
         None,
-        description="Of the graphs that a device gets once; a frozen model is part of one.",
+        description="Of the graphs that a device gets once, and of a frozen model that they share.",
     )
     device_seconds: float = Field(description="Mean time a client's training took on one core.")
     evaluation_seconds: float | None = Field(

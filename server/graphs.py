@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from hypernet.export import (
 from hypernet.networks.inputs import InputSpec
 from schemas.caches import cache_folder
 from schemas.new_file import NewFile
+from server.graph_constants import apart
 from server.own_code import own_code
 
 
@@ -44,14 +45,14 @@ class GraphBook:
     Attributes
     ----------
     graphs : dict[str, bytes]
-        By digest, all that this book was asked for.
+        By digest, all that this book was asked for, and the constants that graphs share.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache
         self.graphs: dict[str, bytes] = {}
         self._made: dict[str, str] = {}
-        self._bytes: dict[str, bytes] = {}
+        self._objects: dict[str, dict[str, bytes]] = {}
         self._of: dict[str, tuple[nn.Module, str]] = {}
 
     def branch(self) -> "GraphBook":
@@ -97,6 +98,10 @@ class GraphBook:
         """
         return self._of[digest]
 
+    def needed(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """Graphs that were made, by digest, and the constants that they share."""
+        return {name: data for one in digests for name, data in self._objects[one].items()}
+
     def adapt(self, network: nn.Module, method: str = "encode") -> str:
         """Digest of AdaBN."""
         return self._get(network, f"adapt {method}", lambda: adapt_graph(network, method))
@@ -119,10 +124,16 @@ class GraphBook:
             graph = self._cached(key) or make()
             digest = hashlib.sha256(graph).hexdigest()
             self._save(f"{key}-{digest}.onnx", graph)
-            self._bytes[digest] = graph
-            self._made[key] = digest
+            self._made[key] = self._take_apart(graph)
         digest = self._made[key]
-        self.graphs[digest] = self._bytes[digest]
+        self.graphs |= self._objects[digest]
+        return digest
+
+    def _take_apart(self, whole: bytes) -> str:
+        """Keep a graph as it travels, with the constants that it shares; return its digest."""
+        graph, constants = apart(whole)
+        digest = hashlib.sha256(graph).hexdigest()
+        self._objects[digest] = {digest: graph, **constants}
         return digest
 
     def _cached(self, key: str) -> bytes | None:

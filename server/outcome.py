@@ -66,7 +66,7 @@ class Outcome:
     evaluation_seconds : float
         Sum over these: from the weights received to the device's own model, one core.
     bytes_graphs : int
-        Of all graphs, which a device gets once.
+        Of all graphs and the constants that they share, which a device gets once.
     late, dropped : dict[str, int]
         By person: how often silent until the deadline; how often an error or a refused change.
     simulated_seconds : float or None

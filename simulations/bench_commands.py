@@ -41,7 +41,7 @@ def device_plan(
         "name": measured.name,
         "out": str(out),
         "weights": measured.plan.length,
-        "graphs": len(measured.graphs),
+        "graphs": len(measured.plan.graphs()),
         "bytes_graphs": sum(map(len, measured.graphs.values())),
     }
     if format_ is Format.json:

@@ -46,8 +46,9 @@ of flwr-edge and what it needs, without extras. Targets are printed beside the f
 
 Without --plan the task is a step written by hand, of about the watch model's size: three
 convolutions over windows of 150 x 6 with their gradients, 65,536 weights, 400 random windows. With
---plan it is a real one: a folder with plan.json, weights.npy, graphs/DIGEST.onnx and, where the
-person's own windows are to be used, windows/*.npy. `flwr-sim device-plan` writes one.
+--plan it is a real one: a folder with plan.json, weights.npy, graphs/DIGEST.onnx (and .npy, of
+constants that graphs share) and, where the person's own windows are to be used, windows/*.npy.
+`flwr-sim device-plan` writes one.
 """
 _FOOTPRINT_EPILOG = """\
 examples:

@@ -96,8 +96,7 @@ def _config(message: Message) -> ConfigRecord:
 def _measured(name: str, message: Message, world: World) -> Measured:
     plan = Plan.model_validate_json(str(_config(message)["plan"]))
     weights = message.content.array_records["arrays"]["weights"].numpy()
-    book = world.federation.graphs.graphs
-    graphs = {digest: book[digest] for digest in plan.graphs()}
+    graphs = world.federation.graphs.needed(plan.graphs())
     windows = Path(str(world.nodes[message.metadata.dst_node_id]["windows"]))
     return Measured(name, plan, weights, graphs, windows)
 

@@ -1,7 +1,7 @@
 """Graphs written by hand, for tests that need something to run and no torch."""
 
 import numpy as np
-from onnx import TensorProto, checker, helper
+from onnx import TensorProto, checker, helper, numpy_helper
 
 LENGTH, TIME, CHANNELS = 200_000, 5, 2
 _F = TensorProto.FLOAT
@@ -66,6 +66,26 @@ def forward() -> bytes:
             _value("input_deviation", CHANNELS),
         ],
         [_value("logits", "count", CHANNELS)],
+    )
+
+
+def wide(*, turned: bool = False) -> bytes:
+    """Logits through a constant matrix of 4 kB, which the graph holds as it is or turned."""
+    matrix = np.random.default_rng(1).normal(size=(CHANNELS, 512)).astype(np.float32)
+    held = np.ascontiguousarray(matrix.T) if turned else matrix
+    return _graph(
+        [
+            helper.make_node("ReduceMean", ["windows"], ["mean"], axes=[1], keepdims=0),
+            helper.make_node("Gemm", ["mean", "matrix"], ["logits"], transB=int(turned)),
+        ],
+        [
+            _value("windows", "count", TIME, CHANNELS),
+            _value("weights", LENGTH),
+            _value("input_mean", CHANNELS),
+            _value("input_deviation", CHANNELS),
+        ],
+        [_value("logits", "count", 512)],
+        [numpy_helper.from_array(held, "matrix")],
     )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from client.learner import Learner
 from client.windows import PersonWindows
 from schemas.base import ConfigError
 from schemas.bench import FootprintReport
+from server.graph_constants import apart
 from tests import mosquitto
+from tests.client import handmade
 
 needs_broker = pytest.mark.skipif(not mosquitto.program(), reason="no mosquitto")
 
@@ -79,6 +82,21 @@ def test_a_plan_comes_back_from_its_folder(tmp_path):
     back = Measured.open(tmp_path / "plan")
     assert (back.plan, back.graphs, back.windows) == (measured.plan, measured.graphs, None)
     np.testing.assert_array_equal(back.weights, measured.weights)
+
+
+def test_constants_that_graphs_share_come_back_too(tmp_path):
+    measured = by_hand()
+    graph, constants = apart(handmade.wide())
+    name = sha256(graph).hexdigest()
+    plan = measured.plan.model_copy(update={"predict": name})
+    Measured("memory", plan, measured.weights, {**measured.graphs, name: graph, **constants}).save(
+        tmp_path
+    )
+    assert Measured.open(tmp_path).graphs == {**measured.graphs, name: graph, **constants}
+    (constant,) = constants
+    (tmp_path / "graphs" / f"{constant}.npy").write_bytes(b"junk")
+    with pytest.raises(ConfigError, match=f"graphs/{constant}.* do not match its name"):
+        Measured.open(tmp_path)
 
 
 @pytest.mark.parametrize(

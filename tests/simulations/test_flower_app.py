@@ -31,7 +31,7 @@ name = "tiny"
 rounds = 3
 evaluate_every = 2
 strategy = "fedavg"
-baselines = ["fedper"]
+baselines = ["fedper", "functional-memory"]
 [data]
 kind = "npz"
 path = "tiny.npz"
@@ -39,12 +39,17 @@ label_fraction = 0.5
 source_persons = 1
 unseen_persons = 1
 [model]
-width = 4
-latent = 4
+width = 16
+latent = 16
 [source]
 steps = 5
 [cohort]
 size = 2
+[strategies.functional-memory]
+width = 8
+memory_steps = 2
+memory_persons = 1
+steps = 2
 """
 NODES = 4  # of five persons one is the source
 
@@ -188,6 +193,8 @@ def test_flwr_run_gives_the_numbers_of_flwr_sim(
     assert theirs.client_updates == ours.client_updates == 6
     assert theirs.bytes_per_participation == ours.bytes_per_participation
     assert not theirs.failures
+    assert not any(baseline.failures for baseline in theirs.baselines)
+    assert list((home / "cache" / "graphs").glob("*.npy")), "the memory's constants went apart"
     with (
         np.load(tmp_path / "ray" / "confusion.npz") as a,
         np.load(tmp_path / "local" / "confusion.npz") as b,
