@@ -1,8 +1,8 @@
 """What a device does when asked, whoever carries the question.
 
-Actions: ``query.graphs`` tells which graphs and constants are missing, ``query.install`` stores some,
-``query.drift`` tells whether another adapter is needed, and the condition to make it for, ``train``
-runs a plan and returns the change, ``evaluate`` runs a plan and returns counts, and
+Actions: ``query.graphs`` tells which graphs and constants are missing, ``query.install`` stores
+some, ``query.drift`` tells whether another adapter is needed, and the condition to make it for,
+``train`` runs a plan and returns the change, ``evaluate`` runs a plan and returns counts, and
 ``evaluate.ranges`` tells how a model's values are spread (``schemas.ranges``). What is kept from
 one question to the next is a few arrays: the device's second vector (``own``), the ranges that
 never leave it (``personal``) and what coding lost of its last change (``residual``); and, longer

@@ -48,14 +48,14 @@ def unheard(engine: Engine, folder: FleetFolder, config: FleetConfig) -> Unheard
     """
     said, server = hearing.read(folder.hearing), alone.serving(engine)
     if server is None:
-        return Unheard("flwr-fleet serve does not run", said and said.until)
+        return Unheard("flwr-fleet serve does not run", said.until if said is not None else None)
     deaf = _deaf(said, server)
     where = (config.broker.host, config.broker.port)
     try:
         socket.create_connection(where, timeout=_PATIENCE).close()
     except OSError as error:
         why = f"the broker {host_port(*where)} does not answer ({error.strerror or error})"
-        return Unheard(why, deaf and deaf.since)
+        return Unheard(why, deaf.since if deaf is not None else None)
     return deaf
 
 

@@ -45,22 +45,21 @@ def test_it_notes_how_its_connection_stands(tmp_path, migrated, monkeypatch):
     link = MemoryLink(broker, "server")
     running = service.Service(folder, folder.config(), orders.KEY, link, every=0.01)
 
-    def noted(*, connected):
+    def note(**wanted):
         end = time.monotonic() + 10
-        while (found := hearing.read(folder.hearing)) is None or found.connected != connected:
-            assert time.monotonic() < end
+        while (found := hearing.read(folder.hearing)) is None or wanted.items() - dict(found).items():
+            assert time.monotonic() < end, found
             time.sleep(0.01)
-        return found
 
     running.start()
-    assert noted(connected=False).server == "pid 7"
+    note(connected=False, server="pid 7", lost=0)
     broker.pump()
-    assert noted(connected=True).lost == 0
-    link.on_lost("taken over")
-    broker.stop()
-    assert noted(connected=False).lost >= 1
+    note(connected=True, why="", lost=0)
+    broker.crash()
+    broker.pump()
+    note(connected=False, why="the broker is gone", lost=1)
     running.stop()
-    assert noted(connected=False).why == "it was stopped"
+    note(connected=False, why="it was stopped", lost=1)
     assert folder.hearing not in set(lasting(folder.root, ()))  # it is in no backup
 
 
