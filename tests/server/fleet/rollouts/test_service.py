@@ -47,8 +47,8 @@ def test_it_notes_how_its_connection_stands(tmp_path, migrated, monkeypatch):
 
     def note(**wanted):
         end = time.monotonic() + 10
-        while (found := hearing.read(folder.hearing)) is None or wanted.items() - dict(found).items():
-            assert time.monotonic() < end, found
+        while not wanted.items() <= dict(hearing.read(folder.hearing) or ()).items():
+            assert time.monotonic() < end, hearing.read(folder.hearing)
             time.sleep(0.01)
 
     running.start()
