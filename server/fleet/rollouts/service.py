@@ -94,12 +94,6 @@ class Service:
         self._courier.start()
         self._thread.start()
 
-    def _note(self) -> None:
-        try:
-            self._noter.look(connected=self._link.connected)
-        except OSError as error:  # a full disk: what it is about goes on
-            self._trouble.met(error, "roll-outs: how the connection stands cannot be noted")
-
     def stop(self) -> None:
         """Disconnect; what is under way goes on at the next start."""
         if self._end.is_set():
@@ -117,13 +111,19 @@ class Service:
 
     def _run(self) -> None:
         while not self._end.wait(self._every):
-            self._note()
-            try:
-                self._courier.tick()
-                self._engine.tick()
-                self._trouble.over()
-            except Exception as error:  # noqa: BLE001 - a full disk must not end the roll-outs
-                self._trouble.met(error, f"roll-outs: tried again in {self._every:g} s")
+            for do in (self._note, self._tick):
+                try:
+                    do()
+                except Exception as error:  # noqa: BLE001 - a full disk must not end the roll-outs
+                    self._trouble.met(error, f"roll-outs: tried again in {self._every:g} s")
+
+    def _note(self) -> None:
+        self._noter.look(connected=self._link.connected)
+
+    def _tick(self) -> None:
+        self._courier.tick()
+        self._engine.tick()
+        self._trouble.over()
 
 
 def _noter(folder: FleetFolder, registry: Registry, link: Link) -> Noter:

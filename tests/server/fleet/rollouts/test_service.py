@@ -4,6 +4,7 @@ import logging
 import time
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from schemas.memory_link import MemoryBroker, MemoryLink
 from server.fleet import hearing
@@ -40,7 +41,14 @@ def test_it_hears_who_is_online_before_there_is_a_roll_out(tmp_path, migrated, m
 
 
 def test_it_notes_how_its_connection_stands(tmp_path, migrated, monkeypatch):
-    monkeypatch.setattr(service, "serving", lambda _: "pid 7")
+    away = iter([OperationalError("select", {}, Exception("the database is away"))] * 3)
+
+    def serving(_):
+        for error in away:
+            raise error
+        return "pid 7"
+
+    monkeypatch.setattr(service, "serving", serving)
     folder, broker = folders.made(tmp_path / "fleet", migrated), MemoryBroker()
     link = MemoryLink(broker, "server")
     running = service.Service(folder, folder.config(), orders.KEY, link, every=0.01)
