@@ -67,7 +67,7 @@ def run(program: Path, *arguments: str) -> None:
 
 
 def test_every_instruction_set_equals_the_oracle_and_reads_nothing_beyond(build: Path) -> None:
-    run(build / "isa_test", "--cases", "300")
+    run(build / "isa_test", "--cases", "400")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-VNNI is x86's")
