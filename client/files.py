@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import pwd
 import re
@@ -20,14 +19,6 @@ Owner = tuple[int, int]  # user, group
 _PART: Final = ".part-"
 _LEFT: Final = re.compile(r"\.part-\w{8}|tmp\w{8}")  # the second: of versions before
 _OLD: Final = 3600.0  # seconds after which nobody writes there any more
-
-
-def is_whole(path: Path, sha256: str) -> bool:
-    """Whether a file is there and has the bytes that its name says."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    except OSError:
-        return False
 
 
 def read_plain(path: Path) -> bytes:

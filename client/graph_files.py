@@ -8,8 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Literal
 
-from client.files import is_whole, sweep, write_whole
+from client.files import sweep, write_whole
 from client.graph_check import GraphError
+from schemas.incoming import is_whole
 
 Kind = Literal["graph", "constant"]
 _SUFFIXES: Final[dict[Kind, str]] = {"graph": ".onnx", "constant": ".npy"}

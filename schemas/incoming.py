@@ -149,6 +149,15 @@ class Incoming:
         return f"object {self.ref.sha256[:16]}…"
 
 
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file is there and has the bytes that its hash says."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -216,13 +216,17 @@ class Writer:
         """Return the values of which no tensor is made."""
         return within(self.net)
 
-    def rows(self, name: str, weight: Ints, scale: Reals) -> str:
-        """Append weights (rows, inputs) with a scale a row; return the name of what they mean."""
+    def rows(self, name: str, weight: Ints, scale: Reals, axis: int = 0) -> str:
+        """Append weights with a scale a row, rows along an axis; return the name of what they mean.
+
+        Zero points, though all are 0: where int8 weights are made uint8 (`exact_int8`), ONNX
+        Runtime fails on weights that have none.
+        """
         levels = [
             self.constant(f"{name}.scale", scale.astype(np.float32)),
             self.constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
         ]
-        return self.make("DequantizeLinear", [self.constant(name, weight), *levels], axis=0)
+        return self.make("DequantizeLinear", [self.constant(name, weight), *levels], axis=axis)
 
     def recurrent(self, at: int, step: Recurrent) -> str:
         """Append an LSTM or a GRU; return its output's name."""

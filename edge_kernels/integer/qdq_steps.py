@@ -39,23 +39,16 @@ _LAYER_NORM: Final = 17
 
 def product(writer: Writer, at: int, step: Product) -> str:
     """Append a layer; return its output's name."""
-    # Zero points, though all are 0: where int8 weights are made uint8 (`exact_int8`), ONNX Runtime
-    # fails on weights that have none.
-    levels = [
-        writer.constant(f"step{at}.scale", step.weight_scale.astype(np.float32)),
-        writer.constant(f"step{at}.zero", np.zeros(len(step.weight_scale), np.int8)),
-    ]
     bias_scale = writer.net.known(step.x).scale * step.weight_scale
     both = writer.constant(f"step{at}.bias_scale", bias_scale.astype(np.float32))
     held = writer.constant(f"step{at}.bias", step.bias)
     bias = writer.make("DequantizeLinear", [held, both], axis=0)
     weight = step.weight.transpose(0, 2, 1)  # (rows, channels, kernel)
-    x = writer.read(step.x)
+    x, name = writer.read(step.x), f"step{at}.weight"
     if not step.linear:
         groups, weight = _grouped(weight)
         given: dict[str, Any] = {"group": groups} if groups > 1 else {}
-        codes = writer.constant(f"step{at}.weight", weight)
-        floats = writer.make("DequantizeLinear", [codes, *levels], axis=0)
+        floats = writer.rows(name, weight, step.weight_scale)
         out = writer.make(
             "Conv",
             [x, floats, bias],
@@ -66,12 +59,10 @@ def product(writer: Writer, at: int, step: Product) -> str:
             **given,
         )
     elif len(writer.net.shapes[step.x]) == 1:
-        codes = writer.constant(f"step{at}.weight", weight[:, :, 0])
-        floats = writer.make("DequantizeLinear", [codes, *levels], axis=0)
+        floats = writer.rows(name, weight[:, :, 0], step.weight_scale)
         out = writer.make("Gemm", [x, floats, bias], transB=1)
     else:
-        codes = writer.constant(f"step{at}.weight", weight[:, :, 0].T)
-        floats = writer.make("DequantizeLinear", [codes, *levels], axis=1)
+        floats = writer.rows(name, weight[:, :, 0].T, step.weight_scale, axis=1)
         out = writer.make("Add", [writer.make("MatMul", [x, floats]), bias])
     return writer.relu(out, wanted=step.relu)
 

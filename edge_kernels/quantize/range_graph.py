@@ -101,9 +101,9 @@ class _Floats(Writer):
         """Return the values of which no tensor is made: none, since all are counted."""
         return set()
 
-    def rows(self, name: str, weight: Ints, scale: Reals) -> str:
+    def rows(self, name: str, weight: Ints, scale: Reals, axis: int = 0) -> str:
         """Append weights as they are; return their name."""
-        del scale  # a network in float has none
+        del scale, axis  # a network in float has none
         return self.constant(name, weight.astype(np.float32))
 
     def table(self, at: int, step: Table) -> str:

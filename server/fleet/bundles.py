@@ -24,7 +24,7 @@ from schemas.bundle import (
     parse,
     signed_bytes,
 )
-from schemas.incoming import sync_folder
+from schemas.incoming import is_whole, sync_folder
 from schemas.signing import public_hex, sign
 from server.fleet.errors import Refusal
 from server.fleet.listing import when
@@ -89,11 +89,7 @@ class BundleFiles:
 
     def whole(self, sha: str) -> bool:
         """Whether a bundle's file is there, and what it was."""
-        try:
-            with self.path(sha).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sha
-        except FileNotFoundError:
-            return False
+        return is_whole(self.path(sha), sha)
 
     def keep(self, data: bytes) -> str:
         """Keep a bundle, whole or not at all; its hash."""

@@ -1,7 +1,6 @@
 """Checks of the database, the audit log, the signing key, and of what rows name and say."""
 
 import contextlib
-import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.base import ConfigError
+from schemas.incoming import is_whole
 from schemas.signing import public_hex
 from server.database import newer, open_engine, pending
 from server.fleet import devices, hearing
@@ -149,12 +149,12 @@ def signing(it: Deployment) -> Iterator[Finding]:
 
 
 def files(it: Deployment) -> Iterator[Finding]:
-    """Bundles, and objects of tasks under way, are there in full length."""
+    """Bundles are there, whole, and objects of tasks under way in full length."""
     with it.read() as db:
         bundles = list(db.scalars(select(Bundle.id)))
         tasks = list(db.scalars(select(TaskRow).where(TaskRow.state.in_(OPEN))))
     named = {it.folder.bundles / f"{sha}.flwb": sha for sha in bundles}
-    spoilt = [str(path) for path, sha in named.items() if _hash(path) != sha]
+    spoilt = [str(path) for path, sha in named.items() if not is_whole(path, sha)]
     again = "publish them again: flwr-fleet bundle publish puts back what is spoilt"
     yield _there("bundles", len(named), spoilt, "gone or spoilt", again)
     trained, rolled_out = it.folder.federation_objects, it.folder.objects
@@ -185,12 +185,6 @@ def _there(name: str, count: int, lost: list[str], how: str, advice: str) -> Fin
         seen = f"{len(lost)} of {count} {how}: {_some(sorted(lost), ', ')}"
         return fault(name, seen, advice)
     return ok(name, f"{count}, all there")
-
-
-def _hash(path: Path) -> str | None:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-    return None
 
 
 def _size(path: Path) -> int | None:

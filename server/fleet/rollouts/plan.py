@@ -23,6 +23,7 @@ from server.fleet.registry import (
     RolloutGroup,
     Tag,
 )
+from server.fleet.rolled_out import own_bundles
 from server.fleet.rollouts.groups import GroupSpec
 
 ACTIVE: Final = ("running", "paused")
@@ -202,8 +203,7 @@ def bundles_for(db: Session, row: Rollout, plan: Plan, names: list[str]) -> dict
     assert bundle is not None, "a foreign key"
     if not plan.personal:
         return dict.fromkeys(names, bundle)
-    own = select(Bundle).where(Bundle.name == bundle.name, Bundle.device.in_(names))
-    own = own.where(Bundle.published <= row.created).order_by(Bundle.published)
+    own = own_bundles(bundle.name, row).where(Bundle.device.in_(names))
     return {str(each.device): each for each in db.scalars(own)}  # the newest is the last
 
 
